@@ -1,0 +1,10 @@
+"""Steer: training-free control of diffusion models, as ComfyUI nodes."""
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint():
+    """The host's entry point (V3); `samplers` and `attention` import without the host."""
+    from .nodes import SteerExtension
+
+    return SteerExtension()

@@ -1,0 +1,12 @@
+"""ComfyUI nodes, one file per method. Only this package imports the host, and only `_host` reads its internals."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import blended_diffusion, ddim, guidance, repaint, sdedit
+
+METHODS = (guidance, ddim, sdedit, repaint, blended_diffusion)
+
+
+class SteerExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [node for method in METHODS for node in method.NODES]

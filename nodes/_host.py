@@ -1,0 +1,288 @@
+"""The one file that reads the host's internals: its noise laws, latents, masks and the way it runs a sampler."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import inf, isfinite
+
+import comfy.model_management
+import comfy.samplers
+import node_helpers
+import torch
+from comfy.model_sampling import CONST
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..samplers.blended_diffusion import Blend
+from ..samplers.core import Denoiser, SampleNoise, Step, descending
+from ..samplers.guidance import branch_weights, cfg_with_empty
+from ..samplers.masks import check_mask
+from ..samplers.noise_law import NoiseLaw
+
+log = logging.getLogger("steer")
+
+
+@contextmanager
+def errors_of(node: str):
+    """Puts the node's name before the ValueErrors raised inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{node}: {error}") from error
+
+
+def check_number(node: str, name: str, value: float, low: float, high: float = inf) -> None:
+    """ValueError unless low <= value <= high. The editor checks this too, but not what arrives over a wire."""
+    if not low <= value <= high or not isfinite(value):
+        raise ValueError(
+            f"{node}: {name} is {value}; it needs to be "
+            + (f"from {low:g} to {high:g}" if isfinite(high) else f"at least {low:g}")
+        )
+
+
+def strength_sigma(model_sampling, strength: float) -> float:
+    """The noise level at a strength, the share of diffusion time from 0 (clean) to 1 (all noise)."""
+    # at percent 0 the host answers a placeholder far above the model's range
+    return min(float(model_sampling.percent_to_sigma(1.0 - strength)), float(model_sampling.sigma_max))
+
+
+def noise_law(model_sampling) -> NoiseLaw:
+    """The law a host model is sampled with; ValueError for one that mixes picture and noise in another way."""
+    law = NoiseLaw(isinstance(model_sampling, CONST), float(getattr(model_sampling, "noise_scale", 1.0)))
+    sigma = torch.tensor([0.5])
+    # probed, since a subclass may mix in its own way (image-to-image models do)
+    for x0, noise in ((1.0, 0.0), (0.0, 1.0)):
+        mixed = model_sampling.noise_scaling(sigma, torch.tensor([[noise]]), torch.tensor([[x0]]), False)
+        if not torch.allclose(mixed, law.noised(torch.tensor([[x0]]), 0.5, torch.tensor([[noise]]))):
+            raise ValueError(
+                f"a model sampled as {type(model_sampling).__bases__[-1].__name__} mixes picture and noise in a way "
+                "Steer does not know; eps, v, EDM and rectified-flow models work"
+            )
+    return law
+
+
+def check_latent(model, latent: Tensor, shapes=None) -> None:
+    """ValueError unless the latent is finite and has the model's channels. A pack of several is not looked into."""
+    if not torch.isfinite(latent).all():
+        raise ValueError("latent_image holds NaN or infinite values; look at the node that made it")
+    channels = model.latent_format.latent_channels
+    # an all-zero latent is the host's empty latent, which it fits to the model itself
+    if (shapes is None or len(shapes) == 1) and latent.shape[1] != channels and latent.any():
+        raise ValueError(
+            f"latent_image has {latent.shape[1]} channels and the model works on {channels}; "
+            "encode the picture with this model's own VAE"
+        )
+
+
+def check_mask_fits(mask: Tensor, latent: Tensor) -> None:
+    """ValueError for a mask of another aspect or batch, which the host would stretch or repeat in silence."""
+    (mask_height, mask_width), (height, width) = mask.shape[-2:], latent.shape[-2:]
+    if abs(mask_width * height / mask_height - width) >= 1.0:
+        raise ValueError(
+            f"the noise mask is {mask_width}x{mask_height} but the latent is {width}x{height}, of another aspect; "
+            "make the mask from the picture that was encoded"
+        )
+    masks = mask.numel() // (mask_height * mask_width)
+    if latent.ndim == 4 and latent.shape[0] % masks:
+        raise ValueError(
+            f"{masks} noise masks for a batch of {latent.shape[0]} latents; give one for all or one for each"
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One sampling run as the math sees it. `x` is at level sigmas[0]; `known` is the source latent (model space)."""
+
+    denoise: Denoiser
+    x: Tensor
+    sigmas: list[float]
+    law: NoiseLaw
+    known: Tensor
+    mask: Tensor | None
+    seed: int
+    starts: tuple[Tensor, Tensor]
+
+    def noise(self, stream: str) -> SampleNoise:
+        """Fresh noise of this run, per sample; streams of different names are independent."""
+        return SampleNoise(self.seed, stream, *self.starts)
+
+
+def checked(
+    guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor, mask: Tensor | None, needs_mask: bool
+) -> list[float]:
+    """The sigmas of a run, after everything that can be checked before the first model call. Raises ValueError."""
+    check_latent(guider.inner_model, latent, getattr(guider.inner_model, "latent_shapes", None))
+    if not torch.isfinite(noise).all():
+        raise ValueError("noise holds NaN or infinite values; look at the node that made it")
+    if needs_mask:
+        if mask is None:
+            raise ValueError(
+                "latent_image has no noise mask, so there is nothing to keep; "
+                "put 'Set Latent Noise Mask' between the VAE encode and the sampler"
+            )
+        check_mask(mask)
+        if "denoise_mask_function" in extra_args["model_options"]:
+            raise ValueError(
+                "the model changes the mask at each step (Differential Diffusion), which this sampler does not follow; "
+                "remove that patch, or use it with SteerDDIMSampler or a sampler of the host"
+            )
+    return descending(sigmas.tolist())
+
+
+class SteerSampler(comfy.samplers.Sampler):
+    """A host SAMPLER made of a generator of steps.
+
+    `steps(run)` starts the generator; `calls(n)` is its number of model calls for n steps. With `needs_mask` the
+    generator does the masking itself; without, the host's own masked denoiser does it, as for the host's samplers.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        steps: Callable[[Run], Iterator[Step]],
+        calls: Callable[[int], int] = lambda count: count,
+        needs_mask: bool = False,
+    ):
+        self.node, self.steps, self.calls, self.needs_mask = node, steps, calls, needs_mask
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        with errors_of(self.node):
+            levels = checked(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, self.needs_mask)
+            model_sampling = model_wrap.inner_model.model_sampling
+            law = noise_law(model_sampling)
+        x = model_sampling.noise_scaling(sigmas[0], noise, latent_image, self.max_denoise(model_wrap, sigmas))
+        masked = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
+        masked.latent_image, masked.noise = latent_image, noise
+        host_mask = None if self.needs_mask else denoise_mask
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            return masked(x, x.new_full((x.shape[0],), sigma), denoise_mask=host_mask, **extra_args)
+
+        seed = extra_args.get("seed") or 0
+        run = Run(denoise, x, levels, law, latent_image, denoise_mask, seed, (noise, latent_image))
+        return model_sampling.inverse_noise_scaling(sigmas[-1], self._drive(run, callback, disable_pbar))
+
+    def _drive(self, run: Run, callback, disable_pbar: bool) -> Tensor:
+        x, total = run.x, self.calls(len(run.sigmas) - 1)
+        for index, step in enumerate(tqdm(self.steps(run), total=total, disable=disable_pbar)):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            x = step.x
+            if callback is not None:
+                callback(index, step.denoised, step.x, total)
+        return x
+
+
+class BlendedSampler(comfy.samplers.Sampler):
+    """Blended Latent Diffusion around another SAMPLER, which sees a guider that blends and no mask of its own."""
+
+    def __init__(self, node: str, sampler: comfy.samplers.Sampler, dilation: int):
+        self.node, self.sampler, self.dilation = node, sampler, dilation
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        with errors_of(self.node):
+            levels = checked(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, needs_mask=True)
+            model_sampling = model_wrap.inner_model.model_sampling
+            law = noise_law(model_sampling)
+        fresh = SampleNoise(extra_args.get("seed") or 0, "known", noise, latent_image)
+        blend = Blend(levels, law, latent_image, denoise_mask, fresh, self.dilation)
+        samples = self.sampler.sample(
+            BlendedGuider(model_wrap, blend), sigmas, extra_args, callback, noise, latent_image, None, disable_pbar
+        )
+        # the inner sampler's result has been taken out of the flow law's scale; the source has to go the same way
+        x = samples * law.alpha(levels[-1])
+        return model_sampling.inverse_noise_scaling(sigmas[-1], blend.finish(x))
+
+
+class BlendedGuider:
+    """A guider as samplers use it, with every prediction blended; all else is the guider's."""
+
+    def __init__(self, guider, blend: Blend):
+        self._guider, self._blend = guider, blend
+
+    def __getattr__(self, name):
+        return getattr(self._guider, name)
+
+    def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        def denoise(x: Tensor, _: float) -> Tensor:
+            return self._guider(x, sigma, model_options=model_options, seed=seed)
+
+        return self._blend.denoise(denoise, x, float(sigma[0]))
+
+
+def read_by_patches(model_options: dict) -> bool:
+    """Whether a patch reads the predictions, so that one that weighs nothing is needed all the same."""
+    return any(model_options.get(f"sampler_{hook}cfg_function") for hook in ("pre_", "post_", ""))
+
+
+class SteerCFG(comfy.samplers.CFGGuider):
+    """The host's CFGGuider with an interval, a third conditioning, and its input checked before anything runs."""
+
+    def __init__(self, node: str, model, cfg: float, negative_scale: float, interval: tuple[float, float]):
+        super().__init__(model)
+        self.node, self.cfg, self.negative_scale = node, cfg, negative_scale
+        model_sampling = model.get_model_object("model_sampling")
+        self.first_sigma, self.last_sigma = (model_sampling.percent_to_sigma(percent) for percent in interval)
+
+    def set_conds(self, positive, negative, empty=None):
+        conds = {"positive": positive, "negative": negative}
+        if empty is not None:
+            conds["empty"] = node_helpers.conditioning_set_values(empty, {"prompt_type": "negative"})
+        self.inner_set_conds(conds)
+
+    def sample(self, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
+        with errors_of(self.node):
+            if len(sigmas) < 2:
+                raise ValueError(f"sigmas: {len(sigmas)} given, a run needs at least two (from, to)")
+            if not latent_image.is_nested:
+                check_latent(self.model_patcher.model, latent_image)
+                if denoise_mask is not None:
+                    check_mask_fits(denoise_mask, latent_image)
+            if "empty" in self.original_conds and "sampler_cfg_function" in self.model_options:
+                raise ValueError(
+                    "the model has a patch that replaces the CFG formula (such as RescaleCFG), and `empty` asks for "
+                    "another one; disconnect `empty` or remove the patch"
+                )
+        return super().sample(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        positive, negative, empty = (self.conds.get(name) for name in ("positive", "negative", "empty"))
+        inside = self.last_sigma <= float(timestep.max()) <= self.first_sigma
+        if inside and empty is not None:
+            return self._three_terms([positive, negative, empty], x, timestep, model_options)
+        # at cfg 1 the host leaves the negative out, unless a patch asked for it
+        cfg = self.cfg if inside else 1.0
+        if cfg == 0.0 and not read_by_patches(model_options):
+            positive = None
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, negative, positive, cfg, model_options=model_options, seed=seed
+        )
+
+    def _three_terms(self, conds, x, timestep, model_options):
+        if not read_by_patches(model_options):
+            weights = branch_weights(self.cfg, self.negative_scale)
+            conds = [cond if weight else None for cond, weight in zip(conds, weights, strict=True)]
+        args = {
+            "conds": conds,
+            "input": x,
+            "sigma": timestep,
+            "model": self.inner_model,
+            "model_options": model_options,
+        }
+        calculate = model_options.get("sampler_calc_cond_batch_function")
+        if calculate is not None:
+            out = calculate(args)
+        else:
+            out = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
+        args.update(cond_scale=self.cfg, timestep=timestep)
+        for patch in model_options.get("sampler_pre_cfg_function", []):
+            out = patch({**args, "conds_out": out})
+        denoised = cfg_with_empty(*out, self.cfg, self.negative_scale)
+        args.update(cond=conds[0], uncond=conds[1], cond_denoised=out[0], uncond_denoised=out[1])
+        for patch in model_options.get("sampler_post_cfg_function", []):
+            denoised = patch({**args, "denoised": denoised})
+        return denoised

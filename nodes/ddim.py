@@ -1,0 +1,44 @@
+"""DDIM as a sampler of the host."""
+
+from comfy_api.latest import io
+
+from ..samplers.ddim import ddim
+from ._host import SteerSampler, check_number
+
+
+class SteerDDIMSampler(io.ComfyNode):
+    """DDIM, deterministic at eta 0 and the DDPM ancestral sampler at eta 1 (arXiv:2010.02502)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteerDDIMSampler",
+            display_name="DDIM Sampler (Steer)",
+            category="Steer/samplers",
+            description="DDIM for any model: deterministic at eta 0, the DDPM posterior at eta 1. "
+            "One model call per step.",
+            inputs=[
+                io.Float.Input(
+                    "eta",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much of each step's noise is drawn afresh: 0 repeats exactly and can be inverted, "
+                    "1 is DDPM's ancestral sampling.",
+                ),
+            ],
+            outputs=[io.Sampler.Output(tooltip="For SamplerCustomAdvanced or SamplerCustom.")],
+        )
+
+    @classmethod
+    def execute(cls, eta) -> io.NodeOutput:
+        check_number("SteerDDIMSampler", "eta", eta, 0.0, 1.0)
+
+        def steps(run):
+            return ddim(run.denoise, run.x, run.sigmas, run.law, eta, run.noise("step"))
+
+        return io.NodeOutput(SteerSampler("SteerDDIMSampler", steps))
+
+
+NODES = [SteerDDIMSampler]

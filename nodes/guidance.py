@@ -1,0 +1,93 @@
+"""Classifier-free guidance with an interval and a third, empty conditioning."""
+
+from comfy_api.latest import io
+
+from ._host import SteerCFG, check_number
+
+NODE = "SteerCFGGuider"
+
+
+class SteerCFGGuider(io.ComfyNode):
+    """Classifier-free guidance in an interval, with negative and empty prompts apart (arXiv:2207.12598, 2404.07724)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=NODE,
+            display_name="CFG Guider (Steer)",
+            category="Steer/guiders",
+            description="CFG that can be limited to an interval of the run (outside it only the positive is computed, "
+            "at half the cost), and that can push towards the positive and away from the negative separately when an "
+            "empty conditioning is connected. At its defaults it is the host's CFGGuider.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Conditioning.Input("positive", tooltip="What the picture should show."),
+                io.Conditioning.Input("negative", tooltip="What it should not show."),
+                io.Float.Input(
+                    "cfg",
+                    default=7.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance scale; 1 is off. The papers' (1 + w) is cfg = 1 + w.",
+                ),  # fmt: skip
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where guidance begins, as a share of the run.",
+                ),  # fmt: skip
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where it ends. Outside the interval the model runs on the positive alone.",
+                ),  # fmt: skip
+                io.Float.Input(
+                    "negative_scale",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    advanced=True,
+                    tooltip="How far to push away from the negative, separately from cfg. Needs `empty`.",
+                ),  # fmt: skip
+                io.Conditioning.Input(
+                    "empty",
+                    optional=True,
+                    tooltip="An empty prompt. With it the estimate is D0 + cfg (D+ - D0) - negative_scale (D- - D0).",
+                ),  # fmt: skip
+            ],
+            outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, positive, negative, cfg, start_percent, end_percent, negative_scale, empty=None
+    ) -> io.NodeOutput:
+        check_number(NODE, "cfg", cfg, 0.0)
+        check_number(NODE, "negative_scale", negative_scale, 0.0)
+        check_number(NODE, "start_percent", start_percent, 0.0, 1.0)
+        check_number(NODE, "end_percent", end_percent, 0.0, 1.0)
+        if start_percent >= end_percent:
+            raise ValueError(
+                f"{NODE}: start_percent {start_percent:g} is not before end_percent {end_percent:g}; "
+                "0 and 1 guide the whole run"
+            )
+        if empty is None and negative_scale != 1.0:
+            raise ValueError(
+                f"{NODE}: negative_scale is {negative_scale:g}, which needs the empty conditioning to be told from "
+                "cfg; connect an empty prompt to `empty`, or leave negative_scale at 1"
+            )
+        guider = SteerCFG(NODE, model, cfg, negative_scale, (start_percent, end_percent))
+        guider.set_conds(positive, negative, empty)
+        return io.NodeOutput(guider)
+
+
+NODES = [SteerCFGGuider]

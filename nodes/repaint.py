@@ -1,0 +1,78 @@
+"""RePaint as a sampler of the host."""
+
+from comfy_api.latest import io
+
+from ..samplers.repaint import model_calls, repaint
+from ._host import SteerSampler, check_number, log
+
+NODE = "SteerRePaintSampler"
+
+
+class SteerRePaintSampler(io.ComfyNode):
+    """RePaint inpainting for any model, without training (arXiv:2201.09865)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=NODE,
+            display_name="RePaint Sampler (Steer)",
+            category="Steer/samplers",
+            description="Inpaints the noise mask of the latent by resampling: the schedule jumps back up again and "
+            "again so that the new part agrees with what is kept. Better joins than masked sampling, for many more "
+            "model calls (logged before it starts).",
+            inputs=[
+                io.Int.Input(
+                    "resamples",
+                    default=10,
+                    min=1,
+                    max=100,
+                    tooltip="How often each stretch of the schedule is sampled. 1 never jumps back; the cost grows "
+                    "with it.",
+                ),
+                io.Int.Input(
+                    "jump_length",
+                    default=10,
+                    min=1,
+                    max=1000,
+                    tooltip="How many steps a jump goes back up. The schedule needs more steps than this to jump at "
+                    "all.",
+                ),
+                io.Float.Input(
+                    "eta",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Randomness of each step: 1 as published (DDPM), 0 deterministic steps.",
+                ),
+            ],
+            outputs=[io.Sampler.Output(tooltip="For SamplerCustomAdvanced; latent_image needs a noise mask.")],
+        )
+
+    @classmethod
+    def execute(cls, resamples, jump_length, eta) -> io.NodeOutput:
+        check_number(NODE, "resamples", resamples, 1)
+        check_number(NODE, "jump_length", jump_length, 1)
+        check_number(NODE, "eta", eta, 0.0, 1.0)
+
+        def calls(count):
+            return model_calls(count, resamples, jump_length)
+
+        def steps(run):
+            count = len(run.sigmas) - 1
+            log.info("%s: %d model calls for %d steps", NODE, calls(count), count)
+            if count <= jump_length and resamples > 1:
+                log.warning(
+                    "%s: %d steps are too few to jump back %d, so nothing is resampled; use more than %d steps or a "
+                    "smaller jump_length",
+                    NODE, count, jump_length, jump_length,
+                )  # fmt: skip
+            return repaint(
+                run.denoise, run.x, run.sigmas, run.law, run.known, run.mask,
+                run.noise("step"), run.noise("known"), resamples, jump_length, eta,
+            )  # fmt: skip
+
+        return io.NodeOutput(SteerSampler(NODE, steps, calls, needs_mask=True))
+
+
+NODES = [SteerRePaintSampler]

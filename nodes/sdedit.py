@@ -1,0 +1,71 @@
+"""SDEdit: the sigmas of a partial run, by strength in diffusion time."""
+
+import comfy.samplers
+import torch
+from comfy_api.latest import io
+
+from ..samplers.sdedit import sdedit_sigmas
+from ._host import check_number, errors_of, strength_sigma
+
+NODE = "SteerSDEditSigmas"
+
+
+class SteerSDEditSigmas(io.ComfyNode):
+    """Where SDEdit starts and the steps from there (arXiv:2108.01073)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=NODE,
+            display_name="SDEdit Sigmas (Steer)",
+            category="Steer/sigmas",
+            description="Sigmas that start at a strength in diffusion time, the same for every scheduler, and spend "
+            "all the steps below it. Sample with them from an encoded picture to redraw it.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    default="normal",
+                    tooltip="Whose spacing of steps to use.",
+                ),  # fmt: skip
+                io.Int.Input(
+                    "steps", default=20, min=1, max=1000, tooltip="Steps really taken, whatever the strength."
+                ),  # fmt: skip
+                io.Float.Input(
+                    "strength",
+                    default=0.6,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="SDEdit's t0, the share of diffusion time that is redone: 0.3 keeps much of the picture, "
+                    "0.6 keeps its layout, 1 keeps nothing.",
+                ),
+            ],
+            outputs=[
+                io.Sigmas.Output(tooltip="For SamplerCustomAdvanced."),
+                io.Int.Output(
+                    display_name="start_step",
+                    tooltip="Steps of the scheduler's full run above the start: for KSamplerAdvanced, "
+                    "start_at_step with steps = start_step + steps.",
+                ),  # fmt: skip
+                io.Float.Output(display_name="start_sigma", tooltip="The noise level of the start."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, scheduler, steps, strength) -> io.NodeOutput:
+        check_number(NODE, "steps", steps, 1)
+        check_number(NODE, "strength", strength, 0.0, 1.0)
+        if strength == 0.0:
+            raise ValueError(f"{NODE}: strength is 0, which leaves the picture as it is; use more than 0, at most 1")
+        model_sampling = model.get_model_object("model_sampling")
+        with errors_of(NODE):
+            start_sigma = strength_sigma(model_sampling, strength)
+            sigmas, start_step = sdedit_sigmas(
+                lambda count: comfy.samplers.calculate_sigmas(model_sampling, scheduler, count), start_sigma, steps
+            )
+        return io.NodeOutput(torch.tensor(sigmas), start_step, start_sigma)
+
+
+NODES = [SteerSDEditSigmas]

@@ -1,0 +1,139 @@
+import comfy.samplers
+import pytest
+import torch
+from steer.nodes.ddim import SteerDDIMSampler
+from steer.nodes.guidance import SteerCFGGuider
+from steer.nodes.sdedit import SteerSDEditSigmas
+from steer.tests.host_run import (
+    EPS,
+    FLOW,
+    V,
+    closed_form,
+    counted,
+    encode,
+    host_guider,
+    mean_conditioning,
+    noise_of,
+    run,
+    with_law,
+)
+
+TEXTS = ("a red circle on a blue background", "a green star on a white background")
+
+
+def steer_guider(model, positive, negative, cfg=7.5, start=0.0, end=1.0, negative_scale=1.0, empty=None):
+    return SteerCFGGuider.execute(model, positive, negative, cfg, start, end, negative_scale, empty)[0]
+
+
+def ddim():
+    return SteerDDIMSampler.execute(0.0)[0]
+
+
+def sigmas_of(model, steps=20):
+    return SteerSDEditSigmas.execute(model, "normal", steps, 1.0)[0]
+
+
+@pytest.fixture
+def conds(shapes):
+    return [encode(shapes[1], text) for text in TEXTS]
+
+
+@pytest.mark.parametrize("name", ["euler", "euler_ancestral", "dpmpp_2m"])
+def test_defaults_are_the_hosts_guider_bitwise(shapes, conds, name):
+    sigmas, noise = sigmas_of(shapes[0]), noise_of((2, 4, 16, 16))
+    sampler = comfy.samplers.sampler_object(name)
+    expected = run(host_guider(shapes[0], *conds, 7.5), sampler, sigmas, noise)
+    assert torch.equal(run(steer_guider(shapes[0], *conds), sampler, sigmas, noise), expected)
+
+
+@pytest.mark.parametrize(
+    "settings, rows",
+    [
+        ({}, 40),
+        ({"end": 0.5}, 30),
+        ({"start": 0.5}, 30),
+        ({"cfg": 1.0}, 20),
+        ({"cfg": 0.0}, 20),
+        ({"start": 0.25, "end": 0.75}, 30),
+    ],
+)
+def test_rows_the_model_sees(shapes, conds, settings, rows):
+    model, seen = counted(shapes[0])
+    run(steer_guider(model, *conds, **settings), ddim(), sigmas_of(model), noise_of((1, 4, 16, 16)))
+    assert sum(seen) == rows
+
+
+@pytest.mark.parametrize(
+    "settings, rows",
+    [
+        ({"cfg": 5.0}, 60),
+        ({"cfg": 5.0, "negative_scale": 0.0}, 40),
+        ({"cfg": 2.0, "negative_scale": 1.0}, 40),
+        ({"cfg": 1.0, "negative_scale": 0.0}, 20),
+        ({"cfg": 5.0, "end": 0.5}, 40),
+    ],
+)
+def test_rows_with_the_empty_conditioning(shapes, conds, settings, rows):
+    model, seen = counted(shapes[0])
+    guider = steer_guider(model, *conds, empty=encode(shapes[1], ""), **settings)
+    run(guider, ddim(), sigmas_of(model), noise_of((1, 4, 16, 16)))
+    assert sum(seen) == rows
+
+
+def test_outside_the_interval_it_is_the_positive_alone(shapes, conds):
+    """Guided for the first half only: the same as sampling the halves with cfg and without."""
+    sigmas, noise = sigmas_of(shapes[0]), noise_of((1, 4, 16, 16))
+    ours = run(steer_guider(shapes[0], *conds, end=0.5), ddim(), sigmas, noise)
+    half = run(host_guider(shapes[0], *conds, 7.5), ddim(), sigmas[:11], noise)
+    rest = run(host_guider(shapes[0], *conds, 1.0), ddim(), sigmas[10:], torch.zeros_like(noise), half)
+    torch.testing.assert_close(ours, rest, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("law", [EPS, V, FLOW])
+@pytest.mark.parametrize("cfg, negative_scale", [(7.5, 1.0), (1.0, 0.5), (0.0, 2.0), (2.0, 1.0), (4.0, 0.0)])
+def test_three_terms_are_the_closed_form(shapes, law, cfg, negative_scale):
+    """All three Gaussians share a variance, so the guided estimate is that of the mixed mean."""
+    model = closed_form(shapes[0], law)
+    means = 1.0, -0.5, 0.25
+    conds = [mean_conditioning(mean) for mean in means]
+    guider = steer_guider(model, *conds[:2], cfg, negative_scale=negative_scale, empty=conds[2])
+    mixed = means[2] + cfg * (means[0] - means[2]) - negative_scale * (means[1] - means[2])
+    expected = host_guider(model, mean_conditioning(mixed), mean_conditioning(0), 1.0)
+    sigmas, noise = sigmas_of(model, 6), noise_of((2, 4, 5, 5))
+    a, b = (run(one, ddim(), sigmas, noise) for one in (guider, expected))
+    assert float((a - b).abs().max() / b.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("law", [EPS, FLOW])
+def test_batch_equals_singles_and_repeats_bitwise(shapes, conds, law):
+    model = with_law(shapes[0], law)
+    guider = steer_guider(model, *conds, 4.0, end=0.6, empty=encode(shapes[1], ""))
+    sigmas, noise = sigmas_of(model), noise_of((2, 4, 16, 16))
+    together = run(guider, ddim(), sigmas, noise)
+    alone = torch.cat([run(guider, ddim(), sigmas, noise[i : i + 1]) for i in range(2)])
+    assert float((together - alone).abs().max() / alone.abs().max()) < 1e-5
+    assert torch.equal(together, run(guider, ddim(), sigmas, noise))
+
+
+def test_post_cfg_patches_see_the_three_terms(shapes, conds):
+    """A patch that reads predictions gets all of them, even one that weighs nothing."""
+    seen = []
+
+    def patch(args):
+        seen.append((args["cond_denoised"].abs().sum() > 0, args["uncond_denoised"].abs().sum() > 0))
+        return args["denoised"]
+
+    model = shapes[0].clone()
+    model.set_model_sampler_post_cfg_function(patch)
+    noise, sigmas = noise_of((1, 4, 16, 16)), sigmas_of(model, 4)
+    patched = run(steer_guider(model, *conds, 4.0, negative_scale=0.0, empty=conds[1]), ddim(), sigmas, noise)
+    assert len(seen) == 4 and all(a and b for a, b in seen)
+    plain = run(steer_guider(shapes[0], *conds, 4.0, negative_scale=0.0, empty=conds[1]), ddim(), sigmas, noise)
+    torch.testing.assert_close(patched, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_a_patch_of_the_formula_is_in_the_way_of_three_terms(shapes, conds):
+    model = shapes[0].clone()
+    model.set_model_sampler_cfg_function(lambda args: args["cond"])
+    with pytest.raises(ValueError, match="SteerCFGGuider.*RescaleCFG"):
+        run(steer_guider(model, *conds, empty=conds[1]), ddim(), sigmas_of(model), noise_of((1, 4, 16, 16)))

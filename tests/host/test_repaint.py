@@ -1,0 +1,84 @@
+import logging
+
+import pytest
+import torch
+from steer.nodes.ddim import SteerDDIMSampler
+from steer.nodes.repaint import SteerRePaintSampler
+from steer.nodes.sdedit import SteerSDEditSigmas
+from steer.tests.host_run import (
+    EPS,
+    FLOW,
+    V,
+    closed_form,
+    counted,
+    encode,
+    host_guider,
+    mean_conditioning,
+    noise_of,
+    run,
+)
+
+
+def repaint(resamples=3, jump_length=5, eta=1.0):
+    return SteerRePaintSampler.execute(resamples, jump_length, eta)[0]
+
+
+def sigmas_of(model, steps=20):
+    return SteerSDEditSigmas.execute(model, "normal", steps, 1.0)[0]
+
+
+def hole(batch=1, height=16, width=16):
+    mask = torch.zeros(batch, 1, height, width)
+    for item in range(batch):
+        mask[item, :, 4 : 9 + item, 3 + 2 * item : 10] = 1
+    return mask
+
+
+@pytest.fixture
+def guider(shapes):
+    return host_guider(shapes[0], encode(shapes[1], "a red circle on a blue background"), encode(shapes[1], ""), 3.0)
+
+
+@pytest.mark.parametrize("steps, calls", [(20, 110), (10, 10)])
+def test_calls_are_logged_and_made(shapes, steps, calls, caplog):
+    model, rows = counted(closed_form(shapes[0], EPS))
+    guider = host_guider(model, mean_conditioning(1), mean_conditioning(0), 1.0)
+    progress = []
+    with caplog.at_level(logging.INFO, logger="steer"):
+        run(guider, repaint(10, 10), sigmas_of(model, steps), noise_of((1, 4, 16, 16)), mask=hole(),
+            callback=lambda i, denoised, x, total: progress.append((i, total)))  # fmt: skip
+    assert len(rows) == calls and progress == [(i, calls) for i in range(calls)]
+    assert f"{calls} model calls" in caplog.text
+    assert ("too few" in caplog.text) == (steps <= 10)
+
+
+@pytest.mark.parametrize("law", [EPS, V, FLOW])
+@pytest.mark.parametrize("shape", [(2, 4, 12, 16), (1, 4, 3, 12, 16)])
+def test_the_kept_part_is_the_source(shapes, law, shape):
+    model = closed_form(shapes[0], law)
+    guider = host_guider(model, mean_conditioning(3), mean_conditioning(0), 1.0)
+    latent, mask = noise_of(shape, 1), hole(height=12)
+    out = run(guider, repaint(), sigmas_of(model), noise_of(shape), latent, mask)
+    kept = (mask == 0).reshape(1, 1, *[1] * (len(shape) - 4), 12, 16).expand(shape)
+    torch.testing.assert_close(out[kept], latent[kept], rtol=1e-6, atol=1e-6)
+    assert abs(model.model.process_latent_in(out)[~kept].mean() - 3) < 0.2
+
+
+def test_all_unknown_once_is_ancestral_sampling_bitwise(shapes, guider):
+    sigmas, noise = sigmas_of(shapes[0]), noise_of((1, 4, 16, 16))
+    painted = run(guider, repaint(1), sigmas, noise, mask=torch.ones(1, 1, 16, 16))
+    assert torch.equal(painted, run(guider, SteerDDIMSampler.execute(1.0)[0], sigmas, noise))
+
+
+def test_batch_with_its_own_masks_equals_singles_and_repeats_bitwise(shapes, guider):
+    sigmas, noise, latent, mask = (
+        sigmas_of(shapes[0], 12),
+        noise_of((2, 4, 16, 16)),
+        noise_of((2, 4, 16, 16), 1),
+        hole(2),
+    )
+    together = run(guider, repaint(), sigmas, noise, latent, mask)
+    one = slice(0, 1), slice(1, 2)
+    alone = torch.cat([run(guider, repaint(), sigmas, noise[i], latent[i], mask[i]) for i in one])
+    assert float((together - alone).abs().max() / alone.abs().max()) < 1e-5
+    assert torch.equal(together, run(guider, repaint(), sigmas, noise, latent, mask))

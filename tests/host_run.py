@@ -1,0 +1,75 @@
+"""Running samplers on host models in-process: the shapes model, and models whose answer is known in closed form."""
+
+import comfy.model_sampling
+import comfy.samplers
+import torch
+
+FLOW = "flow"
+EPS = "eps"
+V = "v"
+
+
+def encode(clip, text):
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def host_guider(model, positive, negative, cfg):
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def noise_of(shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def run(guider, sampler, sigmas, noise, latent=None, mask=None, seed=3, callback=None):
+    """As SamplerCustomAdvanced runs it."""
+    latent = torch.zeros_like(noise) if latent is None else latent
+    return guider.sample(noise, latent.clone(), sampler, sigmas, denoise_mask=mask, callback=callback,
+                         disable_pbar=True, seed=seed)  # fmt: skip
+
+
+def counted(model):
+    """A clone of the model, and the list it appends each call's rows to."""
+    rows = []
+
+    def wrapper(apply_model, args):
+        rows.append(args["input"].shape[0])
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    model = model.clone()
+    model.set_model_unet_function_wrapper(wrapper)
+    return model, rows
+
+
+def with_law(model, law):
+    """A clone of the model sampled with the law (the weights stay what they are)."""
+    kinds = {
+        EPS: (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS),
+        V: (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION),
+        FLOW: (comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST),
+    }
+    model = model.clone()
+    model.add_object_patch("model_sampling", type("ModelSampling", kinds[law], {})(model.model.model_config))
+    return model
+
+
+def closed_form(model, law, variance=0.5):
+    """A clone whose estimate is that of N(mean of the conditioning, variance) in every latent value."""
+    model = with_law(model, law)
+
+    def wrapper(apply_model, args):
+        x, sigma = args["input"], args["timestep"].reshape(-1, *[1] * (args["input"].ndim - 1))
+        mean = args["c"]["c_crossattn"].mean((1, 2)).reshape(sigma.shape)
+        alpha = 1.0 - sigma if law == FLOW else 1.0
+        return mean + alpha * variance / (alpha**2 * variance + sigma**2) * (x - alpha * mean)
+
+    model.set_model_unet_function_wrapper(wrapper)
+    return model
+
+
+def mean_conditioning(mean):
+    """A conditioning whose closed-form estimate has this mean."""
+    return [[torch.full((1, 77, 128), float(mean)), {}]]
