@@ -92,27 +92,24 @@ def check_mask_fits(mask: Tensor, latent: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One sampling run as the math sees it. `x` is at level sigmas[0]; `known` is the source latent (model space)."""
+    """What a sampler was given, checked, in the terms of the math. `known` is the source latent (model space)."""
 
-    denoise: Denoiser
-    x: Tensor
     sigmas: list[float]
     law: NoiseLaw
     known: Tensor
     mask: Tensor | None
     seed: int
-    starts: tuple[Tensor, Tensor]
+    start_noise: Tensor
 
     def noise(self, stream: str) -> SampleNoise:
         """Fresh noise of this run, per sample; streams of different names are independent."""
-        return SampleNoise(self.seed, stream, *self.starts)
+        return SampleNoise(self.seed, stream, self.start_noise, self.known)
 
 
-def checked(
-    guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor, mask: Tensor | None, needs_mask: bool
-) -> list[float]:
-    """The sigmas of a run, after everything that can be checked before the first model call. Raises ValueError."""
-    check_latent(guider.inner_model, latent, getattr(guider.inner_model, "latent_shapes", None))
+def checked_run(guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor, mask, needs_mask: bool) -> Run:
+    """The run, after everything that can be checked before the first model call. Raises ValueError."""
+    model = guider.inner_model
+    check_latent(model, latent, getattr(model, "latent_shapes", None))
     if not torch.isfinite(noise).all():
         raise ValueError("noise holds NaN or infinite values; look at the node that made it")
     if needs_mask:
@@ -127,20 +124,22 @@ def checked(
                 "the model changes the mask at each step (Differential Diffusion), which this sampler does not follow; "
                 "remove that patch, or use it with SteerDDIMSampler or a sampler of the host"
             )
-    return descending(sigmas.tolist())
+    seed = extra_args.get("seed") or 0
+    return Run(descending(sigmas.tolist()), noise_law(model.model_sampling), latent, mask, seed, noise)
 
 
 class SteerSampler(comfy.samplers.Sampler):
     """A host SAMPLER made of a generator of steps.
 
-    `steps(run)` starts the generator; `calls(n)` is its number of model calls for n steps. With `needs_mask` the
-    generator does the masking itself; without, the host's own masked denoiser does it, as for the host's samplers.
+    `steps(denoise, x, run)` starts the generator from x at level run.sigmas[0]; `calls(n)` is its number of model
+    calls for n steps. With `needs_mask` the generator does the masking itself; without, the host's own masked
+    denoiser does it, as for the host's samplers.
     """
 
     def __init__(
         self,
         node: str,
-        steps: Callable[[Run], Iterator[Step]],
+        steps: Callable[[Denoiser, Tensor, Run], Iterator[Step]],
         calls: Callable[[int], int] = lambda count: count,
         needs_mask: bool = False,
     ):
@@ -150,33 +149,29 @@ class SteerSampler(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
         with errors_of(self.node):
-            levels = checked(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, self.needs_mask)
-            model_sampling = model_wrap.inner_model.model_sampling
-            law = noise_law(model_sampling)
+            run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, self.needs_mask)
+        model_sampling = model_wrap.inner_model.model_sampling
         x = model_sampling.noise_scaling(sigmas[0], noise, latent_image, self.max_denoise(model_wrap, sigmas))
         masked = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         masked.latent_image, masked.noise = latent_image, noise
         host_mask = None if self.needs_mask else denoise_mask
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
+            comfy.model_management.throw_exception_if_processing_interrupted()
             return masked(x, x.new_full((x.shape[0],), sigma), denoise_mask=host_mask, **extra_args)
 
-        seed = extra_args.get("seed") or 0
-        run = Run(denoise, x, levels, law, latent_image, denoise_mask, seed, (noise, latent_image))
-        return model_sampling.inverse_noise_scaling(sigmas[-1], self._drive(run, callback, disable_pbar))
-
-    def _drive(self, run: Run, callback, disable_pbar: bool) -> Tensor:
-        x, total = run.x, self.calls(len(run.sigmas) - 1)
-        for index, step in enumerate(tqdm(self.steps(run), total=total, disable=disable_pbar)):
-            comfy.model_management.throw_exception_if_processing_interrupted()
+        total = self.calls(len(run.sigmas) - 1)
+        for index, step in enumerate(tqdm(self.steps(denoise, x, run), total=total, disable=disable_pbar)):
             x = step.x
             if callback is not None:
                 callback(index, step.denoised, step.x, total)
-        return x
+        return model_sampling.inverse_noise_scaling(sigmas[-1], x)
 
 
 class BlendedSampler(comfy.samplers.Sampler):
     """Blended Latent Diffusion around another SAMPLER, which sees a guider that blends and no mask of its own."""
+
+    needs_mask = True
 
     def __init__(self, node: str, sampler: comfy.samplers.Sampler, dilation: int):
         self.node, self.sampler, self.dilation = node, sampler, dilation
@@ -185,17 +180,14 @@ class BlendedSampler(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
         with errors_of(self.node):
-            levels = checked(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, needs_mask=True)
-            model_sampling = model_wrap.inner_model.model_sampling
-            law = noise_law(model_sampling)
-        fresh = SampleNoise(extra_args.get("seed") or 0, "known", noise, latent_image)
-        blend = Blend(levels, law, latent_image, denoise_mask, fresh, self.dilation)
+            run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, needs_mask=True)
+        blend = Blend(run.sigmas, run.law, run.known, run.mask, run.noise("known"), self.dilation)
         samples = self.sampler.sample(
             BlendedGuider(model_wrap, blend), sigmas, extra_args, callback, noise, latent_image, None, disable_pbar
         )
         # the inner sampler's result has been taken out of the flow law's scale; the source has to go the same way
-        x = samples * law.alpha(levels[-1])
-        return model_sampling.inverse_noise_scaling(sigmas[-1], blend.finish(x))
+        x = blend.finish(samples * run.law.alpha(run.sigmas[-1]))
+        return model_wrap.inner_model.model_sampling.inverse_noise_scaling(sigmas[-1], x)
 
 
 class BlendedGuider:
@@ -208,10 +200,12 @@ class BlendedGuider:
         return getattr(self._guider, name)
 
     def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
         def denoise(x: Tensor, _: float) -> Tensor:
             return self._guider(x, sigma, model_options=model_options, seed=seed)
 
-        return self._blend.denoise(denoise, x, float(sigma[0]))
+        return self._blend.denoise(denoise, x, float(sigma.max()))
 
 
 def read_by_patches(model_options: dict) -> bool:

@@ -5,6 +5,8 @@ from comfy_api.latest import io
 from ..samplers.ddim import ddim
 from ._host import SteerSampler, check_number
 
+NODE = "SteerDDIMSampler"
+
 
 class SteerDDIMSampler(io.ComfyNode):
     """DDIM, deterministic at eta 0 and the DDPM ancestral sampler at eta 1 (arXiv:2010.02502)."""
@@ -12,7 +14,7 @@ class SteerDDIMSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="SteerDDIMSampler",
+            node_id=NODE,
             display_name="DDIM Sampler (Steer)",
             category="Steer/samplers",
             description="DDIM for any model: deterministic at eta 0, the DDPM posterior at eta 1. "
@@ -33,12 +35,12 @@ class SteerDDIMSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, eta) -> io.NodeOutput:
-        check_number("SteerDDIMSampler", "eta", eta, 0.0, 1.0)
+        check_number(NODE, "eta", eta, 0.0, 1.0)
 
-        def steps(run):
-            return ddim(run.denoise, run.x, run.sigmas, run.law, eta, run.noise("step"))
+        def steps(denoise, x, run):
+            return ddim(denoise, x, run.sigmas, run.law, eta, run.noise("step"))
 
-        return io.NodeOutput(SteerSampler("SteerDDIMSampler", steps))
+        return io.NodeOutput(SteerSampler(NODE, steps))
 
 
 NODES = [SteerDDIMSampler]

@@ -20,7 +20,7 @@ class SteerCFGGuider(io.ComfyNode):
             "at half the cost), and that can push towards the positive and away from the negative separately when an "
             "empty conditioning is connected. At its defaults it is the host's CFGGuider.",
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="The model to guide; it is not changed."),
                 io.Conditioning.Input("positive", tooltip="What the picture should show."),
                 io.Conditioning.Input("negative", tooltip="What it should not show."),
                 io.Float.Input(
@@ -55,7 +55,6 @@ class SteerCFGGuider(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    advanced=True,
                     tooltip="How far to push away from the negative, separately from cfg. Needs `empty`.",
                 ),  # fmt: skip
                 io.Conditioning.Input(

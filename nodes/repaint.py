@@ -58,19 +58,14 @@ class SteerRePaintSampler(io.ComfyNode):
         def calls(count):
             return model_calls(count, resamples, jump_length)
 
-        def steps(run):
+        def steps(denoise, x, run):
             count = len(run.sigmas) - 1
             log.info("%s: %d model calls for %d steps", NODE, calls(count), count)
             if count <= jump_length and resamples > 1:
-                log.warning(
-                    "%s: %d steps are too few to jump back %d, so nothing is resampled; use more than %d steps or a "
-                    "smaller jump_length",
-                    NODE, count, jump_length, jump_length,
-                )  # fmt: skip
-            return repaint(
-                run.denoise, run.x, run.sigmas, run.law, run.known, run.mask,
-                run.noise("step"), run.noise("known"), resamples, jump_length, eta,
-            )  # fmt: skip
+                log.warning("%s: %d steps are too few to jump back %d, so nothing is resampled; use more steps or a "
+                            "smaller jump_length", NODE, count, jump_length)  # fmt: skip
+            streams = run.noise("step"), run.noise("known")
+            return repaint(denoise, x, run.sigmas, run.law, run.known, run.mask, *streams, resamples, jump_length, eta)
 
         return io.NodeOutput(SteerSampler(NODE, steps, calls, needs_mask=True))
 

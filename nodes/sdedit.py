@@ -22,7 +22,9 @@ class SteerSDEditSigmas(io.ComfyNode):
             description="Sigmas that start at a strength in diffusion time, the same for every scheduler, and spend "
             "all the steps below it. Sample with them from an encoded picture to redraw it.",
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input(
+                    "model", tooltip="The model that will sample; its noise levels decide where a strength lies."
+                ),
                 io.Combo.Input(
                     "scheduler",
                     options=comfy.samplers.KSampler.SCHEDULERS,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from itertools import pairwise
 from math import isfinite
 from typing import NamedTuple
 
@@ -33,13 +34,14 @@ def descending(sigmas: Sequence[float]) -> list[float]:
     for index, sigma in enumerate(values):
         if not isfinite(sigma) or sigma < 0.0:
             raise ValueError(f"sigmas[{index}] is {sigma:g}; noise levels are finite and not negative")
-        if sigma == 0.0 and index < len(values) - 1:
-            raise ValueError(f"sigmas[{index}] is 0, but only the last sigma may be 0")
-        if index and sigma > values[index - 1]:
+    for index, (before, after) in enumerate(pairwise(values)):
+        if after > before:
             raise ValueError(
-                f"sigmas rise from {values[index - 1]:g} to {sigma:g} at position {index}; "
+                f"sigmas rise from {before:g} to {after:g} at position {index + 1}; "
                 "sampling needs them descending (flip them)"
             )
+        if before == 0.0:
+            raise ValueError(f"sigmas[{index}] is 0, but only the last sigma may be 0")
     return values
 
 

@@ -1,0 +1,41 @@
+"""Runs benchmarks in this process, inside the host, and writes their tables."""
+
+import importlib
+import platform
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from ..demo.host import find_host, load_host
+
+NAMES = ("inpainting", "overhead")
+FOLDER = Path(__file__).parent
+
+
+def main(names: list[str]) -> int:
+    """Runs the named benchmarks (all when none is named); 2 when there is no host or no such benchmark."""
+    unknown = set(names) - set(NAMES)
+    host = find_host()
+    if unknown or host is None:
+        print(f"unknown: {sorted(unknown)}; there are {NAMES}" if unknown else "the benchmarks need ComfyUI: set "
+              "COMFYUI_PATH, or clone it to ~/comfy/ComfyUI", file=sys.stderr)  # fmt: skip
+        return 2
+    load_host(host)
+    for name in names or NAMES:
+        started = time.monotonic()
+        with torch.inference_mode():
+            table = importlib.import_module(f"steer.bench.{name}").run()
+        footer = f"{machine()}; {time.monotonic() - started:.0f} s."
+        (FOLDER / f"{name}.md").write_text(f"{table}\n\n{footer}\n")
+        print(f"{table}\n\n{footer}\n")
+    return 0
+
+
+def machine() -> str:
+    import comfyui_version
+
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    versions = f"ComfyUI {comfyui_version.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{versions}, {where}"

@@ -1,0 +1,26 @@
+"""The host tier: the real ComfyUI, loaded into this process."""
+
+import pytest
+from steer.demo.host import find_host, load_host
+
+if find_host():
+    load_host(find_host())
+
+
+@pytest.fixture(scope="session")
+def shapes():
+    """(model, clip, vae) of the shapes checkpoint, through the host's stock loader."""
+    import torch
+    from steer.bench.host_run import load_shapes
+
+    with torch.inference_mode():
+        return load_shapes()
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    """Nodes run in inference mode; so do these tests."""
+    import torch
+
+    with torch.inference_mode():
+        yield

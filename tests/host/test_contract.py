@@ -1,0 +1,43 @@
+"""Saved workflows hold node ids, input names, order, types and defaults: this snapshot is what they rely on.
+
+An addition at the end of a node's inputs goes into the snapshot; anything else here breaks users' files.
+"""
+
+import json
+
+from steer.demo.package import ROOT
+from steer.nodes import METHODS
+
+SNAPSHOT = ROOT / "tests" / "host" / "contract.json"
+
+
+def contract():
+    nodes = {}
+    for node in (node for method in METHODS for node in method.NODES):
+        schema = node.GET_SCHEMA()
+        nodes[schema.node_id] = {
+            "inputs": [[i.id, i.io_type, getattr(i, "default", None), bool(i.optional)] for i in schema.inputs],
+            "outputs": [[o.io_type, o.display_name] for o in schema.outputs],
+        }
+    return nodes
+
+
+def test_snapshot():
+    assert contract() == json.loads(SNAPSHOT.read_text())
+
+
+def test_every_input_and_output_has_a_tooltip_and_every_node_a_help_page():
+    for node in (node for method in METHODS for node in method.NODES):
+        schema = node.GET_SCHEMA()
+        for item in [*schema.inputs, *schema.outputs]:
+            assert item.tooltip, f"{schema.node_id}.{item.id} has no tooltip"
+        page = (ROOT / "web" / "docs" / f"{schema.node_id}.md").read_text()
+        assert all(f"`{item.id}`" in page for item in schema.inputs), f"{schema.node_id}.md misses an input"
+        assert schema.description and schema.category.startswith("Steer/")
+
+
+def test_one_stem_in_every_place():
+    for method in METHODS:
+        stem = method.__name__.rpartition(".")[2]
+        for place in (f"samplers/{stem}.py", f"tests/test_{stem}.py", f"tests/host/test_{stem}.py"):
+            assert (ROOT / place).is_file(), f"{place} is missing"
