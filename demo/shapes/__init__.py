@@ -1,0 +1,5 @@
+"""A tiny text-to-image model of coloured shapes, and the pictures it was trained on with their ground truth."""
+
+from pathlib import Path
+
+CHECKPOINT = Path(__file__).with_name("shapes.safetensors")

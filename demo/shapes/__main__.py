@@ -1,0 +1,28 @@
+"""`python -m demo.shapes COMMAND`: train the checkpoint again (`train_vae`, then `train`), or check it (`check`)."""
+
+import sys
+from importlib import import_module
+
+from ..package import load_steer
+
+COMMANDS = ("train_vae", "train", "check")
+
+
+def main(argv: list[str]) -> int:
+    """Load ComfyUI, then run the command's own `main` (its modules import ComfyUI); the exit code."""
+    if not argv or argv[0] not in COMMANDS:
+        print(f"{__doc__}\nUse one of: {', '.join(COMMANDS)}. Each explains itself with --help.", file=sys.stderr)
+        return 2
+    load_steer()
+    host = import_module("steer.demo.host")
+    folder = host.find_host()
+    if folder is None:
+        print("This needs ComfyUI: set COMFYUI_PATH to a checkout, or clone it to ~/comfy/ComfyUI", file=sys.stderr)
+        return 2
+    host.load_host(folder)
+    import_module(f"steer.demo.shapes.{argv[0]}").main(argv[1:])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

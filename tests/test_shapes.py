@@ -1,0 +1,106 @@
+import random
+
+import numpy as np
+import pytest
+from steer.demo.shapes import CHECKPOINT
+from steer.demo.shapes.data import (
+    BACKGROUNDS,
+    COLORS,
+    RELATIONS,
+    SHAPES,
+    SIZE,
+    caption,
+    parse_caption,
+    render,
+    sample_scene,
+    scene_of,
+)
+from steer.demo.shapes.reader import read_image, score
+from steer.demo.shapes.vocabulary import END, IDS, START, token_ids
+
+
+def scenes(count, seed=0, two=None):
+    rng = random.Random(seed)
+    return [sample_scene(rng, two) for _ in range(count)]
+
+
+def test_reader_is_right_on_fresh_renders():
+    wrong = [caption(scene) for scene in scenes(300) if not score(render(scene), caption(scene))["all"]]
+    assert wrong == []
+
+
+def test_reader_finds_place_and_size():
+    for scene in scenes(50, two=False):
+        (found,), (drawn,) = read_image(render(scene))["objs"], scene["objs"]
+        left, top, right, bottom = found["box"]
+        assert left - 1 <= drawn["cx"] <= right + 1 and top - 1 <= drawn["cy"] <= bottom + 1
+        assert abs(found["area"] - render(scene, only_mask=True).sum()) < 0.05 * found["area"] + 20
+
+
+@pytest.mark.parametrize(
+    "change, wrong",
+    [
+        ({"bg": "white"}, "bg"),
+        ({"shape": "star"}, "shape"),
+        ({"color": "green"}, "color"),
+    ],
+)
+def test_score_sees_what_is_wrong(change, wrong):
+    drawn = {"shape": "circle", "color": "red", "bg": "black"}
+    found = score(render(scene_of(**drawn)), caption(scene_of(**drawn | change)))
+    assert not found["all"]
+    assert [name for name in ("bg", "count", "shape", "color") if found[name] != 1] == [wrong]
+
+
+def test_score_sees_a_swapped_pair_and_a_missing_object():
+    picture = render(scenes(1, two=True)[0])
+    text = caption(scenes(1, two=True)[0])
+    rel = next(rel for rel in RELATIONS if rel in text)
+    first, rest = text.split(f" {rel} ")
+    second, bg = rest.split(" on ")
+    assert score(picture, text)["rel"] and not score(picture, f"{second} {rel} {first} on {bg}")["rel"]
+    assert not score(render(scenes(1, two=False)[0]), text)["count"]
+
+
+def test_caption_and_parse_are_inverse():
+    for scene in scenes(300):
+        parsed = parse_caption(caption(scene))
+        assert caption(parsed) == caption(scene)
+        assert (parsed["bg"], parsed["rel"], len(parsed["objs"])) == (scene["bg"], scene["rel"], len(scene["objs"]))
+
+
+def test_scenes_repeat_with_the_seed_and_keep_the_rules():
+    assert scenes(50) == scenes(50) != scenes(50, seed=1)
+    for scene in scenes(300):
+        colors = [obj["color"] for obj in scene["objs"]]
+        assert scene["bg"] not in colors and len(set(colors)) == len(colors)
+
+
+def test_render_repeats_bit_by_bit_and_does_not_change_the_scene():
+    for scene, again in zip(scenes(20), scenes(20), strict=True):
+        assert np.array_equal(render(scene), render(again)) and scene == again
+
+
+def test_mask_is_the_coverage_of_the_objects():
+    for scene in scenes(50):
+        picture, mask = render(scene).astype(float), render(scene, only_mask=True)
+        assert mask.shape == (SIZE, SIZE) and mask.min() == 0 and mask.max() == 1
+        assert np.all(picture[mask == 0] == scene["bg_rgb"])
+        colors = {tuple(pixel) for pixel in picture[mask == 1]}
+        assert colors == {obj["rgb"] for obj in scene["objs"]}
+
+
+def test_every_word_of_every_caption_has_a_token():
+    words = {word for scene in scenes(2000) for word in caption(scene).split()}
+    assert words == set(IDS) >= {*SHAPES, *COLORS, *BACKGROUNDS}
+    ids = token_ids("a red circle on a blue background")
+    assert ids[:9] == [START, 320, 736, 7117, 525, 320, 1746, 5994, END] and len(ids) == 77 and set(ids[9:]) == {END}
+
+
+def test_a_word_outside_the_vocabulary_is_refused():
+    with pytest.raises(ValueError, match="does not know photo, dog"):
+        token_ids("a photo of a dog")
+
+
+def test_checkpoint_is_small_enough_to_ship():
+    assert CHECKPOINT.stat().st_size < 30_000_000
