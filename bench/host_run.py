@@ -1,18 +1,6 @@
-"""The shapes checkpoint in the host, loaded with its stock loader, and one run of a sampler on it."""
+"""Texts as a batch, and one run of a sampler, in the host."""
 
-import folder_paths
-import nodes
 import torch
-
-from ..demo import shapes_loader
-from ..demo.shapes import CHECKPOINT
-
-
-def load_shapes():
-    """(model, clip, vae) of the shapes checkpoint."""
-    shapes_loader.register()
-    folder_paths.add_model_folder_path("checkpoints", str(CHECKPOINT.parent))
-    return nodes.CheckpointLoaderSimple().load_checkpoint(CHECKPOINT.name)[:3]
 
 
 def encode_texts(clip, texts: list[str]):

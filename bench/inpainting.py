@@ -7,13 +7,14 @@ import numpy as np
 import torch
 
 from ..demo.metrics import markdown_table, psnr
+from ..demo.shapes import stock
 from ..demo.shapes.data import SIZE, caption, render, sample_scene
 from ..demo.shapes.reader import read_image
 from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.guidance import SteerCFGGuider
 from ..nodes.repaint import SteerRePaintSampler
-from .host_run import encode_texts, load_shapes, sample
+from .host_run import encode_texts, sample
 
 SCENES, BATCH, CFG, STEPS = 64, 16, 5.0, 20
 MARGIN = 12  # pixels round the object that belong to the hole
@@ -21,7 +22,7 @@ APART = 24  # pixels from the hole from which on the decoder sees little of it
 
 
 def run() -> str:
-    model, clip, vae = load_shapes()
+    model, clip, vae = stock.load()
     problems = [problem(random.Random(index), two=index % 2 == 1) for index in range(SCENES)]
     pictures = torch.stack([torch.from_numpy(p["given"].copy()) for p in problems]).float() / 255
     holes = torch.stack([torch.from_numpy(p["hole"]) for p in problems]).float()

@@ -7,16 +7,17 @@ import comfy.samplers
 import torch
 
 from ..demo.metrics import markdown_table
+from ..demo.shapes import stock
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.guidance import SteerCFGGuider
-from .host_run import encode_texts, load_shapes, sample
+from .host_run import encode_texts, sample
 
 STEPS, REPEATS = 20, 41
 TEXTS = "a red circle on a blue background", "a green star on a white background"
 
 
 def run() -> str:
-    model, clip, _ = load_shapes()
+    model, clip, _ = stock.load()
     positive, negative = (encode_texts(clip, [text]) for text in TEXTS)
     host = comfy.samplers.CFGGuider(model)
     host.set_conds(positive, negative)

@@ -24,6 +24,24 @@ def noise_of(shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def sigmas_of(model, steps=20):
+    """The host's own schedule of a full run."""
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
+
+
+def hole(batch=1, height=16, width=16):
+    """A noise mask with another hole for each picture of the batch."""
+    mask = torch.zeros(batch, 1, height, width)
+    for item in range(batch):
+        mask[item, :, 4 : 9 + item, 3 + 2 * item : 10] = 1
+    return mask
+
+
+def relative(a, b):
+    """The largest difference, as a share of the largest value of b."""
+    return float((a - b).abs().max() / b.abs().max())
+
+
 def run(guider, sampler, sigmas, noise, latent=None, mask=None, seed=3, callback=None):
     """As SamplerCustomAdvanced runs it."""
     latent = torch.zeros_like(noise) if latent is None else latent

@@ -11,10 +11,10 @@ if find_host():
 def shapes():
     """(model, clip, vae) of the shapes checkpoint, through the host's stock loader."""
     import torch
-    from steer.bench.host_run import load_shapes
+    from steer.demo.shapes import stock
 
     with torch.inference_mode():
-        return load_shapes()
+        return stock.load()
 
 
 @pytest.fixture(autouse=True)

@@ -3,23 +3,24 @@ import pytest
 import torch
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
-from steer.nodes.sdedit import SteerSDEditSigmas
-from steer.tests.host_run import EPS, FLOW, V, closed_form, encode, host_guider, mean_conditioning, noise_of, run
+from steer.tests.host_run import (
+    EPS,
+    FLOW,
+    V,
+    closed_form,
+    encode,
+    hole,
+    host_guider,
+    mean_conditioning,
+    noise_of,
+    relative,
+    run,
+    sigmas_of,
+)
 
 
 def blended(name="euler", dilation=0):
     return SteerBlendedSampler.execute(comfy.samplers.sampler_object(name), dilation)[0]
-
-
-def sigmas_of(model, steps=20, strength=1.0):
-    return SteerSDEditSigmas.execute(model, "normal", steps, strength)[0]
-
-
-def hole(batch=1):
-    mask = torch.zeros(batch, 1, 16, 16)
-    for item in range(batch):
-        mask[item, :, 4 : 9 + item, 3 + 2 * item : 10] = 1
-    return mask
 
 
 @pytest.fixture
@@ -85,5 +86,5 @@ def test_batch_with_its_own_masks_equals_singles_and_repeats_bitwise(shapes, gui
     together = run(guider, sampler, sigmas, noise, latent, mask)
     one = slice(0, 1), slice(1, 2)
     alone = torch.cat([run(guider, sampler, sigmas, noise[i], latent[i], mask[i]) for i in one])
-    assert float((together - alone).abs().max() / alone.abs().max()) < 1e-5
+    assert relative(together, alone) < 1e-5
     assert torch.equal(together, run(guider, sampler, sigmas, noise, latent, mask))

@@ -2,20 +2,23 @@ import comfy.samplers
 import pytest
 import torch
 from steer.nodes.ddim import SteerDDIMSampler
-from steer.nodes.sdedit import SteerSDEditSigmas
-from steer.tests.host_run import EPS, FLOW, V, closed_form, encode, host_guider, mean_conditioning, noise_of, run
+from steer.tests.host_run import (
+    EPS,
+    FLOW,
+    V,
+    closed_form,
+    encode,
+    host_guider,
+    mean_conditioning,
+    noise_of,
+    relative,
+    run,
+    sigmas_of,
+)
 
 
 def ddim(eta=0.0):
     return SteerDDIMSampler.execute(eta)[0]
-
-
-def sigmas_of(model, steps=20, strength=1.0):
-    return SteerSDEditSigmas.execute(model, "normal", steps, strength)[0]
-
-
-def relative(a, b):
-    return float((a - b).abs().max() / b.abs().max())
 
 
 @pytest.fixture

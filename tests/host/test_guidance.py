@@ -3,7 +3,6 @@ import pytest
 import torch
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.guidance import SteerCFGGuider
-from steer.nodes.sdedit import SteerSDEditSigmas
 from steer.tests.host_run import (
     EPS,
     FLOW,
@@ -14,7 +13,9 @@ from steer.tests.host_run import (
     host_guider,
     mean_conditioning,
     noise_of,
+    relative,
     run,
+    sigmas_of,
     with_law,
 )
 
@@ -27,10 +28,6 @@ def steer_guider(model, positive, negative, cfg=7.5, start=0.0, end=1.0, negativ
 
 def ddim():
     return SteerDDIMSampler.execute(0.0)[0]
-
-
-def sigmas_of(model, steps=20):
-    return SteerSDEditSigmas.execute(model, "normal", steps, 1.0)[0]
 
 
 @pytest.fixture
@@ -101,7 +98,7 @@ def test_three_terms_are_the_closed_form(shapes, law, cfg, negative_scale):
     expected = host_guider(model, mean_conditioning(mixed), mean_conditioning(0), 1.0)
     sigmas, noise = sigmas_of(model, 6), noise_of((2, 4, 5, 5))
     a, b = (run(one, ddim(), sigmas, noise) for one in (guider, expected))
-    assert float((a - b).abs().max() / b.abs().max()) < 1e-6
+    assert relative(a, b) < 1e-6
 
 
 @pytest.mark.parametrize("law", [EPS, FLOW])
@@ -111,7 +108,7 @@ def test_batch_equals_singles_and_repeats_bitwise(shapes, conds, law):
     sigmas, noise = sigmas_of(model), noise_of((2, 4, 16, 16))
     together = run(guider, ddim(), sigmas, noise)
     alone = torch.cat([run(guider, ddim(), sigmas, noise[i : i + 1]) for i in range(2)])
-    assert float((together - alone).abs().max() / alone.abs().max()) < 1e-5
+    assert relative(together, alone) < 1e-5
     assert torch.equal(together, run(guider, ddim(), sigmas, noise))
 
 

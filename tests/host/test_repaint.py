@@ -4,7 +4,6 @@ import pytest
 import torch
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.repaint import SteerRePaintSampler
-from steer.nodes.sdedit import SteerSDEditSigmas
 from steer.tests.host_run import (
     EPS,
     FLOW,
@@ -12,26 +11,18 @@ from steer.tests.host_run import (
     closed_form,
     counted,
     encode,
+    hole,
     host_guider,
     mean_conditioning,
     noise_of,
+    relative,
     run,
+    sigmas_of,
 )
 
 
 def repaint(resamples=3, jump_length=5, eta=1.0):
     return SteerRePaintSampler.execute(resamples, jump_length, eta)[0]
-
-
-def sigmas_of(model, steps=20):
-    return SteerSDEditSigmas.execute(model, "normal", steps, 1.0)[0]
-
-
-def hole(batch=1, height=16, width=16):
-    mask = torch.zeros(batch, 1, height, width)
-    for item in range(batch):
-        mask[item, :, 4 : 9 + item, 3 + 2 * item : 10] = 1
-    return mask
 
 
 @pytest.fixture
@@ -80,5 +71,5 @@ def test_batch_with_its_own_masks_equals_singles_and_repeats_bitwise(shapes, gui
     together = run(guider, repaint(), sigmas, noise, latent, mask)
     one = slice(0, 1), slice(1, 2)
     alone = torch.cat([run(guider, repaint(), sigmas, noise[i], latent[i], mask[i]) for i in one])
-    assert float((together - alone).abs().max() / alone.abs().max()) < 1e-5
+    assert relative(together, alone) < 1e-5
     assert torch.equal(together, run(guider, repaint(), sigmas, noise, latent, mask))
