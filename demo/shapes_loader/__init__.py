@@ -49,8 +49,12 @@ class ShapesTextTokenizer(comfy.sd1_clip.SDTokenizer):
     """The stock CLIP vocabulary. The width is what the host accepts textual inversions by."""
 
     def __init__(self, embedding_directory=None, tokenizer_data=None):
-        super().__init__(embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {},
-                         embedding_size=TEXT_WIDTH, embedding_key="clip_l")
+        super().__init__(
+            embedding_directory=embedding_directory,
+            tokenizer_data=tokenizer_data or {},
+            embedding_size=TEXT_WIDTH,
+            embedding_key="clip_l",
+        )
 
 
 class ShapesTokenizer(comfy.sd1_clip.SD1Tokenizer):
@@ -64,8 +68,13 @@ class ShapesTextEncoder(comfy.sd1_clip.SDClipModel):
     """CLIP's text encoder at toy size."""
 
     def __init__(self, device="cpu", dtype=None, model_options=None):
-        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, return_projected_pooled=False,
-                         textmodel_json_config=dict(TEXT_CONFIG))
+        super().__init__(
+            device=device,
+            dtype=dtype,
+            model_options=model_options or {},
+            return_projected_pooled=False,
+            textmodel_json_config=dict(TEXT_CONFIG),
+        )
 
 
 class ShapesClip(comfy.sd1_clip.SD1ClipModel):

@@ -1,0 +1,26 @@
+# Each target makes its own environment first (.venv; the second time it is there at once).
+#   make demo ARGS="--workflow repaint --checkpoint model.safetensors"
+#   make test ARGS="-m 'not browser'"
+PYTHON ?= python3
+ARGS ?=
+RUN := .venv/bin/python
+# Threads that wait must not spin: two processes on few cores would slow each other many times over.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test bench lint env
+
+demo: env
+	$(RUN) -m demo $(ARGS)
+
+test: lint
+	$(RUN) -m pytest -ra $(ARGS)
+
+bench: env
+	$(RUN) -m bench $(ARGS)
+
+lint: env
+	$(RUN) -m ruff check .
+
+env:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=... " * (sys.version_info < (3, 10)) or 0)'
+	@$(PYTHON) -m demo.env

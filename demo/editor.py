@@ -1,0 +1,92 @@
+"""The host's real graph editor in headless Chromium, for the workflow tool and the browser tests."""
+
+import json
+import shutil
+import urllib.request
+from contextlib import ExitStack
+
+from playwright.sync_api import sync_playwright
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False}
+READY = "() => window.comfyAPI?.app?.app?.graph?.nodes?.length"  # it opens with a graph of its own
+LOAD = """async ([workflow, name]) => {
+    await window.comfyAPI.app.app.loadGraphData(workflow, true, true, name)
+}"""
+LOAD_API = "async ([prompt, name]) => { await window.comfyAPI.app.app.loadApiJson(prompt, name) }"
+PROMPT = "async () => (await window.comfyAPI.app.app.graphToPrompt()).output"
+SERIALIZE = "() => JSON.parse(JSON.stringify(window.comfyAPI.app.app.graph.serialize()))"
+NODES = """() => window.comfyAPI.app.app.graph.nodes.map(node => ({
+    id: String(node.id), size: [...node.computeSize()],
+    missing: !(node.type in LiteGraph.registered_node_types), marked: Boolean(node.has_errors),
+    refused: (node.widgets ?? []).filter(({options, value}) => Array.isArray(options?.values)
+        && !options.values.includes(value)).map(({name}) => name),
+}))"""
+PLACE = """places => {
+    const graph = window.comfyAPI.app.app.graph
+    for (const [id, x, y, width, height] of places) {
+        const node = graph.getNodeById(id)
+        node.pos = [x, y]
+        node.size = [width, height]
+        for (const widget of node.widgets ?? [])
+            if (widget.name === 'control_after_generate') widget.value = 'fixed'
+    }
+    graph.setDirtyCanvas(true, true)
+}"""
+
+
+class Editor:
+    """One page of the editor at `url`, as a context manager."""
+
+    def __init__(self, url: str):
+        self.url = url
+
+    def __enter__(self) -> "Editor":
+        with ExitStack() as stack:
+            _set(self.url, SETTINGS)
+            browsers = stack.enter_context(sync_playwright())
+            browser = browsers.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+            stack.callback(browser.close)
+            self.page = browser.new_page(viewport={"width": 1900, "height": 900})
+            self.page.goto(self.url, timeout=60_000)
+            self.page.wait_for_function(READY, timeout=60_000)
+            self.page.wait_for_load_state("networkidle")
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._cleanup.close()
+
+    def load(self, workflow: dict, name: str) -> None:
+        """Open a workflow in editor form."""
+        self.page.evaluate(LOAD, [workflow, name])
+
+    def load_api(self, prompt: dict, name: str) -> None:
+        """Open a prompt in API form."""
+        self.page.evaluate(LOAD_API, [prompt, name])
+
+    def prompt(self) -> dict:
+        """The open graph in API form, as the editor would queue it."""
+        return self.page.evaluate(PROMPT)
+
+    def workflow(self) -> dict:
+        """The open graph in editor form, as the editor would save it."""
+        return self.page.evaluate(SERIALIZE)
+
+    def nodes(self) -> list[dict]:
+        """For each node of the open graph: `id`, the least `size`, and what the editor has against it.
+
+        That is: `missing` its type, `marked` red, `refused` values (names of inputs whose choices lack the value).
+        """
+        return self.page.evaluate(NODES)
+
+    def place(self, places: list[tuple]) -> None:
+        """Move and size nodes, (id, x, y, width, height) each; their seeds stay fixed, so a run can be repeated."""
+        self.page.evaluate(PLACE, places)
+
+
+def _set(url: str, settings: dict) -> None:
+    request = urllib.request.Request(
+        f"{url}/settings", json.dumps(settings).encode(), {"Content-Type": "application/json"}
+    )
+    urllib.request.urlopen(request, timeout=30).close()

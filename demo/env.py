@@ -1,0 +1,165 @@
+"""Make the checkout's `.venv` on a bare machine; a developer's tool, standard library only.
+
+    python3 -m demo.env
+
+With a host its requirements, torch and the test dependencies are resolved together; without one, comfy-cli is
+asked for a host first, and when that cannot be had the environment is made without. What was asked for is hashed
+into a stamp, so that the next run starts at once, and anything half-made is made anew.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from .host import DEFAULT, VARIABLE, find_host, is_host
+from .package import ROOT
+
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+STAMP = VENV / "steer-stamp"
+NO_HOST = VENV / "steer-no-host"  # why the last try to get a host failed
+WITH_HOST = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
+WITHOUT_HOST = ["torch==2.13.0"]
+HOST_SECONDS = 300
+
+
+def main() -> int:
+    """Make or reuse the environment; the exit code."""
+    try:
+        host = find_host()
+    except ValueError as error:
+        return _fail(str(error))
+    failure = None
+    if host is None and VARIABLE not in os.environ:
+        host, failure = _remembered_failure() or install_host()
+    wanted = requirements(host)
+    if not up_to_date(wanted):
+        try:
+            make(wanted)
+        except subprocess.CalledProcessError as error:
+            return _fail(
+                f"could not make {VENV}: `{' '.join(map(str, error.cmd[:5]))} ...` failed, see above. Run the "
+                "same command again once the cause is gone; what is half-made is made anew."
+            )
+    if failure:
+        NO_HOST.write_text(failure)
+    return _say_host(host)
+
+
+def requirements(host: Path | None) -> list[str]:
+    """pip's arguments for everything that the environment holds."""
+    chosen = [*WITH_HOST, "-r", str(host / "requirements.txt")] if host else WITHOUT_HOST
+    return [*chosen, "-r", str(ROOT / "requirements-dev.txt")]
+
+
+def up_to_date(wanted: list[str]) -> bool:
+    """Whether the environment works and was made from just this."""
+    return STAMP.is_file() and STAMP.read_text() == _stamp(wanted) and _python_works()
+
+
+def make(wanted: list[str]) -> None:
+    """Make the environment, or bring it up to date. CalledProcessError when the installation fails."""
+    if not (STAMP.is_file() and _python_works()):
+        _create()
+    STAMP.unlink(missing_ok=True)  # half-made from here on
+    print(f"Installing into {VENV} (a few minutes; torch alone is large) ...", flush=True)
+    subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted], check=True)
+    STAMP.write_text(_stamp(wanted))
+
+
+def install_host() -> tuple[Path | None, str | None]:
+    """Ask comfy-cli for a host in ~/comfy/ComfyUI: (its folder, None), or (None, why it could not be had).
+
+    Only the host's own files: torch and the requirements come with the environment, in one resolution.
+    """
+    target = DEFAULT.expanduser()
+    if target.exists():
+        return None, f"{target} exists and is not a ComfyUI checkout"
+    print(f"No ComfyUI found: trying comfy-cli's `comfy install` into {target} ...", flush=True)
+    with tempfile.TemporaryDirectory(prefix="steer-comfy-cli-") as folder:
+        try:
+            _run_comfy_cli(Path(folder), target)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            if not is_host(target):
+                shutil.rmtree(target, ignore_errors=True)
+                return None, f"`comfy install` failed: {_reason(error)}"
+    return (target, None) if is_host(target) else (None, f"`comfy install` left no ComfyUI in {target}")
+
+
+def _run_comfy_cli(folder: Path, target: Path) -> None:
+    python = folder / PYTHON.relative_to(VENV)
+    quiet = {"check": True, "timeout": HOST_SECONDS, "capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
+    subprocess.run([sys.executable, "-m", "venv", folder], **quiet)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "comfy-cli"], **quiet)
+    # --cpu answers the question which GPU; it decides nothing else here, since torch is skipped
+    subprocess.run(
+        [
+            python.with_name("comfy"),
+            "--skip-prompt",
+            f"--workspace={target}",
+            "install",
+            "--version",
+            "latest",
+            "--cpu",
+            "--skip-manager",
+            "--skip-torch-or-directml",
+            "--skip-requirement",
+        ],
+        env=os.environ | {"DO_NOT_TRACK": "1", "GIT_TERMINAL_PROMPT": "0"},
+        **quiet,
+    )
+
+
+def _reason(error: subprocess.SubprocessError) -> str:
+    """The line of the output that says most: git's or pip's last complaint."""
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"no end after {HOST_SECONDS} s"
+    lines = [line.strip() for line in f"{error.stdout}\n{error.stderr}".splitlines() if line.strip()]
+    complaints = [line for line in lines if line.lower().startswith(("fatal:", "error:"))]
+    return (complaints or lines or [str(error)])[-1]
+
+
+def _remembered_failure() -> tuple[None, str] | None:
+    return (None, NO_HOST.read_text()) if NO_HOST.is_file() else None
+
+
+def _create() -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
+
+
+def _python_works() -> bool:
+    return PYTHON.exists() and subprocess.run([PYTHON, "-c", "import pip"], capture_output=True).returncode == 0
+
+
+def _stamp(wanted: list[str]) -> str:
+    files = [Path(name).read_text() for option, name in zip(wanted, wanted[1:], strict=False) if option == "-r"]
+    return hashlib.sha256("\n".join([sys.version, str(VENV), *wanted, *files]).encode()).hexdigest()
+
+
+def _say_host(host: Path | None) -> int:
+    if host:
+        NO_HOST.unlink(missing_ok=True)
+        print(f"ComfyUI: {host}", flush=True)
+    elif NO_HOST.is_file():
+        print(
+            f"No ComfyUI: {NO_HOST.read_text()}\n"
+            f"  Going on without it. To have it: clone ComfyUI to {DEFAULT}, or set {VARIABLE} to a checkout,\n"
+            f"  and run the same command again. To let comfy-cli try again: rm {NO_HOST}",
+            flush=True,
+        )
+    else:
+        print(f"Without ComfyUI, as {VARIABLE} asks.", flush=True)
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(message, file=sys.stderr, flush=True)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Find the host (ComfyUI) on this machine, and load it into this process. Standard library only at import."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from .package import ROOT
+
+VARIABLE = "COMFYUI_PATH"
+DEFAULT = Path("~/comfy/ComfyUI")
+
+
+def find_host() -> Path | None:
+    """The host's folder, or None when there is none or when COMFYUI_PATH is set to nothing.
+
+    Looked for in this order: COMFYUI_PATH; the `custom_nodes` folder this checkout lies in; ~/comfy/ComfyUI.
+    ValueError when COMFYUI_PATH names something that is not a ComfyUI folder.
+    """
+    wanted = os.environ.get(VARIABLE)
+    if wanted is not None:
+        return _named_host(wanted)
+    enclosing = [folder.parent for folder in ROOT.parents if folder.name == "custom_nodes"]
+    return next((folder for folder in [*enclosing, DEFAULT.expanduser()] if is_host(folder)), None)
+
+
+def is_host(folder: Path) -> bool:
+    """Whether the folder is a ComfyUI checkout."""
+    return (folder / "main.py").is_file() and (folder / "comfy").is_dir()
+
+
+def load_host(folder: Path) -> None:
+    """Make the host's modules (`comfy`, `nodes`, `folder_paths`) importable in this process.
+
+    Call it before anything else imports `comfy`. ImportError when another `nodes` is already loaded.
+    """
+    host = str(folder.resolve())
+    sys.path[:] = [host, *(entry for entry in sys.path if entry != host)]
+    _choose_device()
+    nodes = importlib.import_module("nodes")
+    if Path(nodes.__file__).resolve() != Path(host, "nodes.py"):
+        raise ImportError(
+            f"`import nodes` gave {nodes.__file__} instead of the host's {host}/nodes.py: "
+            "call load_steer() and load_host() before anything that imports `nodes`"
+        )
+
+
+def _named_host(wanted: str) -> Path | None:
+    if not wanted.strip():
+        return None
+    folder = Path(wanted).expanduser()
+    if not is_host(folder):
+        raise ValueError(
+            f"{VARIABLE}={wanted} is not a ComfyUI folder (no main.py and comfy/ in it). Set it to a "
+            "ComfyUI checkout, unset it to look in the usual places, or set it to nothing to do without."
+        )
+    return folder.resolve()
+
+
+def _choose_device() -> None:
+    """The host dies at import on a machine without a GPU unless it was told so first."""
+    import torch
+
+    if not gpu_there(torch):
+        importlib.import_module("comfy.cli_args").args.cpu = True
+
+
+def gpu_there(torch) -> bool:
+    """Whether torch sees an accelerator that the host would use."""
+    return torch.cuda.is_available() or torch.backends.mps.is_available()

@@ -1,0 +1,320 @@
+"""The real host as a subprocess: started on a free port with this checkout in it, talked to over its API.
+
+Nothing of the user's installation is written: inputs, outputs, settings and the database live in a temporary
+folder, and of the custom nodes only this checkout and the demo's loader for the shapes checkpoint are loaded.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import urlencode
+
+import torch
+import websocket
+from PIL import Image
+
+from .host import find_host, gpu_there
+from .package import ROOT
+
+SHAPES = ROOT / "demo" / "shapes"
+CUSTOM_NODES = {"steer-diffusion-checkout": ROOT, "steer-shapes-loader": ROOT / "demo" / "shapes_loader"}
+START_SECONDS = 180
+Progress = Callable[[str, float], None]  # node id, fraction of that node done: 0.0 when it begins
+
+
+class HostError(RuntimeError):
+    """The host refused or failed a prompt. `node_id` and the rest are None where the host named no node."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        node_id=None,
+        node_type=None,
+        exception_type=None,
+        exception_message=None,
+        node_errors=None,
+    ):
+        super().__init__(message)
+        self.node_id = node_id
+        self.node_type = node_type
+        self.exception_type = exception_type
+        self.exception_message = exception_message
+        self.node_errors = node_errors or {}
+
+
+class Server:
+    """A running host, as a context manager; it is shut down on every way out, signals included."""
+
+    def __init__(self, host: Path | None = None, checkpoint: Path | None = None):
+        """`host`: the ComfyUI folder, default the one found here; `checkpoint`: a file to offer besides the shapes'."""
+        self.host = host or find_host()
+        if self.host is None:
+            raise ValueError("no ComfyUI found: set COMFYUI_PATH to a checkout, or clone it to ~/comfy/ComfyUI")
+        self.model_folders = [SHAPES] + ([checkpoint.resolve().parent] if checkpoint else [])
+
+    def __enter__(self) -> "Server":
+        with ExitStack() as stack:
+            stack.enter_context(_signals_raise())
+            self.folder = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="steer-host-", ignore_cleanup_errors=True))
+            )
+            self.input_folder = self.folder / "input"
+            self._prepare()
+            self._start()
+            stack.callback(self._stop)
+            self._wait_until_ready()
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._cleanup.close()
+
+    def object_info(self) -> dict:
+        """What the host says of every node it has: the /object_info answer."""
+        return self._get_json("/object_info")
+
+    def queue(self, prompt: dict, client_id: str | None = None) -> str:
+        """Queue a prompt in API form; its prompt id. HostError with `node_errors` when the host refuses it."""
+        body = {"prompt": prompt} | ({"client_id": client_id} if client_id else {})
+        try:
+            return json.loads(self._post("/prompt", body))["prompt_id"]
+        except urllib.error.HTTPError as error:
+            raise _refusal(json.loads(error.read()), prompt) from None
+
+    def run(self, prompt: dict, progress: Progress | None = None, timeout: float = 600) -> dict:
+        """Run a prompt to its end; the outputs by node id, as the host's history has them.
+
+        HostError when the host refuses it, a node fails, it is interrupted, or `timeout` seconds pass.
+        """
+        client = uuid.uuid4().hex
+        channel = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={client}", timeout=10)
+        try:
+            prompt_id = self.queue(prompt, client)
+            self._follow(channel, prompt_id, progress, time.monotonic() + timeout)
+        finally:
+            channel.close()
+        return self.outputs(prompt_id)
+
+    def outputs(self, prompt_id: str) -> dict:
+        """The outputs by node id of a prompt that has ended. HostError when it ended in an error."""
+        entry = self._get_json(f"/history/{prompt_id}")[prompt_id]
+        for kind, data in entry["status"]["messages"]:
+            if kind in ("execution_error", "execution_interrupted"):
+                raise _failure(kind, data)
+        return entry["outputs"]
+
+    def interrupt(self) -> None:
+        """Ask the host to stop what it is running now."""
+        self._post("/interrupt", {})
+
+    def image(self, filename: str, subfolder: str = "", type: str = "output") -> Image.Image:
+        """A picture that the host saved, addressed as the outputs do."""
+        query = urlencode({"filename": filename, "subfolder": subfolder, "type": type})
+        return Image.open(BytesIO(self._get(f"/view?{query}")))
+
+    def images(self, outputs: dict) -> list[tuple[str, Image.Image]]:
+        """(node id, picture) for every picture saved in these outputs."""
+        return [(node, self.image(**where)) for node in outputs for where in outputs[node].get("images", [])]
+
+    def log(self) -> str:
+        """What the host has printed so far."""
+        return (self.folder / "host.log").read_text(errors="replace")
+
+    @property
+    def url(self) -> str:
+        """Where the host's editor and API are."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def _prepare(self) -> None:
+        for name in ("input", "output", "temp", "user", "custom_nodes"):
+            (self.folder / name).mkdir()
+        for name, source in CUSTOM_NODES.items():
+            _link(source, self.folder / "custom_nodes" / name)
+        paths = {
+            "custom_nodes": str(self.folder / "custom_nodes"),
+            "checkpoints": "\n".join(str(folder) for folder in self.model_folders),
+        }
+        (self.folder / "paths.yaml").write_text(json.dumps({"steer": paths}))  # JSON is YAML
+
+    def _start(self) -> None:
+        self.port = _free_port()
+        with open(self.folder / "host.log", "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "main.py", *self._arguments()],
+                cwd=self.host,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def _arguments(self) -> list[str]:
+        folders = [f"--{name}-directory={self.folder / name}" for name in ("input", "output", "temp", "user")]
+        device = [] if gpu_there(torch) else ["--cpu"]
+        return [
+            "--listen",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            *device,
+            *folders,
+            "--database-url",
+            f"sqlite:///{self.folder / 'comfyui.db'}",
+            "--extra-model-paths-config",
+            str(self.folder / "paths.yaml"),
+            "--disable-auto-launch",
+            "--disable-api-nodes",
+            "--disable-all-custom-nodes",
+            "--whitelist-custom-nodes",
+            *CUSTOM_NODES,
+        ]
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            self._check_alive()
+            try:
+                self._get_json("/system_stats")
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise HostError(f"the host did not answer within {START_SECONDS} s:\n{self._log_tail()}")
+
+    def _follow(self, channel, prompt_id: str, progress: Progress | None, deadline: float) -> None:
+        """Until the host says that the prompt has ended, in whatever way."""
+        channel.settimeout(1)
+        while time.monotonic() < deadline:
+            try:
+                text = channel.recv()
+            except websocket.WebSocketTimeoutException:
+                self._check_alive()
+                continue
+            except (websocket.WebSocketException, OSError) as error:
+                raise HostError(f"lost the host ({error}):\n{self._log_tail()}") from error
+            if not isinstance(text, str) or not text:
+                continue  # a preview picture
+            event = json.loads(text)
+            data = event["data"]
+            if event["type"] not in ("executing", "progress") or data.get("prompt_id") != prompt_id:
+                continue
+            if data["node"] is None:
+                return
+            if progress:
+                progress(data["node"], data["value"] / data["max"] if event["type"] == "progress" else 0.0)
+        self.interrupt()
+        raise HostError(f"the prompt did not end in time and was interrupted:\n{self._log_tail()}")
+
+    def _check_alive(self) -> None:
+        if self.process.poll() is not None:
+            raise HostError(f"the host ended with exit code {self.process.returncode}:\n{self._log_tail()}")
+
+    def _stop(self) -> None:
+        for stop in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+            _signal_group(self.process, stop)
+            try:
+                self.process.wait(timeout=10)
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+    def _log_tail(self) -> str:
+        return "\n".join(self.log().splitlines()[-30:])
+
+    def _get(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return answer.read()
+
+    def _get_json(self, path: str) -> dict:
+        return json.loads(self._get(path))
+
+    def _post(self, path: str, body: dict) -> bytes:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read()
+
+
+@contextmanager
+def _signals_raise():
+    """Let SIGTERM and SIGHUP leave through the `with` blocks, as Ctrl-C does, so that the child is ended too."""
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        names = []
+    before = {name: signal.signal(getattr(signal, name), _leave) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def _leave(number, frame):
+    raise SystemExit(128 + number)
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except AttributeError:  # Windows has no process groups to signal
+        process.terminate()
+    except ProcessLookupError:
+        return
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source, target_is_directory=True)
+    except OSError:  # Windows without the right to make links
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git", ".venv", "output", "__pycache__"))
+
+
+def _refusal(answer: dict, prompt: dict) -> HostError:
+    """The error for a prompt that the host did not accept."""
+    node_errors = answer.get("node_errors") or {}
+    lines = [answer["error"]["message"]]
+    for node, found in node_errors.items():
+        kind = prompt[node]["class_type"]
+        lines += [f"node {node} ({kind}): {error['message']}: {error['details']}" for error in found["errors"]]
+    first = next(iter(node_errors), None)
+    return HostError(
+        "\n".join(lines),
+        node_id=first,
+        node_type=prompt[first]["class_type"] if first else None,
+        exception_type=answer["error"]["type"],
+        exception_message=answer["error"]["message"],
+        node_errors=node_errors,
+    )
+
+
+def _failure(kind: str, data: dict) -> HostError:
+    """The error for a prompt that ended in a node."""
+    what = data.get("exception_message", "interrupted")
+    return HostError(
+        f"node {data['node_id']} ({data['node_type']}): {what.strip()}",
+        node_id=data["node_id"],
+        node_type=data["node_type"],
+        exception_type=data.get("exception_type", kind),
+        exception_message=what,
+    )

@@ -1,0 +1,23 @@
+"""Every example workflow through the real server's API."""
+
+import numpy as np
+import pytest
+from steer.demo.runner import load_workflow, workflow_names
+
+
+@pytest.mark.parametrize("name", workflow_names())
+def test_runs_and_leaves_pictures(server, name):
+    prompt = load_workflow(name)
+    pictures = server.images(server.run(prompt))
+    assert {node for node, _ in pictures} == {node for node in prompt if prompt[node]["class_type"] == "SaveImage"}
+    for _, picture in pictures:
+        assert picture.size == (128, 128)
+        assert np.asarray(picture).std() > 10
+
+
+@pytest.mark.parametrize("name", workflow_names())
+def test_every_node_has_a_title_and_every_file_a_name_of_its_own(name):
+    prompt = load_workflow(name)
+    assert all(node["_meta"]["title"] for node in prompt.values())
+    prefixes = [node["inputs"]["filename_prefix"] for node in prompt.values() if node["class_type"] == "SaveImage"]
+    assert len(set(prefixes)) == len(prefixes) > 0
