@@ -88,7 +88,9 @@ def measured(problems, given, pictures, name, steps, calls) -> dict:
             right[key] += value
         kept = torch.from_numpy(~item["hole"])
         near.append(psnr(after, before, kept))
-        far.append(psnr(after, before, kept & ~grown(item["hole"], APART)))
+        apart = kept & ~grown(item["hole"], APART)
+        if apart.any():  # a hole in the middle may leave nothing so far away
+            far.append(psnr(after, before, apart))
     share = {key: f"{100 * value / len(problems):.0f}%" for key, value in right.items()}
     return {"method": name, "steps": steps, "model calls": calls, **share,
             "PSNR outside": f"{np.mean(near):.1f} dB", "PSNR apart": f"{np.mean(far):.1f} dB"}  # fmt: skip
