@@ -12,4 +12,9 @@ def encode_texts(clip, texts: list[str]):
 def sample(guider, sampler, sigmas, latent, mask=None, seed=0):
     """As SamplerCustomAdvanced runs it, from the noise of the seed."""
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
+    return sample_noise(guider, sampler, sigmas, latent, noise, mask, seed)
+
+
+def sample_noise(guider, sampler, sigmas, latent, noise, mask=None, seed=0):
+    """The same from a given noise."""
     return guider.sample(noise, latent.clone(), sampler, sigmas, denoise_mask=mask, disable_pbar=True, seed=seed)

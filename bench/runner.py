@@ -10,7 +10,7 @@ import torch
 
 from ..demo.host import find_host, load_host
 
-NAMES = ("inpainting", "overhead")
+NAMES = ("inpainting", "inversion", "null_text", "overhead")
 FOLDER = Path(__file__).parent
 
 
@@ -23,6 +23,7 @@ def main(names: list[str]) -> int:
               "COMFYUI_PATH, or clone it to ~/comfy/ComfyUI", file=sys.stderr)  # fmt: skip
         return 2
     load_host(host)
+    importlib.import_module("comfy.utils").PROGRESS_BAR_ENABLED = False
     for name in names or NAMES:
         started = time.monotonic()
         with torch.inference_mode():

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 CELL = 224  # pixels a picture may take, either way
 GAP = 18
-CAPTION_LINES = 3
+CAPTION_LINES = 4
 TEXT = ImageFont.load_default(15)
 HEADING = ImageFont.load_default(24)
 LINE = 19

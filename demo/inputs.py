@@ -20,11 +20,12 @@ FINE = 4  # strokes are drawn this many times larger
 
 
 def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
-    """Write `strokes.png`, `inpaint.png` and `outpaint.png`, scaled to `size` pixels a side; the paths by name.
+    """Write `strokes.png`, `inpaint.png`, `outpaint.png` and `photo.png`, scaled to `size` pixels; the paths by name.
 
-    `inpaint.png` is transparent where it is to be redrawn; `outpaint.png` has three quarters of the width.
+    `inpaint.png` is transparent where it is to be redrawn; `outpaint.png` has three quarters of the width; `photo.png`
+    is the real picture to invert.
     """
-    pictures = {"strokes": strokes(), "inpaint": inpaint(), "outpaint": outpaint()}
+    pictures = {"strokes": strokes(), "inpaint": inpaint(), "outpaint": outpaint(), "photo": photo()}
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in pictures}
     for name, picture in pictures.items():
@@ -58,6 +59,12 @@ def outpaint() -> Image.Image:
     """The left part of a red circle on white; the circle is cut, so that what is added has something to go on."""
     whole = Image.fromarray(render(scene_of("circle", "red", "white", 78, 64, 34)))
     return whole.crop((0, 0, KEPT_WIDTH, SIZE))
+
+
+def photo() -> Image.Image:
+    """A picture the model did not make: a red heart above a yellow star on black."""
+    heart, star = scene_of("heart", "red", "black", 50, 36, 24), scene_of("star", "yellow", "black", 76, 94, 25)
+    return Image.fromarray(render({**heart, "objs": heart["objs"] + star["objs"]}))
 
 
 def hole_mask() -> np.ndarray:

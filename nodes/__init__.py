@@ -2,9 +2,9 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import blended_diffusion, ddim, guidance, repaint, sdedit
+from . import blended_diffusion, ddim, guidance, inversion, inversion_file, null_text, repaint, sdedit
 
-METHODS = (guidance, ddim, sdedit, repaint, blended_diffusion)
+METHODS = (guidance, ddim, sdedit, repaint, blended_diffusion, inversion, inversion_file, null_text)
 
 
 class SteerExtension(ComfyExtension):

@@ -1,22 +1,32 @@
 """The one file that reads the host's internals: its noise laws, latents, masks and the way it runs a sampler."""
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import inf, isfinite
+from functools import partial
+from math import hypot, inf, isfinite
 
+import comfy.latent_formats
 import comfy.model_management
 import comfy.samplers
 import node_helpers
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_sampling import CONST
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from ..samplers.blended_diffusion import Blend
 from ..samplers.core import Denoiser, SampleNoise, Step, descending
+from ..samplers.ddim import ddim
 from ..samplers.guidance import branch_weights, cfg_with_empty
+from ..samplers.inversion import Inversion, invert, largest_error, report
 from ..samplers.masks import check_mask
 from ..samplers.noise_law import NoiseLaw
 
@@ -128,6 +138,16 @@ def checked_run(guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent:
     return Run(descending(sigmas.tolist()), noise_law(model.model_sampling), latent, mask, seed, noise)
 
 
+def denoiser(guider, extra_args: dict, **also) -> Denoiser:
+    """The guider, or what the host wraps round it, as the math calls it; an interrupt stops it before the next call."""
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        return guider(x, x.new_full((x.shape[0],), sigma), **extra_args, **also)
+
+    return denoise
+
+
 class SteerSampler(comfy.samplers.Sampler):
     """A host SAMPLER made of a generator of steps.
 
@@ -154,12 +174,7 @@ class SteerSampler(comfy.samplers.Sampler):
         x = model_sampling.noise_scaling(sigmas[0], noise, latent_image, self.max_denoise(model_wrap, sigmas))
         masked = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         masked.latent_image, masked.noise = latent_image, noise
-        host_mask = None if self.needs_mask else denoise_mask
-
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            return masked(x, x.new_full((x.shape[0],), sigma), denoise_mask=host_mask, **extra_args)
-
+        denoise = denoiser(masked, extra_args, denoise_mask=None if self.needs_mask else denoise_mask)
         total = self.calls(len(run.sigmas) - 1)
         for index, step in enumerate(tqdm(self.steps(denoise, x, run), total=total, disable=disable_pbar)):
             x = step.x
@@ -206,6 +221,98 @@ class BlendedGuider:
             return self._guider(x, sigma, model_options=model_options, seed=seed)
 
         return self._blend.denoise(denoise, x, float(sigma.max()))
+
+
+class InvertedNoise:
+    """A host NOISE that makes sampling start exactly at an inverted latent, from the LATENT it was given out with."""
+
+    seed = 0
+
+    def __init__(self, noise: Tensor):
+        self._noise = noise
+
+    def generate_noise(self, input_latent: dict) -> Tensor:
+        shape = tuple(input_latent["samples"].shape)
+        if shape != tuple(self._noise.shape):
+            raise ValueError(
+                f"the inverted noise is for a latent of shape {tuple(self._noise.shape)}, not {shape}; "
+                "connect the LATENT of the same inversion"
+            )
+        return self._noise.clone()
+
+
+def latent_format_of(inversion: Inversion):
+    """The host's latent format of an inversion; ValueError unless this host has it and the channels agree."""
+    name, channels = inversion.latent_format[:100], inversion.latents[0].shape[1]
+    kind = getattr(comfy.latent_formats, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, comfy.latent_formats.LatentFormat)):
+        raise ValueError(
+            f"the inversion is of a model with the latent format {name!r}, which this ComfyUI does not have; "
+            "update ComfyUI"
+        )
+    if channels != kind.latent_channels:
+        raise ValueError(
+            f"the inversion has {channels} channels, and its latent format {name} has {kind.latent_channels}; "
+            "invert again with the model that will sample"
+        )
+    return kind()
+
+
+def inversion_start(inversion: Inversion) -> tuple[Tensor, InvertedNoise]:
+    """The source latent as the host passes it on wires, and the noise to start from `inversion.latents[0]` with it."""
+    latent_format, sigma, law = latent_format_of(inversion), inversion.sigmas[0], inversion.law
+    samples = latent_format.process_out(inversion.latents[-1])
+    source = latent_format.process_in(samples) if samples.any() else samples
+    # what the host multiplies the noise by; at the model's highest level more, where alpha is 1
+    factor = hypot(1.0, sigma) if inversion.from_top and not law.flow else law.std(sigma)
+    noise = (inversion.latents[0].double() - law.alpha(sigma) * source.double()) / factor
+    return samples, InvertedNoise(noise.float())
+
+
+class InversionSampler(comfy.samplers.Sampler):
+    """Walks the source up instead of sampling down. Made for one run, which leaves its `inversion` and `report`."""
+
+    def __init__(self, node: str, refine: int, tolerance: float, check: bool):
+        self.node, self.refine, self.tolerance, self.check = node, refine, tolerance, check
+        self.inversion: Inversion | None = None
+        self.report = ""
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        with errors_of(self.node):
+            run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, None, needs_mask=False)
+            if not latent_image.any():
+                raise ValueError("latent_image is empty (all zero); encode the picture to invert")
+            if run.sigmas[-1] != 0.0:
+                raise ValueError(
+                    f"the sigmas end at {run.sigmas[-1]:g}, but a picture is inverted from 0 up; "
+                    "use the whole end of the schedule (the lower half of a split, SteerSDEditSigmas)"
+                )
+        count = len(run.sigmas) - 1
+        mib = latent_image.numel() * 4 * (count + 1) / 2**20
+        log.info("%s: %d steps; the trajectory takes %.1f MiB of memory, not on the GPU", self.node, count, mib)
+        denoise, total = denoiser(model_wrap, extra_args), count * (2 if self.check else 1)
+        levels, latents = [], [latent_image.float().cpu()]
+        steps = invert(denoise, latent_image, run.sigmas, run.law, self.refine, self.tolerance)
+        for index, level in enumerate(tqdm(steps, total=count, disable=disable_pbar)):
+            latents.append(level.x.float().cpu())
+            levels.append(level._replace(x=None, denoised=None))
+            callback(index, level.denoised, level.x, total)
+        model = model_wrap.inner_model
+        self.inversion = Inversion(
+            tuple(run.sigmas), tuple(reversed(latents)), run.law, type(model.latent_format).__name__,
+            self.max_denoise(model_wrap, sigmas),
+        )  # fmt: skip
+        errors = None
+        if self.check:
+            back = ddim(denoise, level.x, run.sigmas, run.law)
+            errors = []
+            for index, step in enumerate(tqdm(back, total=count, disable=disable_pbar)):
+                errors.append(largest_error(step.x, self.inversion.latents[index + 1], run.law, step.sigma))
+                callback(count + index, step.denoised, step.x, total)
+        self.report = report(self.inversion, levels, errors, self.tolerance)
+        return latent_image
 
 
 def read_by_patches(model_options: dict) -> bool:
@@ -280,3 +387,284 @@ class SteerCFG(comfy.samplers.CFGGuider):
         for patch in model_options.get("sampler_post_cfg_function", []):
             denoised = patch({**args, "denoised": denoised})
         return denoised
+
+
+IN_PLACE = {Tensor.__iadd__: torch.add, Tensor.__isub__: torch.sub, Tensor.__imul__: torch.mul}
+
+
+class _PlainTensors(TorchFunctionMode):
+    """Lets autograd work with what it meets in the host: inference tensors, and `h += control`."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "__get__":  # a tensor's shape, dtype and the like
+            return func(*args, **kwargs)
+        tensors = _tensors_in((*args, *kwargs.values()))
+        if any(tensor.requires_grad for tensor in tensors):
+            if any(tensor.is_inference() for tensor in tensors):
+                # autograd may save any of them for the way back, and it cannot save an inference tensor
+                args, kwargs = tree_map(_plain, (args, kwargs))
+            if func in IN_PLACE and not args[0]._is_view():
+                # the left side may be saved for the way back; what is assigned is the same, if not in the same place
+                return IN_PLACE[func](*args, **kwargs).to(args[0].dtype)
+        elif name.endswith("_") and not name.endswith("__") and tensors and tensors[0].is_inference():
+            # the host fills a buffer of its own, such as the one for weights on their way from the CPU
+            with torch.inference_mode():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _tensors_in(values) -> list[Tensor]:
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors_in(value)
+    return found
+
+
+def _plain(value):
+    return value.detach().clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+@contextmanager
+def gradients():
+    """Inside, calls of a `Differentiable`'s model can be differentiated, even from a node's inference mode.
+
+    The way back has to be inside as well. Never yield inside: the modes would leak to whoever iterates.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), _PlainTensors():
+        yield
+
+
+class GraphTooLarge(Exception):
+    """Raised on the way forward when what it keeps for the way back would not fit."""
+
+
+class Differentiable:
+    """A model patcher's model (a model, a VAE, a CLIP vision) as it is called inside `gradients`.
+
+    `patcher` is a clone to load and run instead of the given one. There each weight is cloned as it is used, so that
+    what the way back needs is not in a buffer that the host reuses for the next offloaded layer, and so that layers
+    with quantised arithmetic compute in full. The weights themselves are shared and stay as they are.
+    Where the activations do not fit they are not kept, and computed again block by block: `recompute` says so, None
+    until the first call has found it out.
+    """
+
+    def __init__(self, patcher, recompute: bool | None = None):
+        self.patcher, self.recompute = patcher.clone(), recompute
+        for name, _ in self.patcher.model.named_parameters():
+            if name.endswith((".weight", ".bias")):
+                self.patcher.add_weight_wrapper(name, _cloned)
+
+    def __call__(self, call: Callable):
+        """What `call()` returns, a function that calls the model."""
+        if self.recompute is None:
+            try:
+                # the way back needs room of its own
+                with _graph_within(0.6 * comfy.model_management.get_free_memory(self.patcher.load_device)):
+                    result = call()
+                self.recompute = False
+                return result
+            except (GraphTooLarge, comfy.model_management.OOM_EXCEPTION):
+                self.recompute = True
+                log.info("the activations of one model call do not fit: they are computed again on the way back")
+                comfy.model_management.soft_empty_cache()
+        if not self.recompute:
+            return call()
+        with _recomputing(blocks_of(self.patcher.model)):
+            return call()
+
+
+def _cloned(weight: Tensor, **_) -> Tensor:
+    return weight.detach().clone()
+
+
+@contextmanager
+def _graph_within(limit: float):
+    """Raises GraphTooLarge as soon as autograd keeps more than `limit` bytes, the model's own weights aside."""
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            if sum(kept.values()) > limit:
+                raise GraphTooLarge
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        yield
+
+
+def blocks_of(module: torch.nn.Module) -> list[torch.nn.Module]:
+    """The parts whose activations to recompute together: each is called, and holds at most an eighth of the weights."""
+    largest = sum(weight.numel() for weight in module.parameters()) / 8
+
+    def search(part: torch.nn.Module):
+        for child in part.children():
+            called = type(child).forward is not torch.nn.Module.forward and not isinstance(child, torch.nn.Sequential)
+            if not called or sum(weight.numel() for weight in child.parameters()) > largest:
+                yield from search(child)
+            elif any(True for _ in child.children()):
+                yield child
+
+    return list(search(module))
+
+
+@contextmanager
+def _recomputing(blocks: list[torch.nn.Module]):
+    """Inside, what the blocks compute is not kept but computed again on the way back; afterwards they are as before."""
+    before = [vars(block).get("forward") for block in blocks]
+    try:
+        for block in blocks:
+            block.forward = partial(_recomputed, block.forward)
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+
+def _recomputed(forward: Callable, *args, **kwargs):
+    # blocks note their place in the options they are given: the second time they have to find them as the first time
+    args, kwargs = _own_options(args, kwargs)
+
+    def compute():
+        own_args, own_kwargs = _own_options(args, kwargs)
+        return forward(*own_args, **own_kwargs)
+
+    return checkpoint(compute, use_reentrant=False)
+
+
+def _own_options(args, kwargs):
+    def own(value):
+        return dict(value) if isinstance(value, dict) else value
+
+    return [own(value) for value in args], {name: own(value) for name, value in kwargs.items()}
+
+
+def gradient_options(model_options: dict) -> dict:
+    """The model options for calls inside `gradients`: attention that has a way back, on one device."""
+    transformer_options = dict(model_options.get("transformer_options", {}))
+    previous = transformer_options.get("optimized_attention_override")
+    # the host's own override only picks a back-end; another may change the attention, and is called
+    picks = previous is None or "set_model_optimized_attention" in getattr(previous, "__qualname__", "")
+
+    def attention_override(_, *args, **kwargs):
+        return attention_pytorch(*args, **kwargs) if picks else previous(attention_pytorch, *args, **kwargs)
+
+    transformer_options["optimized_attention_override"] = attention_override
+    options = {**model_options, "transformer_options": transformer_options}
+    options.pop("multigpu_clones", None)  # the host's worker threads record no gradients
+    return options
+
+
+class Branches:
+    """The predictions of one run apart: the positive's, and the negative's under embeddings that can be differentiated.
+
+    Made by the host's own processing of conditionings, so that ControlNets, masks and LoRA hooks act as in sampling.
+    """
+
+    def __init__(self, guider, model_options: dict, differentiable: Differentiable):
+        self._model, self._conds, self._options = guider.inner_model, guider.conds, model_options
+        self._gradient_options, self._differentiable = gradient_options(model_options), differentiable
+
+    def embedding(self, batch: int) -> Tensor:
+        """The negative's (batch, tokens, channels), float32; ValueError where the model does not use it as given."""
+        (entry,) = self._conds["negative"]
+        context, given = entry["model_conds"].get("c_crossattn"), entry.get("cross_attn")
+        if context is None or given is None or not same(context.cond, given):
+            raise ValueError(
+                f"{type(self._model).__name__} does not use its text embedding as it is given, so there is nothing to "
+                "optimise; models of the SD1.x, SD2.x, SDXL and SD3 kind work"
+            )
+        given = given.to(self._differentiable.patcher.load_device, torch.float32)
+        return given.repeat(batch // given.shape[0], 1, 1)
+
+    def conditional(self, x: Tensor, sigma: float) -> Tensor:
+        return self._predict(self._conds["positive"], x, sigma, self._options)
+
+    def unconditional(self, x: Tensor, sigma: float, embedding: Tensor) -> Tensor:
+        """To be called inside `gradients`."""
+        (entry,) = self._conds["negative"]
+        context = entry["model_conds"]["c_crossattn"]._copy_with(embedding)
+        entry = {**entry, "model_conds": {**entry["model_conds"], "c_crossattn": context}}
+        return self._differentiable(lambda: self._predict([entry], x, sigma, self._gradient_options))
+
+    def _predict(self, cond: list[dict], x: Tensor, sigma: float, options: dict) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        sigmas = x.new_full((x.shape[0],), sigma)
+        return comfy.samplers.calc_cond_batch(self._model, [cond], x, sigmas, options)[0]
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a, b.to(a))
+
+
+class _WithBranches(comfy.samplers.Sampler):
+    """Not a sampler, but what to do where the host samples: with models loaded and conditionings processed."""
+
+    def __init__(self, work: Callable[[Branches], None], differentiable: Differentiable):
+        self.work, self.differentiable = work, differentiable
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        self.work(Branches(model_wrap, extra_args["model_options"], self.differentiable))
+        return latent_image
+
+
+def with_branches(model, positive, negative, inversion: Inversion, work: Callable[[Branches], None]) -> None:
+    """Calls `work` once, inside a run of the host on the model and the two conditionings; the model stays as it is."""
+    differentiable = Differentiable(model)
+    guider = comfy.samplers.CFGGuider(differentiable.patcher)
+    guider.set_conds(positive, negative)
+    # the models' own preparation looks at the latent (inpainting models take the picture from it)
+    source = model.model.process_latent_out(inversion.latents[-1])
+    guider.sample(
+        torch.zeros_like(source), source, _WithBranches(work, differentiable), torch.tensor(inversion.sigmas),
+        disable_pbar=True, seed=0,
+    )  # fmt: skip
+
+
+def check_inversion_fits(inversion: Inversion, model) -> None:
+    """ValueError for an inversion that this model cannot have made, or that holds what is not a number."""
+    made_for, format_name = inversion.latent_format, type(model.model.latent_format).__name__
+    law = noise_law(model.get_model_object("model_sampling"))
+    if made_for != format_name or inversion.law != law:
+        raise ValueError(
+            f"the inversion is of a {_kind(inversion.law)} model with {made_for} latents, and this model is a "
+            f"{_kind(law)} one with {format_name} latents; use the model that it was made with"
+        )
+    descending(inversion.sigmas)
+    if len(inversion.latents) != len(inversion.sigmas):
+        raise ValueError(f"the inversion holds {len(inversion.latents)} latents for {len(inversion.sigmas)} sigmas")
+    if not all(torch.isfinite(latent).all() for latent in inversion.latents):
+        raise ValueError("the inversion holds NaN or infinite values; invert again, at a higher precision")
+
+
+def _kind(law: NoiseLaw) -> str:
+    return "rectified-flow" if law.flow else "variance-exploding"
+
+
+def negative_takes_over(positive, negative) -> dict:
+    """The options of a single negative, with the ControlNet that the host would lend it from the positive.
+
+    The host lends it to the first entry of the negative only, which is not enough for one that has many.
+    """
+    options = dict(negative[0][1])
+    lent = [given for _, given in positive if given.get("control_apply_to_uncond") and given.get("control") is not None]
+    if lent and options.get("control") is None:
+        options["control"] = lent[0]["control"]
+    return options
+
+
+def show_progress_text(text: str) -> None:
+    """Shows a line on the node that is running, in the editor."""
+    server, context = sys.modules.get("server"), get_executing_context()
+    instance = getattr(server.PromptServer, "instance", None) if server and context else None
+    if instance is not None:
+        instance.send_progress_text(text, context.node_id)

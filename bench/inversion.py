@@ -1,0 +1,132 @@
+"""Reconstruction of 32 pictures by inversion, PNG in, PNG out, 50 steps; diffusers' inversion on the same weights."""
+
+import random
+import time
+
+import comfy.samplers
+import numpy as np
+import torch
+
+from ..demo.diffusers_bridge import SCHEDULER
+from ..demo.diffusers_bridge import load as load_bridge
+from ..demo.metrics import markdown_table, psnr
+from ..demo.shapes import stock
+from ..demo.shapes.data import caption, render, sample_scene
+from ..nodes.ddim import SteerDDIMSampler
+from ..nodes.inversion import SteerDDIMInversion
+from ..nodes.null_text import SteerNullText
+from .host_run import encode_texts, sample_noise
+
+PICTURES, STEPS, CFG = 32, 50, 7.5
+METHODS = {  # name: (cfg, refine, negative)
+    "plain, cfg 1": (1.0, 0, "empty"),
+    "refined, cfg 1": (1.0, 5, "empty"),
+    "plain, then cfg 7.5": (CFG, 0, "empty"),
+    "plain, inverted at cfg 7.5 too": (CFG, 0, "empty, inverted with"),
+    "negative-prompt inversion, cfg 7.5": (CFG, 0, "source"),
+    "refined, negative-prompt inversion, cfg 7.5": (CFG, 5, "source"),
+    "null-text, cfg 7.5": (CFG, 0, "null-text"),
+}
+
+
+class Counter:
+    """Counts the model's calls (of any number of rows) through a wrapper on a clone of the model."""
+
+    def __init__(self, model):
+        self.calls, self.rows = 0, 0
+        self.model = model.clone()
+        self.model.set_model_unet_function_wrapper(self._call)
+
+    def _call(self, apply_model, args):
+        self.calls += 1
+        self.rows += args["input"].shape[0]
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+
+def run() -> str:
+    model, clip, vae = stock.load()
+    scenes = [sample_scene(random.Random(5000 + index)) for index in range(PICTURES)]
+    problems = [problem(clip, vae, scene) for scene in scenes]
+    rows = []
+    for name, method in METHODS.items():
+        counter, values, seconds = Counter(model), [], 0.0
+        for given in problems:
+            started = time.perf_counter()
+            latent = reconstruct(counter.model, given, *method)
+            seconds += time.perf_counter() - started
+            values.append(psnr(to_bytes(vae.decode(latent)), given["round_trip"]))
+        rows.append(row(name, values, counter.rows / PICTURES, seconds / PICTURES))
+    rows.append(diffusers_row(problems, vae))
+    return (
+        f"# Inversion\n\n{PICTURES} held-aside pictures (8 bits in, 8 bits out), their captions as prompts, {STEPS} "
+        "steps, scheduler ddim_uniform (diffusers' timesteps); PSNR of the picture sampled back against the VAE round "
+        "trip. Model rows are UNet evaluations of one picture, inversion and sampling together (backward passes not "
+        "counted).\n\n" + markdown_table(rows)
+    )
+
+
+def problem(clip, vae, scene) -> dict:
+    pixels = torch.from_numpy(render(scene).copy())[None].float() / 255
+    latent = vae.encode(pixels)
+    source, empty = (encode_texts(clip, [text]) for text in (caption(scene), ""))
+    return {"latent": latent, "round_trip": to_bytes(vae.decode(latent)), "source": source, "empty": empty,
+            "caption": caption(scene)}  # fmt: skip
+
+
+def reconstruct(model, given, cfg, refine, negative):
+    """The latent sampled back."""
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "ddim_uniform", STEPS)
+    inverted_at = cfg if negative == "empty, inverted with" else 1.0
+    guider = guider_of(model, given["source"], given["empty"], inverted_at)
+    latent, noise, inversion = SteerDDIMInversion.execute(
+        guider, sigmas, {"samples": given["latent"]}, refine, 1e-4, check=False
+    ).args
+    conditioning = given["source"] if negative == "source" else given["empty"]
+    if negative == "null-text":
+        conditioning = SteerNullText.execute(model, given["source"], given["empty"], cfg, inversion, 10, 0.01, 1e-5)[0]
+    guider = guider_of(model, given["source"], conditioning, cfg)
+    return sample_noise(
+        guider, SteerDDIMSampler.execute(0.0)[0], sigmas, latent["samples"], noise.generate_noise(latent)
+    )
+
+
+def guider_of(model, positive, negative, cfg):
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def diffusers_row(problems, vae) -> dict:
+    """DDIMInverseScheduler, then DDIMScheduler, in the loop of diffusers' own pipelines, on the same weights."""
+    from diffusers import DDIMInverseScheduler, DDIMScheduler
+
+    bridge, values, seconds = load_bridge(), [], 0.0
+    settings = {**SCHEDULER, "set_alpha_to_one": False, "steps_offset": 1}
+    with torch.inference_mode():
+        for given in problems:
+            context = bridge.encode_text([given["caption"]])
+            started = time.perf_counter()
+            z = given["latent"] * 0.18215
+            for scheduler in (DDIMInverseScheduler(**settings), DDIMScheduler(**settings)):
+                scheduler.set_timesteps(STEPS)
+                for t in scheduler.timesteps:
+                    z = scheduler.step(bridge.unet(z, t, context).sample, t, z).prev_sample
+            seconds += time.perf_counter() - started
+            values.append(psnr(to_bytes(vae.decode(z / 0.18215)), given["round_trip"]))
+    return row("diffusers, plain, cfg 1", values, 2 * STEPS, seconds / PICTURES)
+
+
+def row(name, values, rows, seconds) -> dict:
+    return {
+        "method": name,
+        "PSNR mean": f"{np.mean(values):.1f} dB",
+        "median": f"{np.median(values):.1f} dB",
+        "worst": f"{np.min(values):.1f} dB",
+        "model rows": f"{rows:.0f}",
+        "seconds": f"{seconds:.2f}",
+    }
+
+
+def to_bytes(pixels):
+    return (pixels[0].clamp(0, 1) * 255).round().byte().numpy()

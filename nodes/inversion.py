@@ -1,0 +1,94 @@
+"""DDIM inversion, plain and exact."""
+
+import comfy.sample
+import comfy.utils
+import latent_preview
+import torch
+from comfy_api.latest import io, ui
+
+from ..samplers.inversion import Inversion
+from ._host import InversionSampler, InvertedNoise, check_number, errors_of, inversion_start, log
+from ._types import SteerInversion
+
+NODE = "SteerDDIMInversion"
+
+
+class SteerDDIMInversion(io.ComfyNode):
+    """The noise that sampling turns into a given picture (arXiv:2010.02502, arXiv:2211.09794, arXiv:2309.04907)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=NODE,
+            display_name="DDIM Inversion (Steer)",
+            category="Steer/inversion",
+            description="Finds the noise from which sampling with the same guider and sigmas gives back this picture, "
+            "samples back to prove it, and keeps the whole trajectory for editing. Use a guider at cfg 1 with the "
+            "prompt of the picture, and a deterministic sampler (euler, DDIM with eta 0) afterwards.",
+            inputs=[
+                io.Guider.Input("guider", tooltip="The guider that will sample; best at cfg 1."),
+                io.Sigmas.Input(
+                    "sigmas",
+                    tooltip="The sigmas that will be sampled with (descending, to 0). "
+                    "SDEdit Sigmas invert part of the way.",
+                ),  # fmt: skip
+                io.Latent.Input("latent_image", tooltip="The encoded picture."),
+                io.Int.Input(
+                    "refine",
+                    default=0,
+                    min=0,
+                    max=100,
+                    tooltip="0: plain inversion, one model call a step. Above: the exact solution, at most so "
+                    "many calls a step (4 is plenty; it stops at the tolerance).",
+                ),  # fmt: skip
+                io.Float.Input(
+                    "tolerance",
+                    default=1e-4,
+                    min=1e-7,
+                    max=1.0,
+                    step=1e-5,
+                    round=False,
+                    tooltip="How exact, when refined: about the largest error of the picture sampled back, "
+                    "as a share of the latents' std.",
+                ),  # fmt: skip
+                io.Boolean.Input(
+                    "check",
+                    default=True,
+                    optional=True,
+                    tooltip="Sample back afterwards and report the error (one model call a step more).",
+                ),  # fmt: skip
+            ],
+            outputs=[
+                io.Latent.Output(tooltip="The picture, for latent_image of SamplerCustomAdvanced."),
+                io.Noise.Output(tooltip="The inverted noise, for noise of SamplerCustomAdvanced with the same sigmas."),
+                SteerInversion.Output(display_name="inversion", tooltip="The trajectory, for the editing nodes."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, guider, sigmas, latent_image, refine, tolerance, check=True) -> io.NodeOutput:
+        check_number(NODE, "refine", refine, 0)
+        check_number(NODE, "tolerance", tolerance, 1e-7)
+        samples = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent_image["samples"])
+        sampler = InversionSampler(NODE, refine, tolerance, check)
+        steps = max(1, len(sigmas) - 1) * (2 if check else 1)
+        callback = latent_preview.prepare_callback(guider.model_patcher, steps)
+        quiet = not comfy.utils.PROGRESS_BAR_ENABLED
+        guider.sample(
+            torch.zeros_like(samples), samples, sampler, sigmas, callback=callback, disable_pbar=quiet, seed=0
+        )
+        if sampler.inversion is None:
+            raise ValueError(f"{NODE}: sigmas is empty, so there is nothing to invert along")
+        log.info("%s: %s", NODE, sampler.report)
+        latent, noise = inversion_outputs(sampler.inversion)
+        return io.NodeOutput({**latent_image, **latent}, noise, sampler.inversion, ui=ui.PreviewText(sampler.report))
+
+
+def inversion_outputs(inversion: Inversion) -> tuple[dict, InvertedNoise]:
+    """LATENT and NOISE that start sampling at the inverted latent, the same whether from a run or from a file."""
+    with errors_of(NODE):
+        samples, noise = inversion_start(inversion)
+    return {"samples": samples}, noise
+
+
+NODES = [SteerDDIMInversion]

@@ -1,0 +1,301 @@
+"""An inversion as a file: safetensors, versioned, written whole or not at all, checked in full before it is used.
+
+Version 1 holds the tensors `sigmas` (float64), `latents.i` for each level, and for entry i of a null-text
+conditioning `null_text.i` and `null_text.i.pooled_output` (all float32); all else is text in the metadata, with a
+SHA-256 over everything. The same inversion gives the same bytes.
+"""
+
+import json
+import os
+from contextlib import suppress
+from hashlib import sha256
+from math import inf
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .core import descending
+from .inversion import Inversion
+from .noise_law import NoiseLaw
+
+VERSION = "1"
+LAWS = {"variance_exploding": False, "rectified_flow": True}
+KINDS = {"law": str, "noise_scale": float, "latent_format": str, "from_top": bool, "null_text": list | None}
+METADATA, CONTENTS = ["contents", "sha256", "steer_inversion"], sorted(KINDS)
+MAX_HEADER = 16 * 2**20
+MAX_BYTES = 16 * 2**30
+DTYPES = {torch.float32: "F32", torch.float64: "F64"}
+
+NullText = list[list]
+"""The host's CONDITIONING: [tensor (batch, tokens, channels), options] for each window."""
+
+MAX_NUMBER = 1_000_000
+SIGMAS = ("timestep_start", "timestep_end")
+PERCENTS = ("start_percent", "end_percent")
+CLIP_PERCENTS = ("clip_start_percent", "clip_end_percent")
+SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
+WINDOWS = (SIGMAS, PERCENTS, CLIP_PERCENTS)
+OPTIONS = {
+    **dict.fromkeys(SIGMAS, (0.0, inf)),
+    **dict.fromkeys(PERCENTS + CLIP_PERCENTS, (0.0, 1.0)),
+    **dict.fromkeys((*SIZES, "aesthetic_score", "guidance"), (0.0, MAX_NUMBER)),
+}
+"""What a null-text entry may carry besides `pooled_output`, and from where to where."""
+
+
+def save(path: str | os.PathLike, inversion: Inversion, null_text: NullText | None = None) -> None:
+    """Writes the file beside itself and renames it once it is on the disk; on any failure nothing is left behind.
+
+    Raises ValueError, before anything is written, for what `load` would refuse.
+    """
+    tensors, contents = _contents(inversion, null_text)
+    header = _header(tensors, contents)
+    partial = f"{os.fspath(path)}.{uuid4().hex}.part"
+    try:
+        with open(partial, "xb") as file:
+            file.write(header)
+            for tensor in tensors.values():
+                file.write(_bytes(tensor))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(partial)
+        raise
+
+
+def load(path: str | os.PathLike) -> tuple[Inversion, NullText | None]:
+    """The inversion, and the null-text conditioning if the file has one. ValueError for a file that is not all right.
+
+    The tensors are copies: the file may change afterwards.
+    """
+    try:
+        _check_is_safetensors(path)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            contents = _checked_contents(metadata)
+            tensors = {name: _tensor(file, name) for name in _expected_names(file.keys(), contents["null_text"])}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"it cannot be read as safetensors ({error}); copy or save it again") from error
+    if _digest(tensors, metadata["contents"]) != metadata["sha256"]:
+        raise ValueError("its checksum does not match, so it was damaged or changed; copy or save it again")
+    if tensors["sigmas"].ndim != 1:
+        raise ValueError(f"sigmas has the shape {tuple(tensors['sigmas'].shape)}; a list is needed")
+    latents = tuple(tensor for name, tensor in tensors.items() if name.startswith("latents."))
+    law = NoiseLaw(LAWS[contents["law"]], contents["noise_scale"])
+    sigmas = tuple(tensors["sigmas"].tolist())
+    inversion = Inversion(sigmas, latents, law, contents["latent_format"], contents["from_top"])
+    check_inversion(inversion)
+    null_text = _with_tensors(contents["null_text"], tensors)
+    if null_text is not None:
+        check_null_text(null_text)
+    return inversion, null_text
+
+
+def check_inversion(inversion: Inversion) -> None:
+    """ValueError unless the inversion is whole: levels, shapes, dtypes, values and law agree."""
+    sigmas, latents, law = descending(inversion.sigmas), inversion.latents, inversion.law
+    if len(set(sigmas)) < len(sigmas):
+        raise ValueError("two sigmas are equal; an inversion needs each below the one before")
+    if len(latents) != len(sigmas):
+        raise ValueError(f"{len(latents)} latents for {len(sigmas)} sigmas; one for each is needed")
+    if not 0.0 < law.noise_scale < inf or law.flow and sigmas[0] > 1.0:
+        kind = "rectified-flow" if law.flow else "variance-exploding"
+        raise ValueError(
+            f"sigmas from {sigmas[0]:g} with noise_scale {law.noise_scale:g} belong to no {kind} model; "
+            "invert with the model that will sample"
+        )
+    if not inversion.latent_format.isidentifier() or len(inversion.latent_format) > 100:
+        raise ValueError(f"the latent format is {inversion.latent_format[:100]!r}; a name such as 'SD15' is needed")
+    _check_tensor("latents[0]", latents[0], (None,) * max(latents[0].ndim, 3))
+    for index, latent in enumerate(latents):
+        _check_tensor(f"latents[{index}]", latent, latents[0].shape)
+
+
+def check_null_text(null_text: NullText) -> None:
+    """ValueError unless every entry is finite, of one width, and carries only what the file can hold."""
+    if not null_text:
+        raise ValueError("null_text has no entries; leave it unconnected, or connect SteerNullText")
+    width = None
+    for index, (cond, options) in enumerate(null_text):
+        name = f"null_text[{index}]"
+        _check_tensor(name, cond, (None, None, width))
+        width = cond.shape[-1]
+        for key, value in options.items():
+            _check_option(name, key, value)
+        for start, end in WINDOWS:
+            if start in options and end in options and not _follows(options[start], options[end], start):
+                raise ValueError(f"{name} has a window that ends, at {options[end]:g}, before it starts, at "
+                                 f"{options[start]:g} ({start}, {end})")  # fmt: skip
+
+
+def _follows(start: float, end: float, key: str) -> bool:
+    return start >= end if key in SIGMAS else start <= end
+
+
+def _check_option(name: str, key: str, value) -> None:
+    if key == "pooled_output":
+        if value is not None:
+            _check_tensor(f"{name} pooled_output", value, (None, None))
+        return
+    if key not in OPTIONS:
+        raise ValueError(
+            f"{name} carries {key!r}, which a file cannot hold; connect a null-text made without control nets, hooks, "
+            "areas and masks, and apply them after loading"
+        )
+    low, high = OPTIONS[key]
+    # an int is bounded even where infinity is welcome: one of 400 digits is no float
+    number = isinstance(value, float) or type(value) is int and abs(value) <= MAX_NUMBER
+    if not number or not low <= value <= high:
+        raise ValueError(f"{name} has {key} = {str(value)[:40]}; a number from {low:g} to {high:g} is needed")
+
+
+def _check_tensor(name: str, tensor: Tensor, shape: tuple) -> None:
+    """ValueError unless it is a float32 tensor, finite, not empty and of this shape (None is any size)."""
+    if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32:
+        raise ValueError(f"{name} is {getattr(tensor, 'dtype', type(tensor).__name__)}; a float32 tensor is needed")
+    sizes = tuple(tensor.shape)
+    fits = len(sizes) == len(shape) and all(wanted in (None, size) for size, wanted in zip(sizes, shape, strict=True))
+    if not fits or not tensor.numel():
+        wanted = " x ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} has the shape {sizes}; {wanted} is needed, and nothing empty")
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{name} holds NaN or infinite values; look at what made it")
+
+
+def _contents(inversion: Inversion, null_text: NullText | None) -> tuple[dict[str, Tensor], dict]:
+    """(tensors by name, the rest as JSON values) of a checked inversion."""
+    check_inversion(inversion)
+    tensors = {"sigmas": torch.tensor(inversion.sigmas, dtype=torch.float64)}
+    tensors |= {f"latents.{index}": latent for index, latent in enumerate(inversion.latents)}
+    contents = {
+        "law": "rectified_flow" if inversion.law.flow else "variance_exploding",
+        "noise_scale": float(inversion.law.noise_scale),
+        "latent_format": inversion.latent_format,
+        "from_top": bool(inversion.from_top),
+        "null_text": None,
+    }
+    if null_text is not None:
+        null_text = [[_widened(cond), _widened_options(options)] for cond, options in null_text]
+        check_null_text(null_text)
+        contents["null_text"] = [_without_tensors(index, *entry, tensors) for index, entry in enumerate(null_text)]
+    return tensors, contents
+
+
+def _widened(value):
+    """A half-precision tensor as float32, which holds it exactly; anything else as it is, for the checks to judge."""
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16, torch.float32)
+    return value.detach().to("cpu", torch.float32) if half else value
+
+
+def _widened_options(options: dict) -> dict:
+    return options | {"pooled_output": _widened(options["pooled_output"])} if "pooled_output" in options else options
+
+
+def _without_tensors(index: int, cond: Tensor, options: dict, tensors: dict[str, Tensor]) -> dict:
+    """The options as JSON values; the entry's tensors go into `tensors`."""
+    tensors[f"null_text.{index}"] = cond
+    pooled = options.get("pooled_output")
+    if pooled is not None:
+        tensors[f"null_text.{index}.pooled_output"] = pooled
+    return {key: pooled is not None if key == "pooled_output" else value for key, value in options.items()}
+
+
+def _with_tensors(entries: list[dict] | None, tensors: dict[str, Tensor]) -> NullText | None:
+    """The conditioning: the inverse of `_without_tensors`."""
+    if entries is None:
+        return None
+    return [
+        [
+            tensors[f"null_text.{index}"],
+            {
+                key: tensors.get(f"null_text.{index}.pooled_output") if key == "pooled_output" else value
+                for key, value in options.items()
+            },
+        ]
+        for index, options in enumerate(entries)
+    ]
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _digest(tensors: dict[str, Tensor], contents: str) -> str:
+    """SHA-256 of everything that is stored."""
+    digest = sha256(contents.encode())
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _header(tensors: dict[str, Tensor], contents: dict) -> bytes:
+    """The beginning of the file. Written here since the library's order of the metadata varies, and it copies all."""
+    stored = json.dumps(contents, sort_keys=True)
+    metadata = {"steer_inversion": VERSION, "contents": stored, "sha256": _digest(tensors, stored)}
+    header, end = {"__metadata__": metadata}, 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER or 8 + len(text) + end > MAX_BYTES:
+        raise ValueError(f"the inversion would take {end / 2**30:.1f} GiB; a file holds up to {MAX_BYTES >> 30} GiB")
+    return len(text).to_bytes(8, "little") + text
+
+
+def _check_is_safetensors(path: str | os.PathLike) -> None:
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        length, first = int.from_bytes(file.read(8), "little"), file.read(1)
+    if first != b"{" or not 2 <= length <= min(size - 8, MAX_HEADER):
+        raise ValueError("it is not a safetensors file; choose one that SteerSaveInversion wrote")
+    if size > MAX_BYTES:
+        raise ValueError(f"it has {size / 2**30:.1f} GiB; inversions of up to {MAX_BYTES >> 30} GiB are loaded")
+
+
+def _checked_contents(metadata: dict[str, str]) -> dict:
+    """The JSON values, each of a known kind; the options of the null-text entries are looked at later."""
+    version = metadata.get("steer_inversion")
+    if version is None:
+        raise ValueError("it holds no inversion; choose one that SteerSaveInversion wrote")
+    if version != VERSION:
+        raise ValueError(f"it has version {version[:20]!r}, and this Steer reads version {VERSION}; update Steer")
+    try:
+        contents = json.loads(metadata.get("contents", ""))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its description is damaged ({error}); copy or save it again") from error
+    whole = sorted(metadata) == METADATA and isinstance(contents, dict) and sorted(contents) == CONTENTS
+    if not whole or not all(isinstance(contents[key], kind) for key, kind in KINDS.items()):
+        raise ValueError("its description is not that of an inversion; save it again")
+    if contents["law"] not in LAWS:
+        raise ValueError(f"its noise law is {contents['law'][:40]!r}; known are {' and '.join(LAWS)}")
+    if not all(isinstance(entry, dict) for entry in contents["null_text"] or []):
+        raise ValueError("its null-text entries are damaged; save it again")
+    return contents
+
+
+def _expected_names(names: list[str], entries: list[dict] | None) -> list[str]:
+    """The names the file has to have, in the order they were written. ValueError when it has others."""
+    levels = sum(name.startswith("latents.") for name in names)
+    expected = ["sigmas", *(f"latents.{index}" for index in range(levels))]
+    for index, options in enumerate(entries or []):
+        expected.append(f"null_text.{index}")
+        if options.get("pooled_output"):
+            expected.append(f"null_text.{index}.pooled_output")
+    odd = sorted(set(expected) ^ set(names))
+    if odd:
+        raise ValueError(f"it has too many or too few tensors, such as {', '.join(odd)[:100]!r}; save it again")
+    return expected
+
+
+def _tensor(file, name: str) -> Tensor:
+    wanted = "F64" if name == "sigmas" else "F32"
+    stored = file.get_slice(name).get_dtype()
+    if stored != wanted:
+        raise ValueError(f"{name} is stored as {stored}; {wanted} is needed")
+    return file.get_tensor(name).clone()

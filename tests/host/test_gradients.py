@@ -1,0 +1,182 @@
+"""Gradients through the host's models: right, from inference mode, and the model as it was afterwards."""
+
+import comfy.ldm.modules.attention
+import comfy.model_management
+import comfy.samplers
+import pytest
+import torch
+from steer.nodes._host import Differentiable, blocks_of, gradient_options, gradients
+from steer.tests.host_run import encode, host_guider, noise_of, run, sigmas_of
+
+X, CONTEXT, SIGMA = noise_of((1, 4, 16, 16)), noise_of((1, 77, 128), 1), torch.tensor([2.0])
+
+
+def loaded(shapes, recompute=False):
+    differentiable = Differentiable(shapes[0], recompute)
+    comfy.model_management.load_models_gpu([differentiable.patcher])
+    return differentiable
+
+
+def predict(differentiable, x, context, options=None):
+    model = differentiable.patcher.model
+    return model.apply_model(x, SIGMA, c_crossattn=context, transformer_options=options or {})
+
+
+def gradients_of(differentiable, options=None):
+    """(the prediction, its squares' gradient by x and by the context)."""
+    with gradients():
+        x, context = X.clone().requires_grad_(), CONTEXT.clone().requires_grad_()
+        denoised = differentiable(lambda: predict(differentiable, x, context, options))
+        return denoised.detach(), *torch.autograd.grad((denoised * denoised).sum(), (x, context))
+
+
+def sampled(shapes):
+    conds = [encode(shapes[1], text) for text in ("a red circle on a blue background", "")]
+    euler = comfy.samplers.sampler_object("euler")
+    return run(host_guider(shapes[0], *conds, 4.0), euler, sigmas_of(shapes[0], 3), noise_of((1, 4, 16, 16)))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_are_the_finite_differences(shapes, recompute):
+    differentiable = loaded(shapes, recompute)
+    denoised, by_x, by_context = gradients_of(differentiable)
+    torch.testing.assert_close(denoised, predict(differentiable, X, CONTEXT), rtol=1e-5, atol=1e-5)
+    model = differentiable.patcher.model
+    for which, gradient in enumerate((by_x, by_context)):
+        direction = gradient / gradient.norm() + 0.3 * noise_of(gradient.shape, 5) / gradient.numel() ** 0.5
+        ends = []
+        for step in (1e-2, -1e-2):
+            given = [X, CONTEXT]
+            given[which] = given[which] + step * direction
+            denoised = model.apply_model(given[0], SIGMA, c_crossattn=given[1], transformer_options={})
+            ends.append(denoised.double().square().sum())
+        difference = float(ends[0] - ends[1]) / 2e-2
+        assert difference == pytest.approx(float((gradient * direction).sum()), rel=0.01)
+
+
+def test_recomputed_are_the_same_and_leave_the_blocks(shapes):
+    kept, again = gradients_of(loaded(shapes)), gradients_of(loaded(shapes, True))
+    for a, b in zip(kept, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert len(blocks_of(shapes[0].model)) > 10
+    assert not any("forward" in vars(module) for module in shapes[0].model.modules())
+
+
+def test_recomputed_where_the_graph_does_not_fit(shapes, monkeypatch):
+    fits = loaded(shapes, None)
+    gradients_of(fits)
+    assert fits.recompute is False
+    little = 8 * 2**20
+    monkeypatch.setattr(
+        comfy.model_management, "get_free_memory", lambda device, both=False: (little, little) if both else little
+    )
+    not_fitting = loaded(shapes, None)
+    for a, b in zip(gradients_of(not_fitting), gradients_of(fits), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert not_fitting.recompute is True
+
+
+def test_blocks_see_their_own_options_when_recomputed(shapes):
+    """A patch that acts in one block only acts there on the way back too."""
+    seen = []
+
+    def patch(q, context, value, options):
+        seen.append((options["block"], options["block_index"]))
+        return q, context, value
+
+    gradients_of(loaded(shapes, True), {"patches": {"attn2_patch": [patch]}})
+    half = len(seen) // 2
+    assert len(seen) == 2 * half and set(seen[:half]) == set(seen[half:]) and len(set(seen[:half])) > 3
+
+
+def test_sampling_before_and_after_is_bitwise_the_same(shapes):
+    before, weights = sampled(shapes), {name: w.clone() for name, w in shapes[0].model.named_parameters()}
+    differentiated = [weight.requires_grad for weight in shapes[0].model.parameters()]
+    for recompute in (False, True):
+        gradients_of(loaded(shapes, recompute))
+    assert all(torch.equal(weight, weights[name]) for name, weight in shapes[0].model.named_parameters())
+    assert torch.equal(sampled(shapes), before)
+    assert differentiated == [weight.requires_grad for weight in shapes[0].model.parameters()]
+    assert not any(getattr(module, "weight_function", None) for module in shapes[0].model.modules())
+
+
+def test_with_weights_kept_away_between_layers(shapes):
+    """The host's low-memory loading, in which a layer's weights are cast as it is called."""
+    expected = gradients_of(loaded(shapes))
+    differentiable = Differentiable(shapes[0], False)
+    comfy.model_management.unload_all_models()
+    differentiable.patcher.patch_model(torch.device("cpu"), lowvram_model_memory=1)
+    try:
+        assert any(getattr(module, "comfy_cast_weights", False) for module in shapes[0].model.modules())
+        for a, b in zip(gradients_of(differentiable), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    finally:
+        differentiable.patcher.unpatch_model(torch.device("cpu"))
+
+
+def test_a_buffer_of_the_host_can_be_filled(shapes):
+    """The host copies offloaded weights into a buffer it made in inference mode, and uses it for the next layer too."""
+    buffer = torch.zeros(8)
+    with gradients():
+        value = torch.ones(8, requires_grad=True)
+        kept = []
+        for weight in (2.0, 3.0):
+            buffer[:].copy_(torch.full((8,), weight))
+            kept.append((value * buffer).sum())
+        (gradient,) = torch.autograd.grad(kept[0] + 10 * kept[1], value)
+    assert torch.equal(gradient, torch.full((8,), 32.0))
+
+
+def test_control_added_in_place(shapes):
+    """ControlNets are added with `+=` to what the next block has already read."""
+
+    def control():
+        return {"output": [noise_of((1, 64, 16, 16), 7)] * 2, "input": [noise_of((1, 64, 16, 16), 8)] * 2}
+
+    differentiable = loaded(shapes)
+    model = differentiable.patcher.model
+    with gradients():
+        context = CONTEXT.clone().requires_grad_()
+        denoised = model.apply_model(X, SIGMA, c_crossattn=context, control=control(), transformer_options={})
+        (gradient,) = torch.autograd.grad(denoised.square().sum(), context)
+    plain = model.apply_model(X, SIGMA, c_crossattn=CONTEXT, control=control(), transformer_options={})
+    torch.testing.assert_close(denoised.detach(), plain, rtol=1e-5, atol=1e-5)
+    assert gradient.abs().sum() > 0
+    assert not torch.allclose(plain, predict(differentiable, X, CONTEXT))
+
+
+def test_attention_without_a_way_back_is_replaced_and_patches_of_it_are_kept(shapes):
+    expected = gradients_of(loaded(shapes))
+
+    def quantised(q, k, v, heads, *args, **kwargs):
+        return comfy.ldm.modules.attention.attention_pytorch(q.detach(), k.detach(), v.detach(), heads, **kwargs)
+
+    model = shapes[0].clone()
+    if hasattr(model, "set_model_optimized_attention"):
+        model.set_model_optimized_attention(quantised)
+        options = gradient_options(model.model_options)["transformer_options"]
+        for a, b in zip(gradients_of(loaded(shapes), options), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    called = []
+
+    def patch(func, *args, **kwargs):
+        called.append(func.__name__)
+        return 2 * func(*args, **kwargs)
+
+    options = gradient_options({"transformer_options": {"optimized_attention_override": patch}})
+    denoised, *_ = gradients_of(loaded(shapes), options["transformer_options"])
+    assert set(called) == {"attention_pytorch"} and not torch.allclose(denoised, expected[0])
+
+
+@pytest.mark.parametrize("which", ["vae"])
+def test_through_the_vae(shapes, which):
+    vae = shapes[2]
+    differentiable = Differentiable(vae.patcher)
+    comfy.model_management.load_models_gpu([differentiable.patcher])
+    latent, plain = noise_of((1, 4, 8, 8)), vae.first_stage_model.decode(noise_of((1, 4, 8, 8)))
+    with gradients():
+        latent = latent.clone().requires_grad_()
+        pixels = differentiable(lambda: differentiable.patcher.model.decode(latent))
+        (gradient,) = torch.autograd.grad(pixels.square().sum(), latent)
+    torch.testing.assert_close(pixels.detach(), plain, rtol=1e-4, atol=1e-4)
+    assert gradient.abs().sum() > 0

@@ -1,0 +1,250 @@
+import random
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.model_management as management
+import comfy.ops
+import comfy.samplers
+import latent_preview
+import node_helpers
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+from steer.demo.shapes.data import caption, render, sample_scene, scene_of
+from steer.demo.shapes_loader import UNET_CONFIG
+from steer.nodes.ddim import SteerDDIMSampler
+from steer.nodes.inversion import SteerDDIMInversion
+from steer.nodes.sdedit import SteerSDEditSigmas
+from steer.tests.host_run import (
+    EPS,
+    FLOW,
+    V,
+    closed_form,
+    counted,
+    encode,
+    host_guider,
+    mean_conditioning,
+    noise_of,
+    relative,
+    sigmas_of,
+)
+
+SCENES = [scene_of("heart", "red", "blue", 50, 60, 30), scene_of("star", "yellow", "black", 80, 70, 26)]
+
+
+@pytest.fixture
+def pictures(shapes):
+    pixels = torch.stack([torch.from_numpy(render(scene).copy()) for scene in SCENES]).float() / 255
+    return {"samples": shapes[2].encode(pixels)}
+
+
+def prompted(shapes, model=None, text=None, cfg=1.0):
+    texts = [text] if text else [caption(scene) for scene in SCENES]
+    rows = torch.cat([encode(shapes[1], each)[0][0] for each in texts])
+    return host_guider(model or shapes[0], [[rows, {}]], encode(shapes[1], ""), cfg)
+
+
+def invert(guider, sigmas, latent, refine=4, tolerance=1e-4, check=True):
+    output = SteerDDIMInversion.execute(guider, sigmas, latent, refine, tolerance, check)
+    return output.args, output.ui.as_dict()["text"][0]
+
+
+def sample(guider, sigmas, latent, noise):
+    """SamplerCustomAdvanced, with DDIM."""
+    node = SamplerCustomAdvanced
+    run = node.execute if hasattr(node, "execute") else node().sample
+    output = run(noise, guider, SteerDDIMSampler.execute(0.0)[0], sigmas, latent)
+    return (output.args if hasattr(output, "args") else output)[0]["samples"]
+
+
+def test_refined_round_trip_on_shapes(shapes):
+    """50 steps at cfg 1: largest error at most 1e-4 of the latents' std, at most 3 calls a step over these pictures."""
+    model, rows = counted(shapes[0])
+    sigmas = sigmas_of(model, 50)
+    for seed in range(1000, 1006):
+        scene = sample_scene(random.Random(seed))
+        source = shapes[2].encode(torch.from_numpy(render(scene).copy())[None].float() / 255)
+        before = len(rows)
+        guider = prompted(shapes, model, caption(scene))
+        (latent, noise, _), text = invert(guider, sigmas, {"samples": source}, refine=5, check=False)
+        assert f"{len(rows) - before} model calls" in text
+        back = sample(prompted(shapes, text=caption(scene)), sigmas, latent, noise)
+        assert (back - source).abs().max() / source.std() <= 1e-4
+    assert len(rows) <= 3.0 * 50 * 6
+
+
+def test_plain_round_trip_and_report(shapes, pictures):
+    model, rows = counted(shapes[0])
+    guider, sigmas = prompted(shapes, model), sigmas_of(model, 50)
+    (latent, noise, inversion), text = invert(guider, sigmas, pictures, refine=0)
+    assert len(rows) == 100  # up, and back to check
+    back = sample(guider, sigmas, latent, noise)
+    share = (shapes[0].model.process_latent_in(back) - inversion.latents[-1]).abs().max() / inversion.latents[-1].std()
+    assert f"the largest error is {share:.2g} of" in text and share < 0.5
+    assert len(text.splitlines()) >= 52 and "round trip" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize("law", [EPS, V, FLOW])
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+@pytest.mark.parametrize("shape", [(2, 4, 8, 5), (1, 4, 3, 8, 5)])
+def test_sampling_starts_exactly_at_the_inverted_latent(shapes, law, strength, shape):
+    """Full runs (the host's max_denoise branch; sigma 1 for flow) and partial ones."""
+    model, seen = closed_form(shapes[0], law), []
+    inner = model.model_options["model_function_wrapper"]
+    guider = host_guider(model, mean_conditioning(1), mean_conditioning(0), 1.0)
+    sigmas = SteerSDEditSigmas.execute(model, "normal", 12, strength)[0]
+    source = {"samples": noise_of(shape, 5)}
+    (latent, noise, inversion), _ = invert(guider, sigmas, source)
+    guider.model_options["model_function_wrapper"] = lambda apply, args: (
+        seen.append(args["input"]),
+        inner(apply, args),
+    )[1]
+    back = sample(guider, sigmas, latent, noise)
+    assert relative(seen[0], inversion.latents[0]) < 1e-6
+    assert relative(back, source["samples"]) < 1e-4
+    assert inversion.from_top == (strength == 1.0) and inversion.latent_format == "SD15"
+
+
+def test_the_trajectory_is_that_of_sampling_off_the_gpu_in_float32(shapes, pictures):
+    guider, sigmas = prompted(shapes), sigmas_of(shapes[0], 20)
+    (latent, noise, inversion), _ = invert(guider, sigmas, pictures)
+    assert inversion.sigmas == tuple(sigmas.tolist()) and len(inversion.latents) == 21
+    assert all(x.dtype == torch.float32 and x.device.type == "cpu" for x in inversion.latents)
+    half = sample(guider, sigmas[:11], latent, noise)
+    assert relative(shapes[0].model.process_latent_in(half), inversion.latents[10]) < 1e-3
+
+
+def test_batch_equals_singles_and_repeats_bitwise(shapes, pictures):
+    sigmas = sigmas_of(shapes[0], 12)
+    for refine in (0, 4):
+        together = invert(prompted(shapes), sigmas, pictures, refine)[0][2].latents[0]
+        alone = [
+            invert(prompted(shapes, text=caption(scene)), sigmas, {"samples": one}, refine)[0][2].latents[0]
+            for scene, one in zip(SCENES, pictures["samples"].split(1), strict=True)
+        ]
+        assert relative(together, torch.cat(alone)) < 1e-4
+        assert torch.equal(together, invert(prompted(shapes), sigmas, pictures, refine)[0][2].latents[0])
+
+
+def with_lora(model):
+    """A clone with a rank-1 change of every query projection."""
+    model = model.clone()
+    patches = {}
+    for key, weight in model.model.state_dict().items():
+        if key.endswith("to_q.weight"):
+            generator = torch.Generator().manual_seed(len(patches))
+            change = torch.randn(weight.shape[0], 1, generator=generator) @ torch.randn(
+                1, weight.shape[1], generator=generator
+            )
+            patches[key] = (0.02 * change,)
+    assert model.add_patches(patches, 0.5)
+    return model
+
+
+def with_control(conditioning):
+    """The conditioning with a small random ControlNet."""
+    config = {key: UNET_CONFIG[key] for key in ("image_size", "in_channels", "model_channels", "channel_mult",
+              "num_res_blocks", "transformer_depth", "transformer_depth_middle", "context_dim", "num_heads",
+              "num_head_channels", "use_spatial_transformer", "legacy")}  # fmt: skip
+    torch.manual_seed(0)
+    network = comfy.cldm.cldm.ControlNet(
+        **config, hint_channels=3, operations=comfy.ops.manual_cast, dtype=torch.float32
+    )
+    for weight in network.parameters():
+        weight.copy_(torch.randn_like(weight) * 0.03)
+    control = comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"), manual_cast_dtype=None)
+    control = control.copy().set_cond_hint(torch.rand(1, 3, 128, 128), 0.5, (0.0, 1.0))
+    return node_helpers.conditioning_set_values(conditioning, {"control": control, "control_apply_to_uncond": True})
+
+
+@pytest.mark.parametrize("what", ["lora", "control", "non-square", "long prompt", "partial", "steer guider"])
+def test_in_company(shapes, pictures, what):
+    model, clip, vae = shapes
+    sigmas, latent, text = sigmas_of(model, 30), {"samples": pictures["samples"][:1]}, caption(SCENES[0])
+    if what == "long prompt":
+        text = ", ".join([text] * 12)
+    positive, negative = encode(clip, text), encode(clip, "")
+    if what == "lora":
+        model = with_lora(model)
+    if what == "control":
+        positive, negative = with_control(positive), with_control(negative)
+    if what == "non-square":
+        latent = {"samples": vae.encode(torch.from_numpy(render(SCENES[0])[None, :, :104].copy()).float() / 255)}
+    if what == "partial":
+        sigmas = SteerSDEditSigmas.execute(model, "normal", 30, 0.5)[0]
+    guider = host_guider(model, positive, negative, 1.0)
+    if what == "steer guider":
+        guider = nodes_guider(model, positive, negative)
+    (given, noise, inversion), text = invert(guider, sigmas, latent)
+    assert what != "long prompt" or positive[0][0].shape[1] == 154
+    back = sample(guider, sigmas, given, noise)
+    assert (back - latent["samples"]).abs().max() / latent["samples"].std() < 2e-3
+    assert "does not hold" not in text
+
+
+def nodes_guider(model, positive, negative):
+    from steer.nodes.guidance import SteerCFGGuider
+
+    return SteerCFGGuider.execute(model, positive, negative, 1.0, 0.0, 1.0, 1.0)[0]
+
+
+def test_a_guider_that_cannot_be_inverted_is_said(shapes, pictures):
+    sigmas = sigmas_of(shapes[0], 12)
+    _, text = invert(prompted(shapes, cfg=12.0), sigmas, pictures)
+    assert "does not hold" in text and "cfg 1" in text
+    model = shapes[0].clone()
+    model.set_model_sampler_post_cfg_function(lambda args: args["denoised"] + 0.1 * torch.randn_like(args["denoised"]))
+    _, text = invert(prompted(shapes, model), sigmas, pictures)
+    assert "does not hold" in text and "draws noise" in text
+
+
+def test_the_noise_mask_stays_on_the_latent(shapes, pictures):
+    mask = torch.ones(1, 128, 128)
+    (latent, _, _), _ = invert(prompted(shapes), sigmas_of(shapes[0], 3), {**pictures, "noise_mask": mask}, refine=0)
+    assert latent["noise_mask"] is mask
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"latent": {"samples": torch.zeros(1, 4, 16, 16)}}, "latent_image is empty"),
+        ({"latent": {"samples": torch.full((1, 4, 16, 16), float("nan"))}}, "NaN"),
+        ({"sigmas": torch.tensor([2.0, 1.0])}, "sigmas end at 1"),
+        ({"sigmas": torch.tensor([0.5, 1.0, 0.0])}, "descending"),
+        ({"sigmas": torch.tensor([0.0])}, "at least two"),
+        ({"sigmas": torch.tensor([])}, "empty"),
+        ({"refine": -1}, "refine is -1"),
+        ({"tolerance": 0.0}, "tolerance is 0"),
+    ],
+)
+def test_bad_input(shapes, pictures, change, message):
+    model, rows = counted(shapes[0])
+    given = {"sigmas": sigmas_of(model, 4), "latent": pictures, "refine": 2, "tolerance": 1e-4, **change}
+    with pytest.raises(ValueError, match=f"SteerDDIMInversion: .*{message}"):
+        invert(prompted(shapes, model), *given.values())
+    assert not rows
+
+
+def test_the_noise_is_for_its_own_latent(shapes, pictures):
+    (_, noise, _), _ = invert(prompted(shapes), sigmas_of(shapes[0], 3), pictures, refine=0)
+    with pytest.raises(ValueError, match="LATENT of the same inversion"):
+        noise.generate_noise({"samples": torch.zeros(1, 4, 8, 8)})
+
+
+class SeededNoise:
+    seed = 0
+
+    def generate_noise(self, latent):
+        return noise_of(latent["samples"].shape)
+
+
+def test_interrupt_leaves_the_model_as_it_was(shapes, pictures, monkeypatch):
+    guider, sigmas = prompted(shapes), sigmas_of(shapes[0], 6)
+    before = sample(guider, sigmas, pictures, SeededNoise())
+    stop = management.interrupt_current_processing
+    monkeypatch.setattr(latent_preview, "prepare_callback", lambda *_: lambda *_: stop())
+    with pytest.raises(management.InterruptProcessingException):
+        invert(guider, sigmas, pictures)
+    monkeypatch.undo()
+    stop(False)
+    assert torch.equal(before, sample(guider, sigmas, pictures, SeededNoise()))

@@ -1,0 +1,183 @@
+import gc
+
+import pytest
+import torch
+from steer.samplers.ddim import ddim
+from steer.samplers.inversion import Inversion, Level, invert, report
+from steer.samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING
+from steer.tests.closed_form import gaussian_denoiser, last, log_spaced
+
+LAWS = [VARIANCE_EXPLODING, RECTIFIED_FLOW]
+MEAN = torch.tensor([0.5, -1.0], dtype=torch.float64)
+COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.5]], dtype=torch.float64)
+
+
+def sigmas_of(law, steps, low=0.03):
+    levels = log_spaced(14.6, low, steps)
+    return levels if not law.flow else [1.0, *(level / (1 + level) for level in levels[1:])]
+
+
+def counted(denoise):
+    calls = []
+
+    def wrapper(x, sigma):
+        calls.append(sigma)
+        return denoise(x, sigma)
+
+    return wrapper, calls
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_refined_inversion_is_exact(law):
+    denoise, sigmas = gaussian_denoiser(law, MEAN, COVARIANCE), sigmas_of(law, 30)
+    source = MEAN + torch.randn(5, 2, dtype=torch.float64) @ COVARIANCE
+    levels = list(invert(denoise, source, sigmas, law, refine=20, tolerance=1e-11))
+    assert [level.sigma for level in levels] == sigmas[-2::-1]
+    torch.testing.assert_close(last(ddim(denoise, levels[-1].x, sigmas, law)), source, atol=1e-8, rtol=0)
+    assert max(float(level.residual.max()) for level in levels) < 1e-7
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_each_level_solves_its_step(law):
+    """The closed form of the implicit step on a Gaussian: y - mean = (x - mean) / (1 - (b - a) b / (S + b^2))."""
+    variance, mean = 0.4, torch.zeros(1, dtype=torch.float64)
+    denoise = gaussian_denoiser(law, mean, torch.tensor([[variance]], dtype=torch.float64))
+    source = torch.randn(3, 1, dtype=torch.float64)
+    x, sigmas = source, sigmas_of(law, 10)
+    for level, below in zip(invert(denoise, source, sigmas, law, 30, 1e-12), reversed(sigmas), strict=False):
+        sigma, alpha = level.sigma, law.alpha(level.sigma)
+        gain = alpha * variance / (alpha**2 * variance + sigma**2)
+        torch.testing.assert_close(level.x * (1 - (sigma - below) / sigma * (1 - gain)), x, atol=1e-10, rtol=0)
+        x = level.x
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("refine", [0, 10])
+def test_error_to_the_exact_flow_halves(law, refine):
+    """PF-ODE of a Gaussian from sigma 0 up, in the ratio: the deviation grows by sqrt((S + r^2) / S)."""
+    variance, top = 0.4, 5.0
+    denoise = gaussian_denoiser(law, MEAN[:1], torch.tensor([[variance]], dtype=torch.float64))
+    source = MEAN[:1] + torch.tensor([[0.7]], dtype=torch.float64)
+    exact = MEAN[:1] + 0.7 * ((variance + top**2) / variance) ** 0.5
+    errors = []
+    for steps in (100, 200):
+        ratios = log_spaced(top, 1e-3, steps)
+        sigmas = ratios if not law.flow else [r / (1 + r) for r in ratios]
+        x = list(invert(denoise, source, sigmas, law, refine, 1e-10))[-1].x
+        errors.append(float((x / law.alpha(sigmas[0]) - exact).abs()))
+    assert 1.7 < errors[0] / errors[1] < 2.3
+
+
+def test_plain_inversion_equals_diffusers():
+    """DDIMInverseScheduler on a closed-form eps; the source lies at the level of timestep 0 (alpha not set to 1)."""
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    scheduler = diffusers.DDIMInverseScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1,
+    )  # fmt: skip
+    scheduler.set_timesteps(50)
+    abar = scheduler.alphas_cumprod.double()
+    scheduler.alphas_cumprod, scheduler.initial_alpha_cumprod = abar, abar[0]
+    sigma_of = ((1 - abar) / abar).sqrt()
+    denoise = gaussian_denoiser(VARIANCE_EXPLODING, MEAN, COVARIANCE)
+    z = torch.randn(4, 2, dtype=torch.float64)
+    source = z / abar[0].sqrt()
+    for t in scheduler.timesteps:
+        # the model's input is z at this timestep, whatever level z really has
+        x = z / abar[t].sqrt()
+        eps = (x - denoise(x, float(sigma_of[t]))) / sigma_of[t]
+        z = scheduler.step(eps, t, z).prev_sample
+    sigmas = [*sigma_of[scheduler.timesteps].tolist()[::-1], float(sigma_of[0])]
+    ours = list(invert(denoise, source, sigmas, VARIANCE_EXPLODING))[-1].x
+    torch.testing.assert_close(ours, z / abar[scheduler.timesteps[-1]].sqrt(), rtol=1e-6, atol=1e-6)
+
+
+def test_plain_inversion_costs_a_call_a_step_and_refined_stops_at_the_tolerance():
+    sigmas = sigmas_of(VARIANCE_EXPLODING, 30)
+    source = torch.randn(1, 2, dtype=torch.float64)
+    for refine, most in ((0, 30), (8, 3 * 30)):
+        denoise, calls = counted(gaussian_denoiser(VARIANCE_EXPLODING, MEAN, COVARIANCE))
+        levels = list(invert(denoise, source, sigmas, VARIANCE_EXPLODING, refine))
+        assert len(calls) == sum(level.calls for level in levels) <= most
+
+
+def test_the_residual_is_that_of_an_iterate_that_was_evaluated():
+    seen, denoise = [], gaussian_denoiser(VARIANCE_EXPLODING, MEAN, COVARIANCE)
+
+    def watched(x, sigma):
+        seen.append((x, sigma))
+        return denoise(x, sigma)
+
+    source, sigmas = torch.randn(1, 2, dtype=torch.float64), sigmas_of(VARIANCE_EXPLODING, 6)
+    below = source
+    for level, sigma_below in zip(
+        invert(watched, source, sigmas, VARIANCE_EXPLODING, 4), reversed(sigmas), strict=False
+    ):
+        residuals = []
+        for y, sigma in seen:
+            step = y + (sigma_below - sigma) * (y - denoise(y, sigma)) / sigma
+            residuals.append(float((below - step).abs().max()) / (1 + sigma**2) ** 0.5)
+        assert float(level.residual) == pytest.approx(min(residuals), rel=1e-6)
+        below, seen[:] = level.x, []
+
+
+@pytest.mark.parametrize("refine", [0, 5])
+def test_memory_is_the_trajectory_and_a_tenth(refine):
+    """Tensors alive at the model's calls, 50 steps at SD1.5's 512x512, beyond those of sampling."""
+    source, sigmas, law = torch.randn(1, 4, 64, 64), sigmas_of(VARIANCE_EXPLODING, 50), VARIANCE_EXPLODING
+    peak, calls = [], []
+
+    def denoise(x, sigma):
+        calls.append(sigma)
+        if len(calls) % 7:  # looking is slow
+            return torch.tanh(x) / (1 + sigma**2)
+        alive = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+                 for t in gc.get_objects() if type(t) is torch.Tensor}  # fmt: skip
+        peak[-1] = max(peak[-1], sum(alive.values()))
+        return torch.tanh(x) / (1 + sigma**2)
+
+    peak.append(0)
+    last(ddim(denoise, source * 14.6, sigmas, law))
+    peak.append(0)
+    trajectory = [source] + [level.x for level in invert(denoise, source, sigmas, law, refine)]
+    size = sum(x.nbytes for x in trajectory)
+    assert size == 51 * 65536
+    assert peak[1] - peak[0] <= 1.1 * size
+
+
+def test_a_batch_equals_its_samples_alone():
+    denoise, sigmas = gaussian_denoiser(VARIANCE_EXPLODING, MEAN, COVARIANCE), sigmas_of(VARIANCE_EXPLODING, 12)
+    source = torch.tensor([[0.3, 0.1], [40.0, -30.0]], dtype=torch.float64)  # one easy, one hard
+    together = list(invert(denoise, source, sigmas, VARIANCE_EXPLODING, 5))[-1].x
+    alone = [list(invert(denoise, source[i : i + 1], sigmas, VARIANCE_EXPLODING, 5))[-1].x for i in range(2)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-9)
+
+
+def test_a_step_that_does_not_contract_is_damped_and_reported():
+    """Guided far beyond 1: the fixed point diverges; the best iterate is kept, and the report says what to do."""
+    narrow = gaussian_denoiser(VARIANCE_EXPLODING, MEAN, 0.02 * torch.eye(2, dtype=torch.float64))
+    wide = gaussian_denoiser(VARIANCE_EXPLODING, MEAN, torch.eye(2, dtype=torch.float64))
+
+    def guided(x, sigma):  # and not linear, so that no acceleration solves it
+        return (wide(x, sigma) + 7.5 * (narrow(x, sigma) - wide(x, sigma))) * torch.cos(20 * x)
+
+    sigmas, source = sigmas_of(VARIANCE_EXPLODING, 8), torch.randn(2, 2, dtype=torch.float64)
+    levels = list(invert(guided, source, sigmas, VARIANCE_EXPLODING, 4))
+    assert all(torch.isfinite(level.x).all() for level in levels)
+    latents = (*(level.x for level in reversed(levels)), source)
+    text = report(Inversion(tuple(sigmas), latents, VARIANCE_EXPLODING, "", True), levels, None, 1e-4)
+    assert "does not hold" in text and "cfg 1" in text
+
+
+def test_report_says_cost_and_errors():
+    latents = (torch.ones(1, 2), torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]))
+    levels = [Level(None, None, 1.0, torch.tensor([1e-5]), 3), Level(None, None, 2.0, torch.tensor([2e-5]), 2)]
+    text = report(Inversion((2.0, 1.0, 0.0), latents, VARIANCE_EXPLODING, "", True), levels, [3e-5, 4e-5], 1e-4)
+    assert "5 model calls" in text and "2.8e-05 of the latents' std" in text and "does not hold" not in text
+    assert text.splitlines()[2] == "2 -> 1: 2 calls, residual 2.0e-05, round trip 3.0e-05"
+
+
+@pytest.mark.parametrize("refine, tolerance", [(-1, 1e-4), (2, 0.0)])
+def test_bad_settings_are_refused(refine, tolerance):
+    with pytest.raises(ValueError, match="refine"):
+        next(invert(lambda x, s: x, torch.ones(1, 2), [1.0, 0.0], VARIANCE_EXPLODING, refine, tolerance))
