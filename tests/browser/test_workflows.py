@@ -11,6 +11,7 @@ EXAMPLES = ROOT / "example_workflows"
 
 @pytest.fixture(scope="module")
 def editor(server):
+    server.run(load_workflow("inversion_file_save"))  # inversion_file_use lists the file that this leaves
     with Editor(server.url) as opened:
         yield opened
 
