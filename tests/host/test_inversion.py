@@ -58,7 +58,10 @@ def sample(guider, sigmas, latent, noise):
 
 
 def test_refined_round_trip_on_shapes(shapes):
-    """50 steps at cfg 1: largest error at most 1e-4 of the latents' std, at most 3 calls a step over these pictures."""
+    """50 steps at cfg 1: largest error at most 1e-4 of the latents' std, at most 3 calls a step, over these pictures.
+
+    Not over all: the strictness was fitted on some of them, and others come back with up to 1e-3.
+    """
     model, rows = counted(shapes[0])
     sigmas = sigmas_of(model, 50)
     for seed in range(1000, 1006):
