@@ -44,6 +44,7 @@ class SteerSaveInversion(io.ComfyNode):
                     "as for the host's save nodes.",
                 ),
             ],
+            outputs=[],
             is_output_node=True,
         )
 
