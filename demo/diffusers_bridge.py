@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ..samplers import guidance
 from .shapes import CHECKPOINT
 from .shapes.vocabulary import TOKENS, token_ids
 
@@ -92,7 +93,7 @@ class Bridge:
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             positive, negative = self._eps(torch.cat([x, x]), sigma, contexts).chunk(2)
-            return x - sigma * (negative + cfg * (positive - negative))
+            return x - sigma * guidance.cfg(positive, negative, cfg)
 
         return denoise
 
