@@ -8,7 +8,6 @@ from steer.tests.host_run import (
     FLOW,
     V,
     closed_form,
-    encode,
     hole,
     host_guider,
     mean_conditioning,
@@ -21,11 +20,6 @@ from steer.tests.host_run import (
 
 def blended(name="euler", dilation=0):
     return SteerBlendedSampler.execute(comfy.samplers.sampler_object(name), dilation)[0]
-
-
-@pytest.fixture
-def guider(shapes):
-    return host_guider(shapes[0], encode(shapes[1], "a red circle on a blue background"), encode(shapes[1], ""), 3.0)
 
 
 @pytest.mark.parametrize("name", comfy.samplers.SAMPLER_NAMES)

@@ -10,7 +10,6 @@ from steer.tests.host_run import (
     V,
     closed_form,
     counted,
-    encode,
     hole,
     host_guider,
     mean_conditioning,
@@ -23,11 +22,6 @@ from steer.tests.host_run import (
 
 def repaint(resamples=3, jump_length=5, eta=1.0):
     return SteerRePaintSampler.execute(resamples, jump_length, eta)[0]
-
-
-@pytest.fixture
-def guider(shapes):
-    return host_guider(shapes[0], encode(shapes[1], "a red circle on a blue background"), encode(shapes[1], ""), 3.0)
 
 
 @pytest.mark.parametrize("steps, calls", [(20, 110), (10, 10)])
