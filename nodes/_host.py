@@ -28,7 +28,7 @@ from ..samplers.ddim import ddim
 from ..samplers.guidance import branch_weights, cfg_with_empty
 from ..samplers.inversion import Inversion, invert, largest_error, report
 from ..samplers.masks import check_mask
-from ..samplers.noise_law import NoiseLaw
+from ..samplers.noise_law import Noise, NoiseLaw
 
 log = logging.getLogger("steer")
 
@@ -110,10 +110,14 @@ class Run:
     mask: Tensor | None
     seed: int
     start_noise: Tensor
+    lockstep: int = 1
+    """How many equal parts of the batch are to get the same noise."""
 
-    def noise(self, stream: str) -> SampleNoise:
+    def noise(self, stream: str) -> Noise:
         """Fresh noise of this run, per sample; streams of different names are independent."""
-        return SampleNoise(self.seed, stream, self.start_noise, self.known)
+        size = self.known.shape[0] // self.lockstep
+        drawn = SampleNoise(self.seed, stream, self.start_noise[:size], self.known[:size])
+        return lambda like: torch.cat([drawn(like[:size])] * self.lockstep)
 
 
 def checked_run(guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor, mask, needs_mask: bool) -> Run:
@@ -135,7 +139,8 @@ def checked_run(guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent:
                 "remove that patch, or use it with SteerDDIMSampler or a sampler of the host"
             )
     seed = extra_args.get("seed") or 0
-    return Run(descending(sigmas.tolist()), noise_law(model.model_sampling), latent, mask, seed, noise)
+    lockstep = getattr(guider, "lockstep", 1)
+    return Run(descending(sigmas.tolist()), noise_law(model.model_sampling), latent, mask, seed, noise, lockstep)
 
 
 def denoiser(guider, extra_args: dict, **also) -> Denoiser:

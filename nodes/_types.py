@@ -4,3 +4,12 @@ from comfy_api.latest import io
 
 SteerInversion = io.Custom("STEER_INVERSION")
 """A `samplers.inversion.Inversion`: finished and immutable."""
+
+SteerEdit = io.Custom("STEER_EDIT")
+"""An `attention.prompt_to_prompt.Edit`: what changes from one prompt to another."""
+
+SteerAttention = io.Custom("STEER_ATTENTION")
+"""An `attention.attention_maps.Recording`: the attention of a finished run."""
+
+SteerRegions = io.Custom("STEER_REGIONS")
+"""A tuple of `attention.paint_with_words.Region`."""

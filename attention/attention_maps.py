@@ -1,0 +1,94 @@
+"""The attention of a finished run: averaged maps to look at, and queries and keys to put into another run.
+
+A source's map in a later run needs no map either: its queries and keys give it again (see `core`), and are smaller.
+Heatmaps average the cross-attention over model calls, layers and heads (Tang et al. 2023, arXiv:2210.04885, eq. 2-4).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .core import Attention, Site, Term
+
+Grid = tuple[int, int]
+Layer = tuple[tuple[str, int, int], bool]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Finished and immutable, on the CPU. The batch is that of the run, under its positive conditioning."""
+
+    maps: Mapping[Grid, Tensor]
+    """(batch, height * width, tokens) float32 per resolution, averaged over calls, layers and heads."""
+    queries: Mapping[tuple[float, Layer], tuple[Tensor, Tensor]]
+    """q and k by sigma and layer, in the model's dtype, of the levels kept."""
+    latent: Grid
+    sigmas: tuple[float, ...]
+    """The levels at which the model was called, descending."""
+    tokens: int
+    cross_last: float
+    self_last: float
+    """Below these levels no queries were kept."""
+
+    def term(self, site: Site) -> Term | None:
+        """The recorded softmax of a layer at this level; None where none was kept."""
+        sigma = nearest(self.sigmas, site.sigma)
+        found = None if sigma is None else self.queries.get((sigma, (site.block, site.cross)))
+        return None if found is None else Term(*found)
+
+
+def nearest(sigmas: tuple[float, ...], sigma: float) -> float | None:
+    """The recorded level that is this one, up to rounding."""
+    best = min(sigmas, key=lambda level: abs(level - sigma), default=None)
+    return None if best is None or abs(best - sigma) > 1e-4 * sigma else best
+
+
+class Recorder:
+    """Collects a recording while a run goes on."""
+
+    def __init__(self, cross_last: float, self_last: float):
+        self.cross_last, self.self_last = cross_last, self_last
+        self._sums: dict[Grid, tuple[Tensor, int]] = {}
+        self._queries: dict[tuple[float, Layer], tuple[Tensor, Tensor]] = {}
+        self._latent: Grid | None = None
+
+    def add(self, attention: Attention, site: Site) -> None:
+        """One layer's attention in one model call."""
+        if site.sigma > (self.cross_last if site.cross else self.self_last):
+            self._keep(attention.terms, site)
+        if site.cross:
+            total, count = self._sums.get(site.grid, (0.0, 0))
+            self._sums[site.grid] = (total + attention.probs(), count + 1)
+            self._latent = site.latent
+
+    def _keep(self, terms: tuple[Term, ...], site: Site) -> None:
+        # what was edited or painted already is not one softmax of queries and keys
+        if len(terms) == 1 and terms[0].mix is None and terms[0].bias is None:
+            q, k = (x.to("cpu", copy=True) for x in (terms[0].q, terms[0].k))
+            self._queries[site.sigma, (site.block, site.cross)] = q, k
+
+    def nbytes(self) -> int:
+        """What the queries kept so far take."""
+        return sum(x.nbytes for pair in self._queries.values() for x in pair)
+
+    def finish(self, sigmas: tuple[float, ...], tokens: int) -> Recording:
+        maps = {grid: (total / count).cpu() for grid, (total, count) in self._sums.items()}
+        return Recording(maps, self._queries, self._latent, sigmas, tokens, self.cross_last, self.self_last)
+
+
+def heat(recording: Recording, positions: list[int], height: int, width: int) -> Tensor:
+    """(batch, height, width) from 0 to 1: how strongly each place attends to these tokens, per sample.
+
+    The resolutions from the coarsest up to four times the paper's 16 x 16 are averaged; finer ones only add noise.
+    """
+    finest = 4 * max(256.0, recording.latent[0] * recording.latent[1] / 16)
+    grids = [grid for grid in recording.maps if grid[0] * grid[1] <= finest] or [min(recording.maps)]
+    total = 0.0
+    for grid in grids:
+        maps = recording.maps[grid][..., positions].sum(-1).unflatten(-1, grid).unsqueeze(1)
+        total = total + F.interpolate(maps, (height, width), mode="bicubic", antialias=True)
+    total = total.squeeze(1)
+    low, high = total.amin((-2, -1), keepdim=True), total.amax((-2, -1), keepdim=True)
+    return ((total - low) / (high - low).clamp_min(1e-12)).clamp(0.0, 1.0)

@@ -1,0 +1,110 @@
+"""Attention that can be edited without its maps.
+
+Every edit here is linear in the probabilities, `A' = sum_i softmax(q_i k_i^T / sqrt(d) + b_i) M_i`, and therefore in
+the output: `A' v = sum_i softmax(...) (M_i v)`. So an edited layer costs one or two calls of any attention function on
+changed values, and no map is ever made; only who looks at the maps (heatmaps, local blend) or adds to the logits
+(paint-with-words) computes the softmax, in float32, head by head.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`kernel(q, k, v)`: multi-head attention of (batch, positions, channels) and (batch, tokens, channels)."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention layer in one model call."""
+
+    block: tuple[str, int, int]
+    """Part of the UNet ("input", "middle", "output"), its number there, and the transformer within."""
+    cross: bool
+    grid: tuple[int, int]
+    """Height and width of the positions: `grid[0] * grid[1]` rows of a map, in reading order."""
+    latent: tuple[int, int]
+    sigma: float
+
+    @property
+    def level(self) -> float:
+        """How many times as many positions as the paper's 16 x 16 maps, which of larger latents are (h/4) x (w/4)."""
+        return self.grid[0] * self.grid[1] / max(256.0, self.latent[0] * self.latent[1] / 16)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One softmax over tokens, and what becomes of its columns."""
+
+    q: Tensor
+    """(batch, positions, channels)"""
+    k: Tensor
+    """(batch, tokens, channels)"""
+    mix: Tensor | None = None
+    """(tokens, value tokens): column j of the edited map is `map @ mix[:, j]`; (tokens,) scales the columns."""
+    bias: Tensor | None = None
+    """(batch, positions, tokens) on the scaled logits, the same for every head."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The attention of some rows of one layer: a sum of terms over the same values."""
+
+    terms: tuple[Term, ...]
+    v: Tensor
+    """(batch, value tokens, channels)"""
+    heads: int
+    kernel: Kernel
+
+    def out(self) -> Tensor:
+        """(batch, positions, channels)"""
+        total = None
+        for term in self.terms:
+            v = _mixed(term.mix, self.v)
+            out = self.kernel(term.q, term.k, v) if term.bias is None else self._explicit(term, v)
+            total = out if total is None else total + out
+        return total
+
+    def probs(self) -> Tensor:
+        """(batch, positions, value tokens), float32: the edited map, averaged over the heads."""
+        total = 0.0
+        for term in self.terms:
+            mean = sum(self._maps(term)) / self.heads
+            total = total + (mean if term.mix is None else mean @ as_matrix(term.mix).to(mean))
+        return total
+
+    def halves(self) -> tuple["Attention", "Attention"]:
+        """The first and the second half of the batch."""
+
+        def part(which: int) -> Attention:
+            def half(x):
+                return x if x is None else x.chunk(2)[which]
+
+            terms = (replace(t, q=half(t.q), k=half(t.k), bias=half(t.bias)) for t in self.terms)
+            return replace(self, terms=tuple(terms), v=half(self.v))
+
+        return part(0), part(1)
+
+    def _explicit(self, term: Term, v: Tensor) -> Tensor:
+        values = v.float().chunk(self.heads, -1)
+        outs = [probs @ value for probs, value in zip(self._maps(term), values, strict=True)]
+        return torch.cat(outs, -1).to(v.dtype)
+
+    def _maps(self, term: Term):
+        """(batch, positions, tokens) of each head in turn, float32."""
+        for q, k in zip(term.q.chunk(self.heads, -1), term.k.chunk(self.heads, -1), strict=True):
+            logits = q.float() @ k.float().transpose(1, 2) * q.shape[-1] ** -0.5
+            yield (logits if term.bias is None else logits + term.bias).softmax(-1)
+
+
+def as_matrix(mix: Tensor) -> Tensor:
+    return mix if mix.ndim == 2 else mix.diag()
+
+
+def _mixed(mix: Tensor | None, v: Tensor) -> Tensor:
+    if mix is None:
+        return v
+    mix = mix.to(v.device, torch.float32)
+    return (mix @ v.float() if mix.ndim == 2 else mix.unsqueeze(1) * v.float()).to(v.dtype)

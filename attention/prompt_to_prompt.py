@@ -1,0 +1,139 @@
+"""Prompt-to-Prompt (Hertz et al. 2022, arXiv:2208.01626) and its local blend.
+
+The source prompt's attention is put into the target's, token by token: with `M` the mapper, `kept` which target tokens
+have a counterpart, `c` the equalizer and `w` which tokens' windows are open,
+
+    A' = w c (kept A_source M + (1 - kept) A_target) + (1 - w) A_target
+
+per column, nothing renormalised. That is linear in both maps: see `core`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .core import Attention, Site, Term, as_matrix
+from .tokens import Prompt
+
+
+@dataclass(frozen=True)
+class LocalBlend:
+    """Where the edit may show: where the maps of these tokens, at best 1, exceed the threshold in either prompt."""
+
+    source_tokens: tuple[int, ...]
+    target_tokens: tuple[int, ...]
+    threshold: float
+    start: float
+    """Share of the run before the blending begins."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What changes from one prompt to another. `mapper` (source, target tokens), `kept` and `equalizer` (target,)."""
+
+    source: Prompt
+    target: Prompt
+    mapper: Tensor
+    kept: Tensor
+    equalizer: Tensor
+    windows: tuple[tuple[int, tuple[float, float]], ...] = ()
+    """(target position, its own window in shares of the run) for the tokens that have one."""
+    blend: LocalBlend | None = None
+
+
+class Timing:
+    """When an edit acts, in sigmas: tokens from `first` down to `last` (target,), self-attention to `self_last`.
+
+    `sigma_of` is the noise level at a share of the run, 0 the beginning.
+    """
+
+    def __init__(self, edit: Edit, sigma_of: Callable[[float], float], cross_end: float, self_end: float):
+        shares = torch.tensor([[0.0, cross_end]] * edit.target.length)
+        for position, window in edit.windows:
+            shares[position] = torch.tensor(window)
+        self.first, self.last = (
+            torch.tensor([sigma_of(share) for share in column], dtype=torch.float64) for column in shares.T.tolist()
+        )
+        self.self_last = sigma_of(self_end)
+        self.blend_first = sigma_of(edit.blend.start) if edit.blend else 0.0
+
+    def gates(self, sigma: float) -> Tensor:
+        """(target,) 1 where the token's window is open."""
+        return ((self.first >= sigma) & (self.last < sigma)).float()
+
+    def acts(self, cross: bool, sigma: float) -> bool:
+        return bool(self.gates(sigma).any()) if cross else sigma > self.self_last
+
+
+def mixes(edit: Edit, gates: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """What becomes of the columns of the source's map and the target's own: (source, target), (target,); None is 0."""
+    source = edit.mapper * (gates * edit.equalizer * edit.kept)
+    target = gates * edit.equalizer * (1.0 - edit.kept) + (1.0 - gates)
+    return (source if source.any() else None), (target if target.any() else None)
+
+
+def edited(source: Attention | Term, target: Attention, edit: Edit, mixed: tuple[Tensor | None, Tensor | None]):
+    """The target's cross-attention with the source's maps in it; contexts that were repeated are folded back.
+
+    A repeated context divides every probability over its copies: its first copy alone has the whole.
+    """
+    of_source, of_target = mixed
+    terms = []
+    for term in source.terms if isinstance(source, Attention) else (source,):
+        if of_source is not None:
+            terms.append(_first(term, edit.source.length, of_source))
+    for term in target.terms:
+        if of_target is not None:
+            terms.append(_first(term, edit.target.length, of_target))
+    return replace(target, terms=tuple(terms), v=target.v[:, : edit.target.length])
+
+
+def _first(term: Term, tokens: int, mix: Tensor) -> Term:
+    bias = None if term.bias is None else term.bias[..., :tokens]
+    return Term(term.q, term.k[:, :tokens], mix if term.mix is None else as_matrix(term.mix) @ as_matrix(mix), bias)
+
+
+def shared_queries(source: Term, target: Attention) -> Attention:
+    """The target's self-attention with the source's map: its queries and keys, which costs no map (section 3.2)."""
+    return replace(target, terms=(Term(source.q, source.k),))
+
+
+def coarse(site: Site) -> bool:
+    """Whether self-attention is shared here: up to the paper's 16 x 16."""
+    return site.level <= 2.0
+
+
+def blended(site: Site) -> bool:
+    """Whether the local blend looks at this layer: cross-attention of the paper's 16 x 16, the middle left out."""
+    return site.cross and 0.5 < site.level <= 2.0 and site.block[0] != "middle"
+
+
+class BlendMask:
+    """The mask of a local blend: maps added up over layers and steps as they come, per sample."""
+
+    def __init__(self, blend: LocalBlend):
+        self.blend, self._sums, self._grid = blend, None, None
+
+    def add(self, source: Tensor, target: Tensor, grid: tuple[int, int]) -> None:
+        """Maps (batch, positions, tokens) of one layer, of the source and of the (edited) target."""
+        words = [maps[..., list(tokens)].sum(-1) for maps, tokens in self._pairs(source, target)]
+        sums = torch.stack(words)  # (2, batch, positions)
+        self._sums, self._grid = (sums, grid) if self._sums is None else (self._sums + sums, grid)
+
+    def mask(self, height: int, width: int) -> Tensor:
+        """(batch, 1, height, width) of 0 and 1. ValueError where no layer of that resolution was met."""
+        if self._sums is None:
+            raise ValueError(
+                "the local blend found no cross-attention of about 16 x 16 positions (or a quarter of the latent's "
+                "side) in this model; use the edit without it"
+            )
+        maps = F.max_pool2d(self._sums.unflatten(-1, self._grid), 3, stride=1, padding=1)  # (2, batch, h, w)
+        maps = maps / maps.amax((-2, -1), keepdim=True).clamp_min(1e-12)
+        inside = F.interpolate((maps > self.blend.threshold).any(0).float().unsqueeze(1), (height, width))
+        return inside
+
+    def _pairs(self, source: Tensor, target: Tensor):
+        return (source, self.blend.source_tokens), (target, self.blend.target_tokens)

@@ -1,0 +1,157 @@
+"""Recording the attention of the host's runs, and putting a recording into another run."""
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+
+from ..attention.attention_maps import Recorder, Recording, nearest
+from ..attention.core import Attention, Site, Term
+from ..attention.prompt_to_prompt import Edit, Timing, coarse, edited, mixes, shared_queries
+from ._host import errors_of, log
+from ._host_attention import Transform, attention_sites, edits_of, sigma_at, with_edits, with_marked_edits
+
+
+class Recorded(Transform):
+    """Looks at the attention and leaves it as it is."""
+
+    def __init__(self, recorder: Recorder):
+        self.recorder = recorder
+
+    def acts(self, cross: bool, sigma: float) -> bool:
+        return cross or sigma > self.recorder.self_last
+
+    def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
+        if site.cross or coarse(site):
+            for part in rows:
+                self.recorder.add(part, site)
+        return rows
+
+
+class RecordingSampler(comfy.samplers.Sampler):
+    """Another SAMPLER, with the attention under the positive conditioning recorded; made for one run."""
+
+    def __init__(self, node: str, sampler: comfy.samplers.Sampler, cross_last: float, self_last: float):
+        self.node, self.sampler, self.recorder = node, sampler, Recorder(cross_last, self_last)
+        self.recording: Recording | None = None
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        with errors_of(self.node):
+            guider = RecordingGuider(model_wrap, self.recorder, sigmas.tolist())
+            samples = self.sampler.sample(
+                guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
+            )
+        tokens = guider.positive["cross_attn"].shape[1]
+        self.recording = self.recorder.finish(tuple(guider.levels), tokens)
+        return samples
+
+
+class RecordingGuider:
+    """A guider as samplers use it, recorded."""
+
+    def __init__(self, guider, recorder: Recorder, sigmas: list[float]):
+        self._guider, self._recorder, self._sigmas = guider, recorder, sigmas
+        positives = guider.conds.get("positive", [])
+        if len(positives) != 1 or "area" in positives[0]:
+            raise ValueError(
+                f"the guider has {len(positives)} positive conditionings (or one with an area); attention is recorded "
+                "for one prompt over the whole picture"
+            )
+        self.positive, self.levels = positives[0], []
+        self._sites = attention_sites(guider.inner_model)
+        self._edits = edits_of(positives, Recorded(recorder))
+
+    def __getattr__(self, name):
+        return getattr(self._guider, name)
+
+    def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        options = with_edits(model_options, self._sites, self._edits)
+        denoised = self._guider(x, sigma, model_options=options, seed=seed)
+        self.levels.append(float(sigma.max()))
+        if len(self.levels) == 1:
+            self._check_memory()
+        return denoised
+
+    def _check_memory(self) -> None:
+        steps = sum(sigma > min(self._recorder.cross_last, self._recorder.self_last) for sigma in self._sigmas[:-1])
+        needed = self._recorder.nbytes() * steps
+        free = comfy.model_management.get_free_memory(torch.device("cpu"))
+        log.info("attention of %d steps: up to %.0f MiB of memory, not on the GPU", steps, needed / 2**20)
+        if needed > free:
+            raise ValueError(
+                f"the queries of {steps} steps need {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} are "
+                "free; lower cross_end and self_end (0 keeps only the maps for heatmaps), or the size or batch"
+            )
+
+
+def recorded(
+    node: str, noise, guider, sampler, sigmas, latent: dict, cross_end: float, self_end: float
+) -> tuple[dict, Recording]:
+    """Samples as SamplerCustomAdvanced does: the LATENT, and the attention of the run."""
+    if len(sigmas) < 2:
+        raise ValueError(f"{node}: sigmas: {len(sigmas)} given, a run needs at least two (from, to)")
+    samples = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
+    latent = {**latent, "samples": samples}
+    at = sigma_at(guider.model_patcher)
+    recording = RecordingSampler(node, sampler, at(cross_end), at(self_end))
+    samples = guider.sample(
+        noise.generate_noise(latent), samples, recording, sigmas, denoise_mask=latent.get("noise_mask"),
+        callback=latent_preview.prepare_callback(guider.model_patcher, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=noise.seed,
+    )  # fmt: skip
+    samples = samples.to(comfy.model_management.intermediate_device())
+    return {**latent, "samples": samples}, recording.recording
+
+
+class Injected(Transform):
+    """An edit whose source is a recording."""
+
+    def __init__(self, recording: Recording, edit: Edit, timing: Timing):
+        self.recording, self.edit, self.timing = recording, edit, timing
+
+    def acts(self, cross: bool, sigma: float) -> bool:
+        return self.timing.acts(cross, sigma)
+
+    def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
+        if not site.cross and not coarse(site):
+            return rows
+        (target,) = rows
+        found = self.recording.term(site)
+        if found is None:
+            raise ValueError(f"the recording holds nothing of {site.block} at sigma {site.sigma:.5g}; {SAME_RUN}")
+        like = target.v
+        q, k = (x.to(like).expand(like.shape[0], *x.shape[1:]) for x in (found.q, found.k))
+        if q.shape[1:] != target.terms[0].q.shape[1:]:
+            raise ValueError(f"the recording is of {self.recording.latent} latents, this run is not; {SAME_RUN}")
+        if not site.cross:
+            return [shared_queries(Term(q, k), target)]
+        return [edited(Term(q, k), target, self.edit, mixes(self.edit, self.timing.gates(site.sigma)))]
+
+
+SAME_RUN = "use the model, the sigmas, the sampler and the latent size of the recorded run"
+
+
+def with_recording(model, node: str, recording: Recording, edit: Edit, timing: Timing):
+    """A clone of the model that attends as recorded, under the edit's target conditioning."""
+    transform = Injected(recording, edit, timing)
+
+    def check(noise, sigmas) -> None:
+        batch = next(iter(recording.maps.values())).shape[0]
+        if batch not in (1, noise.shape[0]) or tuple(noise.shape[-2:]) != recording.latent:
+            raise ValueError(
+                f"the recording is of {batch} latents of {recording.latent}, this run of {noise.shape[0]} of "
+                f"{tuple(noise.shape[-2:])}; {SAME_RUN}"
+            )
+        acting = [s for s in sigmas[:-1].tolist() if transform.acts(True, s) or transform.acts(False, s)]
+        missing = [sigma for sigma in acting if nearest(recording.sigmas, sigma) is None]
+        if missing:
+            raise ValueError(f"sigma {missing[0]:.5g} was not recorded; {SAME_RUN}")
+
+    def transform_of(target: str):
+        return transform if target == edit.target.text else None
+
+    return with_marked_edits(model, node, "steer_target", transform_of, check)

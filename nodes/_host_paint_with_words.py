@@ -1,0 +1,47 @@
+"""The hook that paints under every conditioning that brings a painting."""
+
+from comfy.patcher_extension import WrappersMP
+
+from ..attention.core import Attention, Site
+from ..attention.paint_with_words import Painting, painted
+from ._host import errors_of, noise_law
+from ._host_attention import Transform, with_marked_edits
+
+MARK = "steer_paint"
+
+
+class Painted(Transform):
+    """A painting on the attention of its conditioning."""
+
+    def __init__(self, painting: Painting, flow: bool):
+        self.painting, self.flow = painting, flow
+
+    def acts(self, cross: bool, sigma: float) -> bool:
+        return cross and self.painting.factor(sigma, self.flow) > 0.0
+
+    def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
+        sizes = [part.v.shape[0] for part in rows]
+        w = self.painting.map(site.grid, rows[0].v.device).expand(sum(sizes), -1, -1)
+        factor = self.painting.factor(site.sigma, self.flow)
+        return [painted(part, place, factor) for part, place in zip(rows, w.split(sizes), strict=True)]
+
+
+def with_painting(model, node: str):
+    """A clone of the model that paints what conditionings bring; once is enough for all of them."""
+    if model.get_wrappers(WrappersMP.OUTER_SAMPLE, node):
+        return model.clone()
+    flow = noise_law(model.get_model_object("model_sampling")).flow
+
+    def before(executor, noise, *args, **kwargs):
+        with errors_of(node):
+            for cond in (cond for conds in executor.class_obj.conds.values() for cond in conds if MARK in cond):
+                if cond.get("area") is not None or cond.get("set_area_to_bounds"):
+                    raise ValueError(
+                        "a painted conditioning has an area, and its regions are of the whole picture; remove the area"
+                    )
+                cond[MARK].check(noise.shape[0], *noise.shape[-2:])
+        return executor(noise, *args, **kwargs)
+
+    model = with_marked_edits(model, node, MARK, lambda painting: Painted(painting, flow))
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, node, before)
+    return model

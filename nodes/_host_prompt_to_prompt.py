@@ -1,0 +1,234 @@
+"""Source and target sampled in lockstep by the host: one latent batch of both, one model call for both prompts."""
+
+from inspect import signature
+
+import comfy.k_diffusion.sampling
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..attention.core import Attention, Site
+from ..attention.prompt_to_prompt import BlendMask, Edit, Timing, blended, coarse, edited, mixes, shared_queries
+from ..samplers.inversion import Inversion
+from ._host import InversionSampler, check_inversion_fits, check_latent, check_mask_fits, errors_of, noise_law
+from ._host_attention import Transform, attention_sites, edits_of, paired, with_edits
+
+
+class Lockstep(Transform):
+    """The edit between the two halves of a batch, source first, in one run."""
+
+    def __init__(self, edit: Edit, timing: Timing):
+        self.edit, self.timing = edit, timing
+        self.blend = BlendMask(edit.blend) if edit.blend else None
+        self._mixes: dict[float, tuple] = {}
+
+    def acts(self, cross: bool, sigma: float) -> bool:
+        return self.timing.acts(cross, sigma) or (cross and self.blend is not None)
+
+    def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
+        source, target = rows if len(rows) == 2 else rows[0].halves()
+        if not site.cross:
+            return [source, shared_queries(source.terms[0], target) if coarse(site) else target]
+        target = edited(source, target, self.edit, self._mixed(site.sigma, target.v.device))
+        if self.blend and blended(site):
+            self.blend.add(source.probs(), target.probs(), site.grid)
+        return [source, target]
+
+    def blends(self, sigma: float) -> bool:
+        return self.blend is not None and sigma <= self.timing.blend_first
+
+    def _mixed(self, sigma: float, device) -> tuple:
+        if sigma not in self._mixes:
+            found = mixes(self.edit, self.timing.gates(sigma))
+            self._mixes = {sigma: tuple(x if x is None else x.to(device) for x in found)}
+        return self._mixes[sigma]
+
+
+class Track:
+    """The recorded trajectory that the source follows (Direct Inversion, Ju et al. 2023, arXiv:2310.01506)."""
+
+    def __init__(self, inversion: Inversion, sigmas: list[float], batch: int):
+        held = inversion.latents[0].shape[0]
+        if held not in (1, batch):
+            raise ValueError(f"inversion holds {held} latents and latent_image {batch}; give one for each")
+        self.sigmas = sigmas
+        self.latents = [inversion.latents[self._index(inversion.sigmas, sigma)] for sigma in sigmas]
+
+    @staticmethod
+    def _index(sigmas, sigma: float) -> int:
+        index = min(range(len(sigmas)), key=lambda i: abs(sigmas[i] - sigma))
+        if abs(sigmas[index] - sigma) > 1e-4 * max(sigma, 1e-3):
+            raise ValueError(
+                f"sigma {sigma:.5g} is not one that the inversion recorded (nearest {sigmas[index]:.5g}); sample with "
+                "the sigmas it was made with, and a sampler that stays on them (euler, DDIM, heun, dpmpp_2m)"
+            )
+        return index
+
+    def at(self, sigma: float, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The source at a level, and the estimate that takes a deterministic step from there to the next level."""
+        index = self._index(self.sigmas, sigma)
+        x = self._on(index, like)
+        if index + 1 == len(self.sigmas):
+            return x, x
+        ratio = self.sigmas[index + 1] / self.sigmas[index]
+        return x, (self._on(index + 1, like) - ratio * x) / (1.0 - ratio)
+
+    def end(self, like: Tensor) -> Tensor:
+        return self._on(-1, like)
+
+    def _on(self, index: int, like: Tensor) -> Tensor:
+        return self.latents[index].to(like).expand_as(like)
+
+
+class LockstepGuider:
+    """A guider as samplers use it, for one run: the attention is edited, the halves are kept together."""
+
+    lockstep = 2  # the two halves get the same noise from Steer's samplers
+
+    def __init__(self, guider, transform: Lockstep, track: Track | None):
+        self._guider, self._transform, self._track = guider, transform, track
+        self._sites = attention_sites(guider.inner_model)
+        self._edits = edits_of(guider.conds["positive"], transform)
+        self._mask: Tensor | None = None
+
+    def __getattr__(self, name):
+        return getattr(self._guider, name)
+
+    def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        level, (source, target) = float(sigma.max()), x.chunk(2)
+        if self._track:
+            source, follows = self._track.at(level, source)
+        x = torch.cat([source, self._blend(source, target)])
+        options = with_edits(model_options, self._sites, self._edits)
+        denoised, edit = self._guider(x, sigma, model_options=options, seed=seed).chunk(2)
+        if self._track:
+            denoised = follows
+        if self._transform.blends(level):
+            self._mask = self._transform.blend.mask(*x.shape[-2:])
+        # outside the mask the target's estimate is the source's, so that multistep samplers remember the source
+        return torch.cat([denoised, self._blend(denoised, edit)])
+
+    def finish(self, x: Tensor) -> Tensor:
+        """The sampler's result: the source exactly on its track, the target blended once more."""
+        source, target = x.chunk(2)
+        if self._track:
+            source = self._track.end(source)
+        return torch.cat([source, self._blend(source, target)])
+
+    def _blend(self, source: Tensor, target: Tensor) -> Tensor:
+        """arXiv:2208.01626 section 4.1, on what the model sees instead of after the step, as any sampler allows: a
+        place that leaves the mask and comes back returns with a remainder of what it was."""
+        return target if self._mask is None else source + self._mask.to(source) * (target - source)
+
+
+class LockstepSampler(comfy.samplers.Sampler):
+    """A SAMPLER on the doubled batch, with a guider that keeps the halves in lockstep."""
+
+    def __init__(self, sampler: comfy.samplers.Sampler, owner: "PromptToPromptGuider"):
+        self.sampler, self.owner = sampler, owner
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        owner, model_sampling = self.owner, model_wrap.inner_model.model_sampling
+        with errors_of(owner.node):
+            law, track = noise_law(model_sampling), None
+            if owner.inversion is not None:
+                track = Track(owner.inversion, sigmas.tolist(), noise.shape[0] // 2)
+                top = self.max_denoise(model_wrap, sigmas)
+                self._check_start(track, model_sampling.noise_scaling(sigmas[0], noise, latent_image, top))
+            guider = LockstepGuider(model_wrap, Lockstep(owner.edit, owner.timing), track)
+            samples = with_same_noise(self.sampler, noise, sigmas, extra_args.get("seed")).sample(
+                guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
+            )
+        # the inner sampler's result has been taken out of the flow law's scale; the source on its track has not
+        x = guider.finish(samples * law.alpha(float(sigmas[-1])))
+        return model_sampling.inverse_noise_scaling(sigmas[-1], x)
+
+    @staticmethod
+    def _check_start(track: Track, x: Tensor) -> None:
+        source = x.chunk(2)[0]
+        expected = track.at(track.sigmas[0], source)[0]
+        if (source - expected).abs().max() > 1e-3 * expected.abs().max():
+            raise ValueError(
+                "the run does not start where the inversion ends; connect the NOISE and the LATENT of the same "
+                "inversion to SamplerCustomAdvanced"
+            )
+
+
+def with_same_noise(sampler, noise: Tensor, sigmas: Tensor, seed: int | None):
+    """The sampler drawing the same noise for both halves, where it is one of the host's that draws any."""
+    function = getattr(sampler, "sampler_function", None)
+    if function is None or "noise_sampler" not in signature(function).parameters:
+        return sampler
+    half, positive = noise.chunk(2)[0], sigmas[sigmas > 0]
+    if "sde" in function.__name__:
+        draw = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(half, positive.min(), positive.max(), seed=seed)
+    else:
+        draw = comfy.k_diffusion.sampling.default_noise_sampler(half, seed=seed)
+
+    def both(sigma, next_sigma):
+        return torch.cat([draw(sigma, next_sigma)] * 2)
+
+    return type(sampler)(function, {**sampler.extra_options, "noise_sampler": both}, sampler.inpaint_options)
+
+
+class PromptToPromptGuider(comfy.samplers.CFGGuider):
+    """Samples source and target from one latent; returns both, source first."""
+
+    def __init__(self, node: str, model, edit: Edit, timing: Timing, cfg: float, inversion):
+        super().__init__(model)
+        self.node, self.edit, self.timing, self.cfg, self.inversion = node, edit, timing, cfg, inversion
+        with errors_of(node):
+            attention_sites(model.model)
+            if inversion is not None:
+                check_inversion_fits(inversion, model)
+
+    def set_prompts(self, source, target, negative, source_negative=None):
+        self.prompts, self.negatives = (source, target), (source_negative, negative)
+
+    def sample(self, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
+        with errors_of(self.node):
+            self._check(latent_image, sampler, sigmas, denoise_mask)
+            batch = latent_image.shape[0]
+            positive, negative = paired(*self.prompts, batch), self.negatives[1]
+            if self.negatives[0] is not None:
+                negative = paired(*self.negatives, batch)
+            self.set_conds(positive, negative)
+        noise, latent_image = (torch.cat([x, x]) for x in (noise, latent_image))
+        if denoise_mask is not None and denoise_mask.ndim > 2 and denoise_mask.shape[0] == batch > 1:
+            denoise_mask = torch.cat([denoise_mask, denoise_mask])
+        try:
+            return super().sample(
+                noise, latent_image, LockstepSampler(sampler, self), sigmas, denoise_mask, *args, **kwargs
+            )
+        finally:
+            self.original_conds = {}
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        if self.inversion is None:
+            return super().predict_noise(x, timestep, model_options, seed)
+        # the source follows its track: it needs no unconditional prediction
+        positive, negative = self.conds["positive"], self.conds["negative"]
+        both = comfy.samplers.calc_cond_batch(self.inner_model, [positive], x, timestep, model_options)[0]
+        (source, cond), target, level = both.chunk(2), x.chunk(2)[1], timestep.chunk(2)[1]
+        if self.cfg == 1.0 and not model_options.get("disable_cfg1_optimization", False):
+            return both
+        uncond = comfy.samplers.calc_cond_batch(self.inner_model, [negative], target, level, model_options)[0]
+        guided = comfy.samplers.cfg_function(
+            self.inner_model, cond, uncond, self.cfg, target, level, model_options, positive, negative
+        )
+        return torch.cat([source, guided])
+
+    def _check(self, latent_image, sampler, sigmas, denoise_mask) -> None:
+        if len(sigmas) < 2:
+            raise ValueError(f"sigmas: {len(sigmas)} given, a run needs at least two (from, to)")
+        if isinstance(sampler, InversionSampler):
+            raise ValueError(
+                "this guider samples two prompts; invert with a plain guider at cfg 1 and the source prompt"
+            )
+        if latent_image.is_nested:
+            raise ValueError("latent_image holds several latents of different kinds; edit pictures one kind at a time")
+        check_latent(self.model_patcher.model, latent_image)
+        if denoise_mask is not None:
+            check_mask_fits(denoise_mask, latent_image)

@@ -1,0 +1,118 @@
+"""Paint-with-words: regions for phrases of the prompt, from masks or a colour-coded map."""
+
+from comfy_api.latest import io
+
+from ..attention.paint_with_words import Painting, Region, parse_legend, segments
+from ._host import check_number, errors_of
+from ._host_attention import encoded, tokenized
+from ._host_paint_with_words import MARK, with_painting
+from ._types import SteerRegions
+
+
+class SteerRegion(io.ComfyNode):
+    """A place for a phrase."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteerRegion",
+            display_name="Region (Steer)",
+            category="Steer/attention",
+            description="A place for a phrase of the prompt, for Paint with Words. Chain several.",
+            inputs=[
+                io.Mask.Input("mask", tooltip="White is the place, grey a weaker pull. One, or one for each picture."),
+                io.String.Input("phrase", default="", tooltip="Words of the prompt, next to each other: `red circle`."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="Factor on the weight, for this region.",
+                ),  # fmt: skip
+                SteerRegions.Input("regions", optional=True, tooltip="Regions to add this one to."),
+            ],
+            outputs=[SteerRegions.Output(display_name="regions", tooltip="For Paint with Words, or a further Region.")],
+        )
+
+    @classmethod
+    def execute(cls, mask, phrase, strength, regions=()) -> io.NodeOutput:
+        check_number("SteerRegion", "strength", strength, 0.0, 10.0)
+        with errors_of("SteerRegion"):
+            return io.NodeOutput((*(regions or ()), Region(mask, phrase, strength)))
+
+
+class SteerRegionsFromSegmentation(io.ComfyNode):
+    """Regions from a map of colours."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteerRegionsFromSegmentation",
+            display_name="Regions from Segmentation (Steer)",
+            category="Steer/attention",
+            description="Reads a colour-coded map: which colour is the place of which phrase of the prompt.",
+            inputs=[
+                io.Image.Input("image", tooltip="The map. Colours may be a little off, as JPEG makes them."),
+                io.String.Input(
+                    "legend",
+                    multiline=True,
+                    default="#ff0000: cat\n#0000ff: sky",
+                    tooltip="A line for each colour: `#ff0000: cat`, or `255, 0, 0: cat`; `#ff0000: cat @ 0.5` for "
+                    "half the strength. Other colours of the image are no region.",
+                ),  # fmt: skip
+            ],
+            outputs=[SteerRegions.Output(display_name="regions", tooltip="For Paint with Words, or a further Region.")],
+        )
+
+    @classmethod
+    def execute(cls, image, legend) -> io.NodeOutput:
+        with errors_of("SteerRegionsFromSegmentation"):
+            return io.NodeOutput(segments(image, parse_legend(legend)))
+
+
+class SteerPaintWithWords(io.ComfyNode):
+    """Layout by cross-attention, without training (arXiv:2211.01324, section 4.3)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteerPaintWithWords",
+            display_name="Paint with Words (Steer)",
+            category="Steer/attention",
+            description="Encodes a prompt and places its phrases: where a region is painted, the picture attends more "
+            "to the region's phrase while its layout is made.",
+            inputs=[
+                io.Model.Input("model", tooltip="A UNet model (SD1.x, SD2.x, SDXL); it is not changed."),
+                io.Clip.Input("clip", tooltip="The text encoder (CLIP: SD1.x, SD2.x, SDXL)."),
+                io.String.Input(
+                    "text", multiline=True, default="", tooltip="The prompt. It has to contain the regions' phrases."
+                ),  # fmt: skip
+                SteerRegions.Input("regions", tooltip="From Region or Regions from Segmentation."),
+                io.Float.Input(
+                    "weight",
+                    default=0.3,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="How strongly regions pull. 0 is plain sampling; too much spoils the picture.",
+                ),  # fmt: skip
+            ],
+            outputs=[
+                io.Model.Output(tooltip="For the guider or KSampler; it paints what its conditionings bring."),
+                io.Conditioning.Output(tooltip="The prompt with its regions, for the guider or KSampler (positive)."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, text, regions, weight) -> io.NodeOutput:
+        node = "SteerPaintWithWords"
+        check_number(node, "weight", weight, 0.0, 10.0)
+        with errors_of(node):
+            prompt = tokenized(clip, text)
+            painting = Painting(regions, prompt, weight)
+            conditioning = encoded(clip, prompt, {MARK: painting})
+            return io.NodeOutput(with_painting(model, node), conditioning)
+
+
+NODES = [SteerRegion, SteerRegionsFromSegmentation, SteerPaintWithWords]

@@ -1,0 +1,207 @@
+"""Prompt-to-Prompt: the edit, its local blend, and the guider that samples source and target in lockstep."""
+
+from dataclasses import replace
+
+from comfy_api.latest import io
+
+from ..attention.prompt_to_prompt import Edit, LocalBlend, Timing
+from ..attention.tokens import mapper, word_values
+from ..attention.tokens import word_windows as windows_of
+from ._host import check_number, errors_of
+from ._host_attention import encoded, sigma_at, tokenized
+from ._host_prompt_to_prompt import PromptToPromptGuider
+from ._types import SteerEdit, SteerInversion
+
+
+class SteerPromptEdit(io.ComfyNode):
+    """Two prompts and which word became which (arXiv:2208.01626, section 3.2)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteerPromptEdit",
+            display_name="Prompt Edit (Steer)",
+            category="Steer/attention",
+            description="Encodes a source prompt and the prompt it is changed to, and works out which word became "
+            "which, for the Prompt-to-Prompt nodes.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder (CLIP: SD1.x, SD2.x, SDXL)."),
+                io.String.Input(
+                    "source", multiline=True, default="", tooltip="The prompt of the picture as it is."
+                ),  # fmt: skip
+                io.String.Input("target", multiline=True, default="", tooltip="The prompt of the picture wanted."),
+                io.Combo.Input(
+                    "mapping",
+                    options=["auto", "replace", "refine"],
+                    default="auto",
+                    tooltip="replace: word by word, for a swap (both need the same number of words). refine: words "
+                    "were added or taken away. auto: replace if the numbers are equal, else refine.",
+                ),  # fmt: skip
+                io.String.Input(
+                    "equalizer",
+                    default="",
+                    tooltip="How strongly words of the target act: `fluffy: 2, old: -1`. 1 leaves a word as it is.",
+                ),  # fmt: skip
+                io.String.Input(
+                    "word_windows",
+                    default="",
+                    optional=True,
+                    tooltip="Own windows for words of the target, as shares of the run: `lion: 0.4, jungle: 0.2-0.6`. "
+                    "For all other words cross_end decides.",
+                ),  # fmt: skip
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="source", tooltip="The source prompt, encoded."),
+                io.Conditioning.Output(display_name="target", tooltip="The target prompt, encoded."),
+                SteerEdit.Output(display_name="edit", tooltip="What changes, for the Prompt-to-Prompt nodes."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, source, target, mapping, equalizer, word_windows="") -> io.NodeOutput:
+        with errors_of("SteerPromptEdit"):
+            prompts = tokenized(clip, source), tokenized(clip, target)
+            matrix, kept = mapper(*prompts, mapping)
+            values = word_values(prompts[1], equalizer)
+            windows = tuple(windows_of(prompts[1], word_windows).items())
+            edit = Edit(*prompts, matrix, kept, values, windows)
+            encodings = encoded(clip, prompts[0]), encoded(clip, prompts[1], {"steer_target": target})
+        return io.NodeOutput(*encodings, edit)
+
+
+class SteerLocalBlend(io.ComfyNode):
+    """Keeps an edit to where the named words are (arXiv:2208.01626, section 4.1)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteerLocalBlend",
+            display_name="Local Blend (Steer)",
+            category="Steer/attention",
+            description="Keeps a Prompt-to-Prompt edit to the places that the words attend to; everything else stays "
+            "as in the source picture.",
+            inputs=[
+                SteerEdit.Input("edit", tooltip="From Prompt Edit."),
+                io.String.Input(
+                    "source_words", default="", tooltip="Words of the source prompt whose places may change: `cat`."
+                ),  # fmt: skip
+                io.String.Input(
+                    "target_words", default="", tooltip="Words of the target prompt whose places may change: `dog`."
+                ),  # fmt: skip
+                io.Float.Input(
+                    "threshold",
+                    default=0.3,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How strongly a place has to attend to the words, relative to the strongest. "
+                    "Lower lets the edit reach further.",
+                ),  # fmt: skip
+                io.Float.Input(
+                    "start_percent",
+                    default=0.2,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Where in the run the blending begins; before, the maps are only collected.",
+                ),  # fmt: skip
+            ],
+            outputs=[SteerEdit.Output(display_name="edit", tooltip="The edit, kept to those places.")],
+        )
+
+    @classmethod
+    def execute(cls, edit, source_words, target_words, threshold, start_percent=0.2) -> io.NodeOutput:
+        check_number("SteerLocalBlend", "threshold", threshold, 0.0, 1.0)
+        check_number("SteerLocalBlend", "start_percent", start_percent, 0.0, 1.0)
+        with errors_of("SteerLocalBlend"):
+            blend = LocalBlend(
+                words_at(edit.source, source_words, "source_words"),
+                words_at(edit.target, target_words, "target_words"),
+                threshold,
+                start_percent,
+            )
+        return io.NodeOutput(replace(edit, blend=blend))
+
+
+def words_at(prompt, words: str, name: str) -> tuple[int, ...]:
+    """Token positions of words or phrases separated by commas; ValueError for none, or one that is not there."""
+    phrases = [phrase for phrase in (part.strip() for part in words.split(",")) if phrase]
+    if not phrases:
+        raise ValueError(f"{name} is empty; name at least one of: {', '.join(word.text for word in prompt.words)}")
+    return tuple(sorted({position for phrase in phrases for position in prompt.positions(phrase)}))
+
+
+class SteerPromptToPromptGuider(io.ComfyNode):
+    """Source and edit from one latent, the source's attention in the edit (arXiv:2208.01626, Algorithm 1)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteerPromptToPromptGuider",
+            display_name="Prompt-to-Prompt Guider (Steer)",
+            category="Steer/guiders",
+            description="Samples the source prompt and the target prompt together, and makes the target attend as the "
+            "source does: the picture stays, what the words changed changes. Returns both, the source first. With an "
+            "inversion the source is the inverted picture itself, exactly (Direct Inversion).",
+            inputs=[
+                io.Model.Input("model", tooltip="A UNet model (SD1.x, SD2.x, SDXL); it is not changed."),
+                io.Conditioning.Input("source", tooltip="From Prompt Edit."),
+                io.Conditioning.Input("target", tooltip="From Prompt Edit."),
+                io.Conditioning.Input("negative", tooltip="The negative of both (empty, or from Null-Text)."),
+                io.Float.Input(
+                    "cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance scale; 1 is off."
+                ),  # fmt: skip
+                SteerEdit.Input("edit", tooltip="From Prompt Edit, through Local Blend if wanted."),
+                io.Float.Input(
+                    "cross_end",
+                    default=0.8,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How long, as a share of the run, words keep the source's places. Lower frees the edit.",
+                ),  # fmt: skip
+                io.Float.Input(
+                    "self_end",
+                    default=0.4,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How long the picture keeps the source's layout (self-attention up to 16x16). "
+                    "Lower it where shapes are to change.",
+                ),  # fmt: skip
+                io.Conditioning.Input(
+                    "source_negative",
+                    optional=True,
+                    tooltip="A negative for the source alone, such as its own prompt or its null-text.",
+                ),  # fmt: skip
+                SteerInversion.Input(
+                    "inversion",
+                    optional=True,
+                    tooltip="Direct Inversion: the source follows this trajectory, whatever the cfg. Connect the "
+                    "inversion's NOISE and LATENT too.",
+                ),  # fmt: skip
+            ],
+            outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced, which then returns source and edit.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, source, target, negative, cfg, edit, cross_end, self_end, source_negative=None, inversion=None
+    ) -> io.NodeOutput:
+        node = "SteerPromptToPromptGuider"
+        check_number(node, "cfg", cfg, 0.0)
+        check_number(node, "cross_end", cross_end, 0.0, 1.0)
+        check_number(node, "self_end", self_end, 0.0, 1.0)
+        if inversion is not None and source_negative is not None:
+            raise ValueError(
+                f"{node}: source_negative has no effect with an inversion, since the source then follows its "
+                "trajectory; disconnect one of the two"
+            )
+        timing = Timing(edit, sigma_at(model), cross_end, self_end)
+        guider = PromptToPromptGuider(node, model, edit, timing, cfg, inversion)
+        guider.set_prompts(source, target, negative, source_negative)
+        return io.NodeOutput(guider)
+
+
+NODES = [SteerPromptEdit, SteerLocalBlend, SteerPromptToPromptGuider]
