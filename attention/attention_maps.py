@@ -74,6 +74,12 @@ class Recorder:
         return sum(x.nbytes for pair in self._queries.values() for x in pair)
 
     def finish(self, sigmas: tuple[float, ...], tokens: int) -> Recording:
+        """The recording; ValueError where there was nothing to record."""
+        if not self._sums:
+            raise ValueError(
+                "the run never used its positive conditioning (a cfg of 0, or a timestep range that leaves it out), so "
+                "there is no attention to keep"
+            )
         maps = {grid: (total / count).cpu() for grid, (total, count) in self._sums.items()}
         return Recording(maps, self._queries, self._latent, sigmas, tokens, self.cross_last, self.self_last)
 
@@ -81,9 +87,10 @@ class Recorder:
 def heat(recording: Recording, positions: list[int], height: int, width: int) -> Tensor:
     """(batch, height, width) from 0 to 1: how strongly each place attends to these tokens, per sample.
 
-    The resolutions from the coarsest up to four times the paper's 16 x 16 are averaged; finer ones only add noise.
+    The mean over resolutions, from the coarsest up to four times the paper's 16 x 16: finer maps are noise, and the
+    coarsest know best where a thing is.
     """
-    finest = 4 * max(256.0, recording.latent[0] * recording.latent[1] / 16)
+    finest = 4.0 * max(256.0, recording.latent[0] * recording.latent[1] / 16)
     grids = [grid for grid in recording.maps if grid[0] * grid[1] <= finest] or [min(recording.maps)]
     total = 0.0
     for grid in grids:

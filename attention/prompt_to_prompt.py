@@ -51,12 +51,9 @@ class Timing:
     """
 
     def __init__(self, edit: Edit, sigma_of: Callable[[float], float], cross_end: float, self_end: float):
-        shares = torch.tensor([[0.0, cross_end]] * edit.target.length)
-        for position, window in edit.windows:
-            shares[position] = torch.tensor(window)
-        self.first, self.last = (
-            torch.tensor([sigma_of(share) for share in column], dtype=torch.float64) for column in shares.T.tolist()
-        )
+        own = dict(edit.windows)
+        shares = [own.get(position, (0.0, cross_end)) for position in range(edit.target.length)]
+        self.first, self.last = torch.tensor([list(map(sigma_of, ends)) for ends in shares], dtype=torch.float64).T
         self.self_last = sigma_of(self_end)
         self.blend_first = sigma_of(edit.blend.start) if edit.blend else 0.0
 

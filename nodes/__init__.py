@@ -2,9 +2,24 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import blended_diffusion, ddim, guidance, inversion, inversion_file, null_text, repaint, sdedit
+from . import (
+    attention_maps,
+    blended_diffusion,
+    ddim,
+    guidance,
+    inversion,
+    inversion_file,
+    null_text,
+    paint_with_words,
+    prompt_to_prompt,
+    repaint,
+    sdedit,
+)
 
-METHODS = (guidance, ddim, sdedit, repaint, blended_diffusion, inversion, inversion_file, null_text)
+METHODS = (
+    guidance, ddim, sdedit, repaint, blended_diffusion, inversion, inversion_file, null_text, prompt_to_prompt,
+    attention_maps, paint_with_words,
+)  # fmt: skip
 
 
 class SteerExtension(ComfyExtension):

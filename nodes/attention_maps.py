@@ -1,10 +1,15 @@
 """Attention recorded from a run, put into another, and shown."""
 
+from unicodedata import category
+
+import torch
 from comfy_api.latest import io
 
+from ..attention.attention_maps import heat
 from ..attention.prompt_to_prompt import Timing
-from ._host import check_number
-from ._host_attention import sigma_at
+from ._heatmap_picture import heatmap_picture
+from ._host import check_number, errors_of
+from ._host_attention import sigma_at, tokenized
 from ._host_attention_maps import recorded, with_recording
 from ._types import SteerAttention, SteerEdit
 
@@ -119,4 +124,88 @@ class SteerInjectAttention(io.ComfyNode):
         return io.NodeOutput(with_recording(model, node, attention, edit, timing))
 
 
-NODES = [SteerCaptureAttention, SteerInjectAttention]
+PIXELS = 8  # of a picture for one latent position
+# words without a place of their own; named, they are shown all the same
+SMALL_WORDS = frozenset(
+    "a an the and or but of in on at to by with from for into onto as is are be it its this that "
+    "'s 't 're 've 'm 'll 'd".split()
+)
+
+
+class SteerAttentionHeatmap(io.ComfyNode):
+    """Which word painted what (Tang et al. 2023, DAAM, arXiv:2210.04885)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteerAttentionHeatmap",
+            display_name="Attention Heatmap (Steer)",
+            category="Steer/attention",
+            description="Shows which word painted what: for each picture a labelled row, with the heat of each word "
+            "over it, and the heat as masks.",
+            inputs=[
+                SteerAttention.Input("attention", tooltip="From Capture Attention."),
+                io.Clip.Input("clip", tooltip="The text encoder of the captured run."),
+                io.String.Input("text", multiline=True, default="", tooltip="The positive prompt of the captured run."),
+                io.String.Input(
+                    "words",
+                    default="",
+                    tooltip="Words or phrases of the prompt, with commas: `cat, red hat`. Empty: all but small words "
+                    "such as `a` and `of`.",
+                ),  # fmt: skip
+                io.Image.Input(
+                    "image", optional=True, tooltip="The decoded pictures, to show the heat on: one for each latent."
+                ),  # fmt: skip
+            ],
+            outputs=[
+                io.Image.Output(tooltip="One labelled row for each picture."),
+                io.Mask.Output(tooltip="The heat from 0 to 1: all words of the first picture, then of the next."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, attention, clip, text, words, image=None) -> io.NodeOutput:
+        with errors_of("SteerAttentionHeatmap"):
+            prompt = tokenized(clip, text)
+            if prompt.length != attention.tokens:
+                raise ValueError(
+                    f"the captured run's prompt has {attention.tokens} tokens and this text {prompt.length}; give the "
+                    "positive prompt of that run"
+                )
+            phrases = phrases_of(prompt, words)
+            height, width = size_of(attention, image)
+            heats = torch.stack([heat(attention, prompt.positions(phrase), height, width) for phrase in phrases], 1)
+        pictures = [None] * len(heats) if image is None else image[..., :3].float().cpu().numpy()
+        rows = [heatmap_picture(one, phrases, picture) for one, picture in zip(heats.numpy(), pictures, strict=True)]
+        return io.NodeOutput(torch.stack([torch.from_numpy(row) for row in rows]), heats.flatten(0, 1))
+
+
+def phrases_of(prompt, words: str) -> list[str]:
+    """The phrases asked for, as typed; else the prompt's words once each. ValueError where there are none."""
+    asked = [phrase for phrase in (part.strip() for part in words.replace("\n", ",").split(",")) if phrase]
+    there = [word.text for word in prompt.words if any(map(_shown, word.text))]
+    found = asked or list(dict.fromkeys(word for word in there if word not in SMALL_WORDS)) or there
+    if not found:
+        raise ValueError(f"the prompt {prompt.text!r} has no words to show")
+    return found
+
+
+def _shown(character: str) -> bool:
+    return character.isalnum() or category(character) == "So"  # or an emoji; not punctuation
+
+
+def size_of(attention, image) -> tuple[int, int]:
+    """(height, width) of the pictures; ValueError for an image that is not of the run."""
+    height, width = attention.latent
+    if image is None:
+        return PIXELS * height, PIXELS * width
+    batch = next(iter(attention.maps.values())).shape[0]
+    if image.shape[0] != batch or abs(image.shape[2] * height / image.shape[1] - width) >= 1.0:
+        raise ValueError(
+            f"image is {image.shape[0]} of {image.shape[2]}x{image.shape[1]}, the captured run {batch} of "
+            f"{PIXELS * width}x{PIXELS * height}; connect the decoded latents of that run"
+        )
+    return tuple(image.shape[1:3])
+
+
+NODES = [SteerCaptureAttention, SteerInjectAttention, SteerAttentionHeatmap]

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
+from ..attention.alignment import mapper
 from ..attention.prompt_to_prompt import Edit, LocalBlend, Timing
-from ..attention.tokens import mapper, word_values
+from ..attention.tokens import word_values
 from ..attention.tokens import word_windows as windows_of
 from ._host import check_number, errors_of
 from ._host_attention import encoded, sigma_at, tokenized

@@ -1,8 +1,16 @@
 """Running samplers on host models in-process: the shapes model, and models whose answer is known in closed form."""
 
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.model_patcher
 import comfy.model_sampling
+import comfy.ops
 import comfy.samplers
+import comfy.supported_models
+import node_helpers
 import torch
+
+from ..demo.shapes_loader import UNET_CONFIG
 
 FLOW = "flow"
 EPS = "eps"
@@ -91,3 +99,53 @@ def closed_form(model, law, variance=0.5):
 def mean_conditioning(mean):
     """A conditioning whose closed-form estimate has this mean."""
     return [[torch.full((1, 77, 128), float(mean)), {}]]
+
+
+def with_lora(model):
+    """A clone with a rank-1 change of every query projection."""
+    model = model.clone()
+    patches = {}
+    for key, weight in model.model.state_dict().items():
+        if key.endswith("to_q.weight"):
+            generator = torch.Generator().manual_seed(len(patches))
+            change = torch.randn(weight.shape[0], 1, generator=generator) @ torch.randn(
+                1, weight.shape[1], generator=generator
+            )
+            patches[key] = (0.02 * change,)
+    assert model.add_patches(patches, 0.5)
+    return model
+
+
+def with_control(conditioning):
+    """The conditioning with a small random ControlNet."""
+    config = {key: UNET_CONFIG[key] for key in ("image_size", "in_channels", "model_channels", "channel_mult",
+              "num_res_blocks", "transformer_depth", "transformer_depth_middle", "context_dim", "num_heads",
+              "num_head_channels", "use_spatial_transformer", "legacy")}  # fmt: skip
+    torch.manual_seed(0)
+    network = comfy.cldm.cldm.ControlNet(
+        **config, hint_channels=3, operations=comfy.ops.manual_cast, dtype=torch.float32
+    )
+    for weight in network.parameters():
+        weight.copy_(torch.randn_like(weight) * 0.03)
+    control = comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"), manual_cast_dtype=None)
+    control = control.copy().set_cond_hint(torch.rand(1, 3, 128, 128), 0.5, (0.0, 1.0))
+    return node_helpers.conditioning_set_values(conditioning, {"control": control, "control_apply_to_uncond": True})
+
+
+def tiny_sdxl(seed=0):
+    """A model of SDXL's structure (pooled text and sizes, two transformers a block) with random weights."""
+    config = comfy.supported_models.SDXL(
+        {**UNET_CONFIG, "transformer_depth": [0, 2], "transformer_depth_output": [0, 0, 2, 2],
+         "transformer_depth_middle": 2, "use_linear_in_transformer": True, "num_classes": "sequential",
+         "adm_in_channels": 2816}
+    )  # fmt: skip
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "")
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.diffusion_model.named_parameters():
+        drawn = torch.randn(weight.shape, generator=generator) * (
+            0.3 if weight.ndim == 1 else weight[0].numel() ** -0.5
+        )
+        weight.copy_(1.0 + 0.1 * drawn if "norm" in name and name.endswith("weight") else drawn)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model.eval(), load_device=cpu, offload_device=cpu)

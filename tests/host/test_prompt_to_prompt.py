@@ -1,14 +1,33 @@
 import random
+import types
 
 import comfy.model_management as management
 import comfy.samplers
+import node_helpers
 import pytest
 import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from steer.demo.shapes.data import caption, render, sample_scene
+from steer.nodes._host_attention import attention_sites
 from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
-from steer.tests.host_run import counted, encode, host_guider, noise_of, relative, run, sigmas_of
+from steer.tests.host_run import (
+    FLOW,
+    counted,
+    encode,
+    hole,
+    host_guider,
+    noise_of,
+    relative,
+    run,
+    sigmas_of,
+    tiny_sdxl,
+    with_control,
+    with_law,
+    with_lora,
+)
 
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
 LONG = "a red circle left of a blue star on a white background"
@@ -192,3 +211,242 @@ def test_the_model_is_as_before_after_success_and_interrupt(shapes):
     assert repr(shapes[0].model_options) == options
     assert torch.equal(alone(shapes, RED, noise, sigmas), before)
     assert torch.equal(run(guider, EULER, sigmas, noise), first)
+
+
+def added_to_attention(strength=0.5):
+    """A patch as IPAdapter's: the layer's attention, and something of its own on top."""
+
+    def patch(q, k, v, extra_options):
+        return optimized_attention(q, k, v, extra_options["n_heads"]) + strength * torch.tanh(q)
+
+    return patch
+
+
+def with_adapter(model):
+    model = model.clone()
+    for block in attention_sites(model.model):
+        model.set_model_attn2_replace(added_to_attention(), *block)
+    return model
+
+
+@pytest.mark.parametrize("ends", [(0.0, 0.0), (0.8, 0.4)])
+def test_a_patch_that_adds_to_attn2_keeps_adding(shapes, ends):
+    """Chained: what it adds is there, and what Prompt-to-Prompt changes is changed."""
+    model, sigmas, noise = with_adapter(shapes[0]), sigmas_of(shapes[0], 8), noise_of((1, 4, 16, 16))
+    both = run(lockstep(shapes, edit_of(shapes[1]), 5.0, *ends, model=model), EULER, sigmas, noise)
+    assert relative(both[:1], alone(shapes, RED, noise, sigmas, model=model)) < 1e-5
+    plain = alone(shapes, GREEN, noise, sigmas, model=model)
+    assert relative(plain, alone(shapes, GREEN, noise, sigmas)) > 0.01
+    assert (relative(both[1:], plain) < 1e-5) == (ends == (0.0, 0.0))
+
+
+def test_the_patch_may_come_before_or_after_ours(shapes):
+    """Whatever the order of the nodes."""
+    model, clip, _ = shapes
+    sigmas, noise, edit, empty = sigmas_of(model, 6), noise_of((1, 4, 16, 16)), edit_of(clip), encode(clip, "")
+    attention = SteerCaptureAttention.execute(
+        Noise(noise), host_guider(model, edit[0], empty, 5.0), EULER, sigmas, {"samples": torch.zeros_like(noise)}
+    ).args[1]
+    after = with_adapter(SteerInjectAttention.execute(model, attention, edit[2], 0.8, 0.4).args[0])
+    before = SteerInjectAttention.execute(with_adapter(model), attention, edit[2], 0.8, 0.4).args[0]
+    results = [run(host_guider(each, edit[1], empty, 5.0), EULER, sigmas, noise) for each in (before, after)]
+    assert torch.equal(*results)
+    assert relative(results[0], alone(shapes, GREEN, noise, sigmas, model=with_adapter(model))) > 0.01
+
+
+@pytest.mark.parametrize("what", ["lora", "control", "two controls", "guided in an area", "noise mask", "PAG"])
+def test_in_company(shapes, monkeypatch, what):
+    """The source stays what it is alone; with the gates at 0 so does the target."""
+    model, clip, _ = shapes
+    sigmas, noise, latent, mask = sigmas_of(model, 8), noise_of((1, 4, 16, 16)), torch.zeros(1, 4, 16, 16), None
+    source, target, edit = edit_of(clip)
+    negative = encode(clip, "")
+    if what == "lora":
+        model = with_lora(model)
+    if "control" in what:
+        together = with_control([*source, *target])
+        source, target = together[:1], together[1:]
+        negative = with_control(negative)
+        if what == "two controls":
+            (text, options), given = target[0], target[0][1]["control"]
+            again = given.copy().set_cond_hint(given.cond_hint_original, given.strength, (0.0, 1.0))
+            target = [[text, {**options, "control": again}]]
+    if what == "guided in an area":
+        area = {"area": (12, 12, 2, 2), "strength": 1.0, "set_area_to_bounds": False}
+        source, target = (node_helpers.conditioning_set_values(each, area) for each in (source, target))
+    if what == "noise mask":
+        latent, mask = noise_of((1, 4, 16, 16), 9), hole()
+    if what == "PAG":
+        model = PerturbedAttentionGuidance().patch(model, 2.0)[0] if hasattr(
+            PerturbedAttentionGuidance, "patch"
+        ) else PerturbedAttentionGuidance.execute(model, 2.0)[0]  # fmt: skip
+
+    def plain(positive):
+        return run(host_guider(model, positive, negative, 5.0), EULER, sigmas, noise, latent, mask)
+
+    for ends in ((0.0, 0.0), (0.8, 0.4)):
+        guider = SteerPromptToPromptGuider.execute(model, source, target, negative, 5.0, edit, *ends).args[0]
+        first, second = run(guider, EULER, sigmas, noise, latent, mask).chunk(2)
+        assert relative(first, plain(source)) < 1e-5
+        assert (relative(second, plain(target)) < 1e-5) == (ends == (0.0, 0.0))
+
+
+def test_sdxl_structure(shapes):
+    """Pooled text of each prompt, several transformers in a block; capture and inject as well."""
+    model, clip = tiny_sdxl(), shapes[1]
+    sigmas, noise = sigmas_of(model, 6), noise_of((2, 4, 16, 12))
+    source, target, edit = edit_of(clip)
+    source, target, empty = (
+        [[text[0][0], {**text[0][1], "pooled_output": noise_of((1, 1280), seed)}]]
+        for seed, text in enumerate((source, target, encode(clip, "")))
+    )
+
+    def plain(positive, model=model):
+        return run(host_guider(model, positive, empty, 5.0), EULER, sigmas, noise)
+
+    def together(cross_end, self_end):
+        guider = SteerPromptToPromptGuider.execute(model, source, target, empty, 5.0, edit, cross_end, self_end).args[0]
+        return run(guider, EULER, sigmas, noise).chunk(2)
+
+    first, second = together(0.0, 0.0)
+    assert relative(first, plain(source)) < 1e-5 and relative(second, plain(target)) < 1e-5
+    first, second = together(0.8, 0.4)
+    assert relative(first, plain(source)) < 1e-5 and relative(second, plain(target)) > 1e-3
+    guider = host_guider(model, source, empty, 5.0)
+    latent = {"samples": torch.zeros_like(noise)}
+    attention = SteerCaptureAttention.execute(Noise(noise), guider, EULER, sigmas, latent).args[1]
+    injected = SteerInjectAttention.execute(model, attention, edit, 0.8, 0.4).args[0]
+    assert relative(plain(target, injected), second) < 1e-4
+
+
+def test_a_control_on_one_prompt_only_is_refused(shapes):
+    model, rows = counted(shapes[0])
+    source, target, edit = edit_of(shapes[1])
+    guider = lockstep(shapes, (with_control(source), target, edit), model=model)
+    with pytest.raises(ValueError, match="SteerPromptToPromptGuider: source and target differ in 'control'"):
+        run(guider, EULER, sigmas_of(model, 3), noise_of((1, 4, 16, 16)))
+    assert not rows
+
+
+class TestBadInput:
+    def test_words_that_are_not_there(self, shapes):
+        clip = shapes[1]
+        with pytest.raises(ValueError, match="SteerPromptEdit: 'cat' is not in the prompt .* words are: a, green"):
+            edit_of(clip, equalizer="cat: 2")
+        with pytest.raises(ValueError, match="SteerPromptEdit: .*'cat'"):
+            edit_of(clip, windows="cat: 0.5")
+        with pytest.raises(ValueError, match="SteerLocalBlend: source_words is empty; name .*circle"):
+            SteerLocalBlend.execute(edit_of(clip)[2], " ", "circle", 0.3)
+        with pytest.raises(ValueError, match="SteerLocalBlend: 'red' is not in the prompt .*green"):
+            SteerLocalBlend.execute(edit_of(clip)[2], "red", "red", 0.3)
+        with pytest.raises(ValueError, match="SteerPromptEdit: replace needs as many words"):
+            edit_of(clip, RED, LONG, "replace")
+
+    @pytest.mark.parametrize("name", ["cross_end", "self_end"])
+    def test_shares(self, shapes, name):
+        with pytest.raises(ValueError, match=f"SteerPromptToPromptGuider: {name} is 1.5"):
+            lockstep(shapes, edit_of(shapes[1]), **{name: 1.5})
+
+    def test_two_ways_for_the_source(self, shapes):
+        with pytest.raises(ValueError, match="source_negative has no effect"):
+            lockstep(shapes, edit_of(shapes[1]), source_negative=encode(shapes[1], ""), inversion=inverted(shapes)[-1])
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"sigmas": torch.tensor([14.6, 5.0, 0.0])}, "sigma 14.6 is not one that the inversion recorded"),
+            ({"noise": noise_of((1, 4, 16, 16))}, "does not start where the inversion ends"),
+            ({"latent": torch.full((1, 4, 16, 16), float("nan"))}, "NaN"),
+            ({"latent": torch.ones(1, 16, 16, 16), "noise": noise_of((1, 16, 16, 16))}, "16 channels"),
+            ({"sigmas": torch.tensor([1.0])}, "at least two"),
+        ],
+    )
+    def test_runs_that_do_not_fit_the_inversion(self, shapes, change, message):
+        text, sigmas, latent, noise, inversion = inverted(shapes)
+        model, rows = counted(shapes[0])
+        guider = lockstep(shapes, edit_of(shapes[1], text, GREEN), model=model, inversion=inversion)
+        given = {"sigmas": sigmas, "noise": noise.generate_noise(latent), "latent": latent["samples"], **change}
+        with pytest.raises(ValueError, match=f"SteerPromptToPromptGuider: .*{message}"):
+            run(guider, EULER, *given.values())
+        assert not rows
+
+    def test_an_inversion_of_another_family(self, shapes):
+        inversion = inverted(shapes)[-1]
+        with pytest.raises(ValueError, match="SteerPromptToPromptGuider: the inversion is of a variance-exploding"):
+            lockstep(shapes, edit_of(shapes[1]), model=with_law(shapes[0], FLOW), inversion=inversion)
+
+    def test_inverting_with_two_prompts(self, shapes):
+        guider = lockstep(shapes, edit_of(shapes[1]))
+        with pytest.raises(ValueError, match="invert with a plain guider"):
+            SteerDDIMInversion.execute(guider, sigmas_of(shapes[0], 3), {"samples": noise_of((1, 4, 16, 16))}, 0, 1e-4)
+
+    def test_a_model_without_cross_attention(self, shapes):
+        model = shapes[0].clone()
+        model.model = types.SimpleNamespace(
+            diffusion_model=torch.nn.Linear(1, 1), model_sampling=shapes[0].model.model_sampling
+        )
+        with pytest.raises(ValueError, match="SteerPromptToPromptGuider: .*no cross-attention blocks"):
+            lockstep(shapes, edit_of(shapes[1]), model=model)
+
+    def test_an_encoder_without_clips_tokens(self, shapes):
+        clip = types.SimpleNamespace(tokenize=lambda text: {"t5xxl": [[(1, 1.0)]]}, tokenizer=object())
+        with pytest.raises(ValueError, match="SteerPromptEdit: this text encoder .object. has no CLIP tokens"):
+            edit_of(clip)
+
+    def test_a_patch_that_changes_the_tokens(self, shapes):
+        def longer(n, context, value, extra_options):
+            return n, torch.cat([context, context[:, :4]], 1), torch.cat([value, value[:, :4]], 1)
+
+        model = shapes[0].clone()
+        model.set_model_attn2_patch(longer)
+        with pytest.raises(ValueError, match="a patch on attn2 changes the number of positions or tokens"):
+            run(lockstep(shapes, edit_of(shapes[1]), model=model), EULER, sigmas_of(model, 3), noise_of((1, 4, 16, 16)))
+
+
+class TestInjection:
+    @pytest.fixture
+    def captured(self, shapes):
+        edit, noise = edit_of(shapes[1]), noise_of((1, 4, 16, 16))
+        guider = host_guider(shapes[0], edit[0], encode(shapes[1], ""), 5.0)
+        latent = {"samples": torch.zeros_like(noise)}
+        attention = SteerCaptureAttention.execute(Noise(noise), guider, EULER, sigmas_of(shapes[0], 6), latent)
+        return edit, noise, attention.args[1]
+
+    def refused(self, shapes, captured, message, positive=None, sigmas=None, noise=None, **inject):
+        edit, start, attention = captured
+        given = {"edit": edit[2], "cross_end": 0.8, "self_end": 0.4, **inject}
+        model, rows = counted(shapes[0])
+        with pytest.raises(ValueError, match=f"SteerInjectAttention: .*{message}"):
+            model = SteerInjectAttention.execute(model, attention, *given.values()).args[0]
+            guider = host_guider(model, edit[1] if positive is None else positive, encode(shapes[1], ""), 5.0)
+            run(guider, EULER, sigmas_of(model, 6) if sigmas is None else sigmas, start if noise is None else noise)
+        assert not rows
+
+    def test_other_conditioning(self, shapes, captured):
+        self.refused(shapes, captured, "no conditioning of this run belongs", positive=encode(shapes[1], GREEN))
+
+    def test_other_sigmas(self, shapes, captured):
+        self.refused(shapes, captured, "was not recorded", sigmas=sigmas_of(shapes[0], 7))
+
+    def test_other_size_and_batch(self, shapes, captured):
+        self.refused(shapes, captured, "recording is of 1 latents", noise=noise_of((1, 4, 16, 12)))
+
+    def test_further_than_captured(self, shapes, captured):
+        self.refused(shapes, captured, "reach further than what was captured", cross_end=0.9)
+        self.refused(shapes, captured, "reach further than what was captured", self_end=0.5)
+
+    def test_other_prompt(self, shapes, captured):
+        long = edit_of(shapes[1], ", ".join([RED] * 20), GREEN)
+        self.refused(shapes, captured, "77 tokens and the edit's source 231", edit=long[2])
+
+    def test_local_blend(self, shapes, captured):
+        blend = SteerLocalBlend.execute(captured[0][2], "circle", "circle", 0.3).args[0]
+        self.refused(shapes, captured, "needs the source sampled alongside", edit=blend)
+
+    def test_one_capture_serves_a_batch(self, shapes, captured):
+        edit, noise, attention = captured
+        model = SteerInjectAttention.execute(shapes[0], attention, edit[2], 0.8, 0.4).args[0]
+        guider = host_guider(model, edit[1], encode(shapes[1], ""), 5.0)
+        sigmas = sigmas_of(model, 6)
+        two = run(guider, EULER, sigmas, noise.repeat(2, 1, 1, 1))
+        assert relative(two, run(guider, EULER, sigmas, noise).repeat(2, 1, 1, 1)) < 1e-5

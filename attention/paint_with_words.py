@@ -1,0 +1,172 @@
+"""Paint-with-words (Balaji et al. 2022, eDiff-I, arXiv:2211.01324, section 4.3): places for the words of a prompt.
+
+Where a region is painted, the logits of its phrase are raised before the softmax:
+
+    softmax((Q K^T + A) / sqrt(d)),    A = w lambda log(1 + r) max(Q K^T)
+
+with w the painted map (positions, tokens), lambda the weight and r the ratio of noise to picture, so that it acts while
+the layout is made and fades as details come. Unlike the published code the maximum is each sample's own, and never
+below 0, where it would turn the painting round.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from math import log1p
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .core import Attention, Term
+from .tokens import Prompt
+
+LARGEST_RATIO = 14.6
+"""A flow's noise-to-picture ratio is infinite at its start; this is Stable Diffusion's at its own."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A place for a phrase. ValueError for a mask or a strength that cannot be meant."""
+
+    mask: Tensor
+    """(height, width), or (batch, height, width) for one of each picture; 0 to 1, over the whole picture."""
+    phrase: str
+    strength: float = 1.0
+    """Factor on the weight, for this region."""
+
+    def __post_init__(self):
+        low, high = float(self.mask.min()), float(self.mask.max())
+        if not (low >= -1e-4 and high <= 1.0 + 1e-4):  # a NaN fails every comparison
+            raise ValueError(f"the mask of {self.phrase!r} runs from {low:g} to {high:g}; it needs values from 0 to 1")
+        if high <= 0.0:
+            raise ValueError(f"the mask of {self.phrase!r} is empty (0 everywhere); paint the place for it")
+        if not self.phrase.strip():
+            raise ValueError("phrase is empty; give words of the prompt, such as `red circle`")
+
+
+class Painting:
+    """Regions on the tokens of one prompt; ValueError for a phrase that is not in it."""
+
+    def __init__(self, regions: tuple[Region, ...], prompt: Prompt, weight: float):
+        self.weight, self.tokens = weight, prompt.length
+        self._regions = [(region, list(prompt.positions(region.phrase))) for region in regions]
+        self._maps: dict[tuple[int, int], list[Tensor]] = {}
+
+    def check(self, batch: int, height: int, width: int) -> None:
+        """ValueError unless every mask is of the latent's aspect, and one for all of the batch or one for each."""
+        for region, _ in self._regions:
+            mask_height, mask_width = region.mask.shape[-2:]
+            if abs(mask_width * height / mask_height - width) >= 1.0:
+                raise ValueError(
+                    f"the mask of {region.phrase!r} is {mask_width}x{mask_height} but the latent is {width}x{height}, "
+                    "of another aspect; paint on a picture of the size that is sampled"
+                )
+            if region.mask.ndim == 3 and region.mask.shape[0] not in (1, batch):
+                raise ValueError(
+                    f"{region.mask.shape[0]} masks of {region.phrase!r} for a batch of {batch}; give one for all or "
+                    "one for each"
+                )
+
+    def factor(self, sigma: float, flow: bool) -> float:
+        """`lambda log(1 + r)` at a level; r is sigma, or sigma / (1 - sigma) in a flow model, there capped."""
+        ratio = sigma if not flow else sigma / (1.0 - sigma) if sigma < 1.0 else LARGEST_RATIO
+        return self.weight * log1p(min(ratio, LARGEST_RATIO) if flow else ratio)
+
+    def map(self, grid: tuple[int, int], device) -> Tensor:
+        """w: (batch or 1, positions, tokens). Of regions that share a token the strongest counts."""
+        if grid not in self._maps:
+            self._maps[grid] = [resized(region.mask, grid) * region.strength for region, _ in self._regions]
+        places = self._maps[grid]
+        w = torch.zeros(max(len(place) for place in places), grid[0] * grid[1], self.tokens, device=device)
+        for place, (_, positions) in zip(places, self._regions, strict=True):
+            w[..., positions] = torch.maximum(w[..., positions], place.to(device).unsqueeze(-1))
+        return w
+
+
+def resized(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(batch or 1, positions) of a mask of any size, from 0 to 1."""
+    masks = mask.float().reshape(-1, 1, *mask.shape[-2:])
+    return F.interpolate(masks, grid, mode="bilinear", antialias=True).clamp(0.0, 1.0).flatten(1)
+
+
+def painted(attention: Attention, w: Tensor, factor: float) -> Attention:
+    """The attention with `w` (batch or 1, positions, tokens) painted on its logits."""
+    return replace(attention, terms=tuple(_painted(term, w * factor, attention.heads) for term in attention.terms))
+
+
+def _painted(term: Term, raised: Tensor, heads: int) -> Term:
+    bias = raised * (largest(term.q, term.k, heads) * (term.q.shape[-1] // heads) ** -0.5)
+    return replace(term, bias=bias if term.bias is None else term.bias + bias)
+
+
+def largest(q: Tensor, k: Tensor, heads: int) -> Tensor:
+    """`max(Q K^T)` of each sample over heads, positions and tokens, at least 0, float32: (batch, 1, 1)."""
+    best = q.new_zeros(q.shape[0], dtype=torch.float32)
+    for of_head in zip(q.chunk(heads, -1), k.chunk(heads, -1), strict=True):
+        a, b = (x.float() for x in of_head)
+        best = torch.maximum(best, (a @ b.transpose(1, 2)).amax((1, 2)))
+    return best[:, None, None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a legend: the colour (0 to 255) of a phrase's place."""
+
+    colour: tuple[int, int, int]
+    phrase: str
+    strength: float
+
+
+TOLERANCE = 48.0
+"""How far from its legend's colour (distance in RGB, 0 to 255) a pixel may be: JPEG's noise, not another colour."""
+
+
+def parse_legend(text: str) -> tuple[Entry, ...]:
+    """Lines like `#ff0000: cat`, `255, 0, 0: cat` or `#ff0000: cat @ 0.5` (strength); ValueError names a bad one."""
+    entries: dict[tuple[int, int, int], Entry] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            match = LINE.fullmatch(line)
+            if match is None or (colour := _colour(match)) is None:
+                raise ValueError(
+                    f"legend, line {number}: {line.strip()!r} is not a colour and a phrase; "
+                    "write `#ff0000: cat`, `255, 0, 0: cat`, or `#ff0000: cat @ 0.5` for half the strength"
+                )
+            if colour in entries:
+                raise ValueError(f"legend, line {number}: {hex_of(colour)} is {entries[colour].phrase!r} already")
+            entries[colour] = Entry(colour, match["phrase"], float(match["strength"] or 1.0))
+    if not entries:
+        raise ValueError("the legend is empty; write one line for each colour, such as `#ff0000: cat`")
+    return tuple(entries.values())
+
+
+LINE = re.compile(
+    r"\s*(?:#(?P<hex>[0-9a-fA-F]{6})|(?P<rgb>\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3}))\s*:"
+    r"\s*(?P<phrase>[^\s@](?:[^@]*[^\s@])?)\s*(?:@\s*(?P<strength>\d*\.?\d+)\s*)?"
+)
+
+
+def _colour(match: re.Match) -> tuple[int, int, int] | None:
+    values = bytes.fromhex(match["hex"]) if match["hex"] else [int(value) for value in match["rgb"].split(",")]
+    return tuple(values) if max(values) <= 255 else None
+
+
+def hex_of(colour) -> str:
+    return "#" + "".join(f"{value:02x}" for value in colour)
+
+
+def segments(image: Tensor, legend: tuple[Entry, ...]) -> tuple[Region, ...]:
+    """The regions of a colour-coded map (batch, height, width, 3), 0 to 1; ValueError for a colour not in it.
+
+    Each pixel belongs to the nearest colour of the legend, or to none where that is not near.
+    """
+    pixels = (image[..., :3].float() * 255.0).round()  # (batch, height, width, 3)
+    colours = torch.tensor([entry.colour for entry in legend], dtype=pixels.dtype, device=pixels.device)
+    distance, nearest = torch.stack([(pixels - colour).norm(dim=-1) for colour in colours]).min(0)
+    nearest = torch.where(distance <= TOLERANCE, nearest, -1)
+    missing = [hex_of(entry.colour) for index, entry in enumerate(legend) if not (nearest == index).any()]
+    if missing:
+        found, counts = pixels.reshape(-1, 3).unique(dim=0, return_counts=True)
+        common = ", ".join(hex_of(found[i].int().tolist()) for i in counts.argsort(descending=True)[:6])
+        raise ValueError(f"the image has no {', '.join(missing)}; its most frequent colours are {common}")
+    return tuple(Region((nearest == i).float(), entry.phrase, entry.strength) for i, entry in enumerate(legend))

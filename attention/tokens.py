@@ -1,0 +1,193 @@
+"""Words and the text encoder's tokens: where a word is, and numbers and windows given by word.
+
+CLIP's tokenizer lower-cases, splits a prompt at spaces, punctuation, digits and contractions, and each of these words
+into byte-pair pieces, the last of which ends in `</w>`. Prompts of more than 75 tokens continue in further chunks, each
+with its own start, end and padding; a position is counted over all chunks.
+"""
+
+import re
+import string
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+
+# as CLIP's tokenizer splits; one by one where only some versions of it split: signs, and scripts without spaces
+_ATOM = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_²³¹¼-¾\u2e80-\U0010ffff]+|\S")
+_WEIGHT = re.compile(r"(?<!\\)\(|(?::\s*[-+]?[\d.]+\s*)?(?<!\\)\)")
+
+
+@dataclass(frozen=True)
+class Token:
+    """One position of the text encoder's sequence."""
+
+    piece: str
+    """As in the vocabulary: `cat</w>`, `<|startoftext|>`; empty for a position that holds an embedding vector."""
+    special: bool
+    """Start, end or padding."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word, number, or run of signs; `embedding` for a run of embedding vectors."""
+
+    text: str
+    """Lower case, read from the pieces."""
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt and its tokens, over all chunks."""
+
+    text: str
+    tokens: tuple[Token, ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def words(self) -> tuple[Word, ...]:
+        """The words in order; one that is split at a chunk's edge is one word."""
+        groups: list[list[int]] = []
+        for position, token in enumerate(self.tokens):
+            if token.special:
+                continue
+            if groups and _continues(self.tokens[groups[-1][-1]].piece, token.piece):
+                groups[-1].append(position)
+            else:
+                groups.append([position])
+        return tuple(Word(_text([self.tokens[p].piece for p in group]), tuple(group)) for group in groups)
+
+    def positions(self, phrase: str) -> list[int]:
+        """Positions of every occurrence of a word, or of a phrase of consecutive words.
+
+        Capitals, spaces, weights `(cat:1.2)` and punctuation around the phrase make no difference. ValueError, with
+        the words there are, where the phrase is not in the prompt or has no word in it.
+        """
+        typed, plain = _unescaped(phrase), _unescaped(_WEIGHT.sub(" ", phrase))
+        inside = [index for index, character in enumerate(plain) if not _aside(character)]
+        plain = plain[inside[0] : inside[-1] + 1] if inside else ""
+        found = plain and (self._found(plain) or self._found(typed))
+        if not found:
+            listed = ", ".join(dict.fromkeys(w.text for w in self.words if not all(map(_aside, w.text)))) or "none"
+            problem = "is not in" if plain else "names no word of"
+            raise ValueError(f"{phrase!r} {problem} the prompt {self.text!r}; its words are: {listed}")
+        return found
+
+    def _found(self, phrase: str) -> list[int]:
+        wanted, found = _atoms(unicodedata.normalize("NFC", phrase)), set()
+        for first in range(len(self.words)):
+            atoms: list[str] = []
+            for last in range(first, len(self.words)):
+                atoms += _atoms(self.words[last].text)
+                if len(atoms) >= len(wanted):
+                    break
+            if atoms == wanted:
+                found.update(p for word in self.words[first : last + 1] for p in word.positions)
+        return sorted(found)
+
+
+def prompt_of(text: str, chunks: Sequence[Sequence[str | None]]) -> Prompt:
+    """The prompt from the pieces of each chunk, None for an embedding vector.
+
+    A chunk begins with the start token; what follows its first end token is padding, whatever it is padded with.
+    """
+    tokens = []
+    for chunk in chunks:
+        end = list(chunk).index(END)
+        tokens += [Token(piece or "", index == 0 or index >= end) for index, piece in enumerate(chunk)]
+    return Prompt(text, tuple(tokens))
+
+
+def word_values(prompt: Prompt, text: str) -> Tensor:
+    """(length,) float32 from `fluffy: 2, old: -1`: the numbers at their words' tokens, 1 elsewhere; the last one holds.
+
+    ValueError for an entry without a finite number or with a word that is not there.
+    """
+    values = torch.ones(prompt.length)
+    for phrase, value in _entries(text):
+        number = _number(value)
+        if number is None:
+            raise ValueError(f"{value!r} for {phrase!r} is not a number; write `word: number`, as in `fluffy: 2`")
+        values[prompt.positions(phrase)] = number
+    return values
+
+
+def word_windows(prompt: Prompt, text: str) -> dict[int, tuple[float, float]]:
+    """Position to (start, end) in shares of the run, from `lion: 0.4, jungle: 0.2-0.6`; 0.4 is 0 to 0.4.
+
+    ValueError for a window that is empty or not within 0..1, and for a word that is not there.
+    """
+    windows = {}
+    for phrase, value in _entries(text):
+        ends = [_number(part) for part in value.split("-")]
+        start, end = [0.0, *ends][-2:]
+        if len(ends) > 2 or None in ends or not 0.0 <= start < end <= 1.0:
+            raise ValueError(
+                f"{value!r} for {phrase!r} is not a window of the run: write its end, as in `lion: 0.4`, or start-end, "
+                "as in `lion: 0.2-0.6`, within 0 to 1 and the start before the end"
+            )
+        windows.update(dict.fromkeys(prompt.positions(phrase), (start, end)))
+    return windows
+
+
+def _entries(text: str) -> Iterator[tuple[str, str]]:
+    """(phrase, value) of each `phrase: value`, separated by commas, semicolons or lines."""
+    for entry in filter(None, map(str.strip, re.split(r"[,;\n]", text))):
+        phrase, colon, value = entry.rpartition(":")
+        if not colon:
+            raise ValueError(f"{entry!r} has no colon; write `word: number`, and a comma between two of them")
+        yield phrase.strip(), value.strip()
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
+
+
+def _continues(before: str, piece: str) -> bool:
+    """Whether a piece belongs to the word of the piece before."""
+    if not before or not piece:  # embedding vectors
+        return before == piece
+    return not before.endswith(WORD_END)
+
+
+def _text(pieces: list[str]) -> str:
+    """What a word's pieces spell: the vocabulary writes each byte of UTF-8 as one printable character."""
+    if not pieces[0]:
+        return "embedding"
+    spelled = bytes(_bytes()[c] for c in "".join(pieces).removesuffix(WORD_END))
+    return spelled.decode("utf-8", errors="replace")
+
+
+@cache
+def _bytes() -> dict[str, int]:
+    """GPT-2's table: bytes that print stand for themselves, the others in order for the characters from 256 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+def _atoms(text: str) -> list[str]:
+    """The smallest units words are made of, the same for a phrase as typed and for the words the tokenizer made."""
+    return _ATOM.findall(text.casefold())
+
+
+def _unescaped(phrase: str) -> str:
+    return phrase.replace(r"\(", "(").replace(r"\)", ")")
+
+
+def _aside(character: str) -> bool:
+    """Whether a character around a phrase does not belong to it: a space or punctuation."""
+    return character.isspace() or character in string.punctuation or unicodedata.category(character).startswith("P")

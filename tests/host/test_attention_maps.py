@@ -1,0 +1,337 @@
+import comfy.model_management as management
+import comfy.samplers
+import comfy.sd
+import numpy as np
+import pytest
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from comfy_extras.nodes_custom_sampler import Guider_DualCFG, SamplerCustomAdvanced
+from steer.attention.attention_maps import heat
+from steer.demo.shapes import CHECKPOINT
+from steer.nodes._heatmap_picture import heatmap_picture, overlaid
+from steer.nodes._host_attention import tokenized
+from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, phrases_of
+from steer.nodes.guidance import SteerCFGGuider
+from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
+from steer.tests.host_run import counted, encode, hole, host_guider, noise_of, sigmas_of
+
+RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
+LONG = ", ".join([RED] * 12)
+BLOCKS = [("input", 1), ("input", 3), ("middle", 0), ("output", 0), ("output", 1), ("output", 2), ("output", 3)]
+NODE = "SteerAttentionHeatmap"
+
+
+class Noise:
+    """A host NOISE."""
+
+    seed = 3
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def generate_noise(self, latent):
+        return self.noise
+
+
+def inputs(guider, noise, steps=4, sampler="euler", mask=None):
+    """Of SamplerCustomAdvanced, and of SteerCaptureAttention."""
+    latent = {"samples": torch.zeros_like(noise)} | ({} if mask is None else {"noise_mask": mask})
+    return Noise(noise), guider, comfy.samplers.sampler_object(sampler), sigmas_of(guider.model_patcher, steps), latent
+
+
+def capture(guider, noise, *args, keep=0.0, **kwargs):
+    """(latent, recording)"""
+    latent, recording = SteerCaptureAttention.execute(*inputs(guider, noise, *args, **kwargs), keep, keep).args
+    return latent["samples"], recording
+
+
+def guider_of(shapes, text=RED, negative="", cfg=3.0, model=None):
+    return host_guider(model or shapes[0], encode(shapes[1], text), encode(shapes[1], negative), cfg)
+
+
+def split_rows(monkeypatch, model, split):
+    """Makes the host run conditionings one by one, or together."""
+    monkeypatch.setattr(model.model, "memory_required", lambda *args, **kwargs: 1e30 if split else 1.0)
+
+
+def alike(a, b):
+    """The largest difference of two recordings' maps, which are probabilities."""
+    assert a.maps.keys() == b.maps.keys()
+    return max(float((a.maps[grid] - b.maps[grid]).abs().max()) for grid in a.maps)
+
+
+def hooked(model, seen):
+    """A clone of the model whose cross-attention is computed here, in the open: `seen` gets the positive's maps."""
+
+    def attention(q, k, v, options):
+        q, k, v = (x.unflatten(-1, (options["n_heads"], -1)).transpose(1, 2) for x in (q, k, v))
+        maps = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1)  # (rows, heads, positions, tokens)
+        for kind, rows in zip(options["cond_or_uncond"], maps.chunk(len(options["cond_or_uncond"])), strict=True):
+            if kind == 0:
+                seen.setdefault(tuple(options["activations_shape"][-2:]), []).append(rows)
+        return (maps @ v).transpose(1, 2).flatten(2)
+
+    model = model.clone()
+    for block in BLOCKS:
+        model.set_model_attn2_replace(attention, *block)
+    return model
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+@pytest.mark.parametrize(("batch", "height", "width"), [(1, 16, 16), (2, 18, 11)])
+def test_the_recorded_average_is_that_of_an_own_computation(shapes, sampler, batch, height, width):
+    noise, seen = noise_of((batch, 4, height, width)), {}
+    _, recording = capture(guider_of(shapes), noise, sampler=sampler)
+    SamplerCustomAdvanced.execute(*inputs(guider_of(shapes, model=hooked(shapes[0], seen)), noise, sampler=sampler))
+    calls = {"euler": 4, "heun": 7}[sampler]
+    assert {grid: len(maps) for grid, maps in seen.items()} == {
+        (height, width): 3 * calls,
+        (height // 2, -(-width // 2)): 4 * calls,
+    }
+    assert recording.maps.keys() == seen.keys() and recording.latent == (height, width) and recording.tokens == 77
+    for grid, maps in seen.items():
+        average = torch.stack(maps).mean((0, 2))  # of calls and layers, and of heads
+        assert recording.maps[grid].shape == (batch, grid[0] * grid[1], 77)
+        assert (recording.maps[grid] - average).abs().max() < 1e-5
+        assert (recording.maps[grid].sum(-1) - 1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("text", "negative"), [(RED, GREEN), (RED, LONG), (LONG, "")])
+def test_maps_do_not_depend_on_how_the_host_runs_conditionings(shapes, monkeypatch, text, negative):
+    """Together, contexts of 77 and 154 tokens are repeated to the same length; one by one they are not."""
+    noise, recordings = noise_of((2, 4, 16, 16)), []
+    for split in (False, True):
+        split_rows(monkeypatch, shapes[0], split)
+        model, rows = counted(shapes[0])
+        recordings.append(capture(guider_of(shapes, text, negative, model=model), noise)[1])
+        assert set(rows) == ({2} if split else {4})
+    assert recordings[0].tokens == recordings[0].maps[16, 16].shape[-1] == (154 if text == LONG else 77)
+    assert alike(*recordings) < 1e-5
+    assert (recordings[0].maps[16, 16].sum(-1) - 1).abs().max() < 1e-5
+
+
+def test_a_batch_of_two_equals_two_singles_not_square(shapes):
+    noise = noise_of((2, 4, 16, 11))
+    together = capture(guider_of(shapes), noise)[1]
+    singles = [capture(guider_of(shapes), one)[1] for one in noise.split(1)]
+    assert together.maps.keys() == {(16, 11), (8, 6)}
+    for grid, maps in together.maps.items():
+        assert (maps - torch.cat([one.maps[grid] for one in singles])).abs().max() < 1e-5
+    heats = [heat(recording, [2], 128, 88) for recording in (together, *singles)]
+    assert heats[0].shape == (2, 128, 88)
+    assert (heats[0] - torch.cat(heats[1:])).abs().max() < 1e-3
+
+
+def guiders(shapes):
+    model, clip, _ = shapes
+    red, green, empty = (encode(clip, text) for text in (RED, GREEN, ""))
+    dual = Guider_DualCFG(model)
+    dual.set_conds(red, green, empty)
+    dual.set_cfg(2.0, 3.0)
+    return {
+        "CFGGuider": host_guider(model, red, empty, 3.0),
+        "cfg 1": host_guider(model, red, empty, 1.0),
+        "SteerCFGGuider": SteerCFGGuider.execute(model, red, green, 3.0, 0.0, 0.5, 0.7, empty)[0],
+        "DualCFGGuider": dual,
+    }
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.8])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("kind", ["CFGGuider", "cfg 1", "SteerCFGGuider", "DualCFGGuider"])
+def test_capturing_changes_nothing(shapes, kind, sampler, keep):
+    guider, noise = guiders(shapes)[kind], noise_of((1, 4, 16, 16))
+    plain = SamplerCustomAdvanced.execute(*inputs(guider, noise, sampler=sampler)).args[0]["samples"]
+    captured, recording = capture(guider, noise, sampler=sampler, keep=keep)
+    assert torch.equal(captured, plain)
+    assert recording.maps.keys() == {(16, 16), (8, 8)} and bool(recording.queries) == (keep > 0)
+    again = SamplerCustomAdvanced.execute(*inputs(guider, noise, sampler=sampler)).args[0]["samples"]
+    assert torch.equal(again, plain)
+
+
+def test_capturing_with_a_noise_mask(shapes):
+    guider, noise, mask = guider_of(shapes), noise_of((1, 4, 16, 16)), hole()[:, 0]
+    given = inputs(guider, noise, mask=mask)
+    given[-1]["samples"] = noise_of((1, 4, 16, 16), seed=5)
+    plain = SamplerCustomAdvanced.execute(*given).args[0]
+    latent, recording = SteerCaptureAttention.execute(*given).args
+    assert torch.equal(latent["samples"], plain["samples"]) and torch.equal(latent["noise_mask"], mask)
+    assert recording.maps.keys() == {(16, 16), (8, 8)}
+
+
+def test_the_source_of_prompt_to_prompt_attends_as_it_does_alone(shapes):
+    model, clip, _ = shapes
+    source, target, edit = SteerPromptEdit.execute(clip, RED, GREEN, "auto", "").args
+    guider = SteerPromptToPromptGuider.execute(model, source, target, encode(clip, ""), 3.0, edit, 0.8, 0.4).args[0]
+    noise = noise_of((1, 4, 16, 16))
+    both, alone = capture(guider, noise)[1], capture(guider_of(shapes), noise)[1]
+    for grid, maps in alone.maps.items():
+        assert both.maps[grid].shape[0] == 2 and (both.maps[grid][:1] - maps).abs().max() < 1e-5
+    picture, mask = SteerAttentionHeatmap.execute(both, clip, RED, "red, circle").args
+    assert picture.shape[0] == 2 and mask.shape == (4, 128, 128)
+
+
+def test_a_model_in_half_precision(shapes, monkeypatch):
+    noise, full = noise_of((1, 4, 16, 16)), capture(guider_of(shapes), noise_of((1, 4, 16, 16)), keep=0.8)[1]
+    monkeypatch.setattr(management, "should_use_fp16", lambda *args, **kwargs: True)
+    monkeypatch.setattr(management, "unet_manual_cast", lambda *args, **kwargs: None)
+    half = comfy.sd.load_checkpoint_guess_config(
+        str(CHECKPOINT), output_vae=False, output_clip=False, model_options={"dtype": torch.float16}
+    )[0]
+    recording = capture(guider_of(shapes, model=half), noise, keep=0.8)[1]
+    assert {q.dtype for pair in recording.queries.values() for q in pair} == {torch.float16}
+    assert all(maps.dtype == torch.float32 for maps in recording.maps.values())
+    assert (recording.maps[16, 16].sum(-1) - 1).abs().max() < 1e-5
+    assert 0 < alike(full, recording) < 0.02
+
+
+class TestRefusals:
+    """Before the first model call, and the model stays as it is."""
+
+    def refused(self, guider, rows, message, **kwargs):
+        with pytest.raises(ValueError, match=f"SteerCaptureAttention: .*{message}"):
+            capture(guider, noise_of((1, 4, 16, 16)), **kwargs)
+        assert not rows
+
+    def test_two_positive_conditionings(self, shapes):
+        model, rows = counted(shapes[0])
+        two = encode(shapes[1], RED) + encode(shapes[1], GREEN)
+        self.refused(host_guider(model, two, encode(shapes[1], ""), 3.0), rows, "2 positive conditionings")
+
+    def test_an_area(self, shapes):
+        model, rows = counted(shapes[0])
+        ((text, options),) = encode(shapes[1], RED)
+        area = [[text, {**options, "area": (8, 8, 0, 0), "strength": 1.0}]]
+        self.refused(host_guider(model, area, encode(shapes[1], ""), 3.0), rows, "an area")
+
+    def test_one_sigma(self, shapes):
+        model, rows = counted(shapes[0])
+        given = inputs(guider_of(shapes, model=model), noise_of((1, 4, 16, 16)))
+        with pytest.raises(ValueError, match="SteerCaptureAttention: .*at least two"):
+            SteerCaptureAttention.execute(*given[:3], given[3][:1], given[4])
+        assert not rows
+
+    def test_shares_out_of_range(self, shapes):
+        model, rows = counted(shapes[0])
+        self.refused(guider_of(shapes, model=model), rows, "cross_end is 1.5", keep=1.5)
+
+    def test_a_model_without_cross_attention(self, shapes, monkeypatch):
+        model, rows = counted(shapes[0])
+        for block in (part for part in model.model.modules() if isinstance(part, BasicTransformerBlock)):
+            monkeypatch.setattr(block, "attn2", None)
+        self.refused(guider_of(shapes, model=model), rows, "no cross-attention")
+
+    def test_queries_that_do_not_fit(self, shapes, monkeypatch):
+        """After one call, when it is known what one takes."""
+        model, rows = counted(shapes[0])
+        monkeypatch.setattr(management, "get_free_memory", lambda *args, **kwargs: 1e6)
+        guider = guider_of(shapes, model=model)
+        with pytest.raises(ValueError, match="SteerCaptureAttention: .*lower cross_end and self_end"):
+            capture(guider, noise_of((4, 4, 16, 16)), steps=20, keep=0.8)
+        assert len(rows) == 1
+        assert capture(guider, noise_of((4, 4, 16, 16)), steps=4)[1].maps  # nothing but maps fits
+
+
+@pytest.fixture(scope="module")
+def recording(shapes):
+    """Of two latents, not square."""
+    with torch.inference_mode():
+        return capture(guider_of(shapes), noise_of((2, 4, 16, 11)))[1]
+
+
+def pictures(count=2, height=128, width=88):
+    return torch.rand(count, height, width, 3, generator=torch.Generator().manual_seed(0))
+
+
+class TestHeatmap:
+    def test_the_masks_are_the_heat_of_each_word_sample_by_sample(self, shapes, recording):
+        sheet, masks = SteerAttentionHeatmap.execute(recording, shapes[1], RED, "blue, Red Circle,a").args
+        assert masks.shape == (6, 128, 88) and sheet.shape[0] == 2 and sheet.shape[-1] == 3
+        positions = [6], [2, 3], [1, 5]  # of both `a`
+        expected = torch.stack([heat(recording, list(at), 128, 88) for at in positions], 1).flatten(0, 1)
+        assert torch.equal(masks, expected)
+        assert torch.equal(masks.amin((1, 2)), torch.zeros(6)) and torch.equal(masks.amax((1, 2)), torch.ones(6))
+        assert 0.0 <= sheet.min() and sheet.max() <= 1.0 and sheet.dtype == torch.float32
+
+    def test_with_the_picture(self, shapes, recording):
+        image = pictures()
+        sheet, masks = SteerAttentionHeatmap.execute(recording, shapes[1], RED, "blue, red", image).args
+        alone, same = SteerAttentionHeatmap.execute(recording, shapes[1], RED, "blue, red").args
+        assert torch.equal(masks, same)
+        assert sheet.shape[2] * 2 > alone.shape[2] * 2.7  # a cell more
+        with_alpha = torch.cat([image, torch.zeros(2, 128, 88, 1)], -1)
+        assert torch.equal(SteerAttentionHeatmap.execute(recording, shapes[1], RED, "blue, red", with_alpha)[0], sheet)
+        first = sheet[0, 11:257, 11:166]  # the picture's cell
+        shrunk = torch.nn.functional.interpolate(image[:1].movedim(-1, 1), first.shape[:2], mode="bicubic")
+        assert (first - shrunk.movedim(1, -1)[0]).abs().mean() < 0.1
+        large = SteerAttentionHeatmap.execute(recording, shapes[1], RED, "red", pictures(2, 256, 176))[1]
+        assert large.shape == (2, 256, 176)
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            (RED, ["red", "circle", "blue", "background"]),
+            ("a cat, the CAT's 2 (hats:1.2)!", ["cat", "2", "hats"]),
+            ("of the", ["of", "the"]),
+        ],
+    )
+    def test_without_words_all_that_say_something_once(self, shapes, text, words):
+        assert phrases_of(tokenized(shapes[1], text), " ,") == words
+        assert all(tokenized(shapes[1], text).positions(word) for word in words)
+
+    def test_what_is_asked_for_is_shown_in_that_order(self, shapes):
+        assert phrases_of(tokenized(shapes[1], RED), "Circle,, a red\nblue") == ["Circle", "a red", "blue"]
+
+    @pytest.mark.parametrize(
+        ("text", "words", "message"),
+        [
+            (RED, "square", "'square'.*its words are: a, red, circle"),
+            (LONG, "circle", "has 77 tokens and this text 154"),
+            ("", "", "no words"),
+            ("!", "", "no words"),
+        ],
+    )
+    def test_words_and_text_that_do_not_fit(self, shapes, recording, text, words, message):
+        with pytest.raises(ValueError, match=f"{NODE}: .*{message}"):
+            SteerAttentionHeatmap.execute(recording, shapes[1], text, words)
+
+    @pytest.mark.parametrize("size", [(1, 128, 88), (3, 128, 88), (2, 128, 128), (2, 88, 128)])
+    def test_pictures_of_another_run(self, shapes, recording, size):
+        with pytest.raises(ValueError, match=f"{NODE}: image is {size[0]} of {size[2]}x{size[1]}.*2 of 88x128"):
+            SteerAttentionHeatmap.execute(recording, shapes[1], RED, "red", pictures(*size))
+
+
+class TestPicture:
+    def heats(self, words, height=64, width=64):
+        return np.linspace(0, 1, words * height * width, dtype=np.float32).reshape(words, height, width)
+
+    def test_small_cells_are_enlarged_and_large_ones_are_not_endless(self):
+        sizes = {side: heatmap_picture(self.heats(1, side, side), ["x"]).shape for side in (64, 256, 400, 1024)}
+        assert sizes[64] == sizes[256] and 256 < sizes[256][1] < sizes[400][1] < sizes[1024][1] < 600
+
+    def test_the_aspect_is_kept(self):
+        wide, high = (heatmap_picture(self.heats(1, *size), ["x"]) for size in ((64, 128), (128, 64)))
+        assert wide.shape[1] > 1.6 * wide.shape[0] and high.shape[1] < 0.6 * high.shape[0]
+
+    def test_many_words_go_on_in_the_next_line(self):
+        eight, nine = (heatmap_picture(self.heats(count), ["x"] * count) for count in (8, 9))
+        assert eight.shape[1] == nine.shape[1] and 1.8 < nine.shape[0] / eight.shape[0] < 2.0
+
+    @pytest.mark.parametrize("word", ["i", "extraordinarily", "a phrase of far too many words to fit below a picture"])
+    def test_every_word_fits_under_its_cell(self, word):
+        sheet = heatmap_picture(self.heats(3), ["", word, ""])
+        below = sheet[sheet.shape[0] - 30 :].max(-1) > 0.5
+        columns = np.nonzero(below.any(0))[0]
+        third = sheet.shape[1] / 3
+        assert len(columns) and third - 6 < columns.min() and columns.max() < 2 * third + 6
+
+    def test_colours_grow_lighter_with_the_heat(self):
+        ramp = overlaid(np.linspace(0, 1, 100)[None], None)[0] @ [0.2126, 0.7152, 0.0722]
+        assert (np.diff(ramp) > 0).all() and ramp[0] < 0.01 and ramp[-1] > 0.9
+
+    def test_where_it_is_cold_the_picture_is_seen_dimmed_and_pale(self):
+        picture = np.zeros((2, 2, 3))
+        picture[0] = 1.0, 0.0, 0.0
+        cold, hot = (overlaid(np.full((2, 2), heat), picture) for heat in (0.0, 1.0))
+        assert (cold[0] > cold[1]).all() and cold.max() < 0.5 and np.ptp(cold[0, 0]) < 0.3
+        assert (hot > cold).all()

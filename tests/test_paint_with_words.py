@@ -1,0 +1,213 @@
+from math import log1p
+
+import pytest
+import torch
+from steer.attention.core import Attention, Term
+from steer.attention.paint_with_words import LARGEST_RATIO, Painting, Region, largest, painted, parse_legend, segments
+from steer.attention.tokens import prompt_of
+
+BATCH, HEADS, GRID, WIDTH = 2, 3, (4, 6), 5
+POSITIONS = GRID[0] * GRID[1]
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def prompt(text="a red circle on a blue background", length=12):
+    pieces = [START, *(f"{word}</w>" for word in text.split())]
+    return prompt_of(text, [pieces + [END] * (length - len(pieces))])
+
+
+def attention(seed=0, batch=BATCH, tokens=12):
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(rows):
+        return torch.randn(batch, rows, HEADS * WIDTH, generator=generator)
+
+    def plain(q, k, v):
+        q, k, v = (x.unflatten(-1, (HEADS, WIDTH)).transpose(1, 2) for x in (q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+
+    return Attention((Term(drawn(POSITIONS), drawn(tokens)),), drawn(tokens), HEADS, plain)
+
+
+def maps_of(attention):
+    """(heads, batch, positions, tokens), by the layer's own explicit softmax of each head alone."""
+    (term,) = attention.terms
+    q, k = (x.unflatten(-1, (HEADS, WIDTH)).permute(2, 0, 1, 3) for x in (term.q, term.k))
+    logits = q @ k.transpose(-1, -2) * WIDTH**-0.5
+    return (logits if term.bias is None else logits + term.bias).softmax(-1)
+
+
+def log_odds(maps, token):
+    return maps[..., token].log() - (1.0 - maps[..., token]).log()
+
+
+def left_half(strength=1.0, phrase="circle", size=GRID):
+    mask = torch.zeros(size)
+    mask[:, : size[1] // 2] = 1
+    return Region(mask, phrase, strength)
+
+
+@pytest.mark.parametrize("sigma, flow, log_ratio", [(3.0, False, log1p(3.0)), (0.75, True, log1p(3.0)),
+                                                    (1.0, True, log1p(LARGEST_RATIO))])  # fmt: skip
+def test_one_painted_token_moves_by_the_formula(sigma, flow, log_ratio):
+    """Log-odds shift `lambda w log(1 + r) max(QK^T) / sqrt(d)` inside, nothing outside."""
+    plain, painting = attention(), Painting((left_half(0.5),), prompt(), 0.4)
+    w = painting.map(GRID, "cpu")
+    after = painted(plain, w, painting.factor(sigma, flow))
+    shift = log_odds(maps_of(after), 3) - log_odds(maps_of(plain), 3)
+    q, k = (x.unflatten(-1, (HEADS, WIDTH)).permute(0, 2, 1, 3) for x in (plain.terms[0].q, plain.terms[0].k))
+    best = (q @ k.transpose(-1, -2)).amax((1, 2, 3))
+    expected = 0.4 * 0.5 * log_ratio * best[:, None] * WIDTH**-0.5
+    inside = torch.arange(POSITIONS) % GRID[1] < GRID[1] // 2
+    torch.testing.assert_close(shift[..., inside], expected.expand_as(shift[..., inside]), rtol=1e-5, atol=1e-5)
+    assert shift[..., ~inside].abs().max() < 1e-5
+    torch.testing.assert_close(after.probs(), maps_of(after).mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_everything_painted_alike_is_nothing_painted():
+    plain = attention()
+    out = painted(plain, torch.full((1, POSITIONS, 12), 0.7), 1.3).out()
+    torch.testing.assert_close(out, plain.out(), rtol=1e-5, atol=1e-5)
+
+
+def test_scale_is_each_samples_own():
+    both, painting = attention(), Painting((left_half(),), prompt(), 0.4)
+    w = painting.map(GRID, "cpu")
+    loud = Attention((Term(both.terms[0].q * torch.tensor([1.0, 50.0])[:, None, None], both.terms[0].k),),
+                     both.v, HEADS, both.kernel)  # fmt: skip
+    alone = Attention((Term(both.terms[0].q[:1], both.terms[0].k[:1]),), both.v[:1], HEADS, both.kernel)
+    torch.testing.assert_close(painted(loud, w, 0.4).out()[:1], painted(alone, w, 0.4).out())
+
+
+def test_scale_never_turns_round():
+    """Where all of QK^T is negative the paper's factor is, and would push the phrase out of its place."""
+    q, k = torch.ones(1, POSITIONS, HEADS * WIDTH), -torch.ones(1, 12, HEADS * WIDTH)
+    assert torch.equal(largest(q, k, HEADS), torch.zeros(1, 1, 1))
+    assert largest(q.half() * 250, -k.half() * 250, HEADS) == 250 * 250 * WIDTH  # over float16's range
+
+
+def test_bias_adds_to_one_that_is_there():
+    plain, w = attention(), torch.rand(1, POSITIONS, 12)
+    twice = painted(painted(plain, w, 0.2), w, 0.3)
+    torch.testing.assert_close(twice.out(), painted(plain, w, 0.5).out(), rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_acts_without_weight_or_noise():
+    assert Painting((left_half(),), prompt(), 0.0).factor(9.0, False) == 0.0
+    assert Painting((left_half(),), prompt(), 0.4).factor(0.0, False) == 0.0
+    assert Painting((left_half(),), prompt(), 0.4).factor(0.0, True) == 0.0
+
+
+def test_regions_of_one_phrase_take_the_strongest_and_of_two_phrases_both():
+    everywhere = torch.ones(8, 8)
+    regions = left_half(), Region(everywhere, "circle", 0.25), Region(everywhere, "blue background", 0.5)
+    w = Painting(regions, prompt(), 0.4).map(GRID, "cpu").unflatten(1, GRID)
+    assert w.shape == (1, *GRID, 12)
+    assert (w[0, :, :3, 3] == 1.0).all() and (w[0, :, 3:, 3] == 0.25).all()
+    assert (w[..., 6:8] == 0.5).all()
+    others = [0, 1, 2, 4, 5, 8, 9, 10, 11]
+    assert not w[..., others].any()
+
+
+@pytest.mark.parametrize("size", [(4, 6), (8, 12), (64, 96), (2, 3)])
+def test_masks_of_any_size_fit_a_grid_that_is_not_square(size):
+    top = torch.zeros(size)
+    top[: size[0] // 2] = 1
+    w = Painting((Region(top, "circle"),), prompt(), 0.4).map(GRID, "cpu")[0, :, 3].unflatten(0, GRID)
+    assert (w >= 0).all() and (w <= 1).all()
+    assert (w[0] > 0.9).all() and (w[-1] < 0.1).all()
+    assert w.mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_mask_for_each_picture_and_one_for_all():
+    each = torch.stack([torch.ones(GRID), torch.zeros(GRID)])
+    regions = Region(each, "red"), Region(torch.ones(GRID), "blue")
+    w = Painting(regions, prompt(), 0.4).map(GRID, "cpu")
+    assert w.shape == (2, POSITIONS, 12)
+    assert (w[0, :, 2] == 1).all() and not w[1, :, 2].any() and (w[:, :, 6] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "mask, message",
+    [
+        (torch.zeros(8, 8), "empty"),
+        (torch.full((8, 8), 255.0), "runs from 255 to 255"),
+        (torch.full((8, 8), float("nan")), "runs from nan"),
+    ],
+)
+def test_masks_that_cannot_be_meant_are_refused(mask, message):
+    with pytest.raises(ValueError, match=f"'cat'.*{message}"):
+        Region(mask, "cat")
+
+
+def test_phrases_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match="'cat'.*circle"):
+        Painting((left_half(phrase="cat"),), prompt(), 0.4)
+    with pytest.raises(ValueError, match="phrase is empty"):
+        left_half(phrase=" ")
+
+
+@pytest.mark.parametrize(
+    "masks, batch, latent, message",
+    [
+        ((64, 64), 1, (16, 24), "64x64 but the latent is 24x16"),
+        ((3, 128, 192), 2, (16, 24), "3 masks.*batch of 2"),
+    ],
+)
+def test_masks_that_do_not_fit_the_latent_are_refused(masks, batch, latent, message):
+    with pytest.raises(ValueError, match=message):
+        Painting((Region(torch.ones(masks), "circle"),), prompt(), 0.4).check(batch, *latent)
+
+
+@pytest.mark.parametrize("masks", [(16, 24), (1, 128, 192), (2, 128, 195)])
+def test_masks_that_fit(masks):
+    Painting((Region(torch.ones(masks), "circle"),), prompt(), 0.4).check(2, 16, 24)
+
+
+def test_legend():
+    text = "\n#FF0000: a red cat \n 0, 128,255 : sky @ 0.5\n\n#00ff00:grass@2"
+    red, blue, green = parse_legend(text)
+    assert (red.colour, red.phrase, red.strength) == ((255, 0, 0), "a red cat", 1.0)
+    assert (blue.colour, blue.phrase, blue.strength) == ((0, 128, 255), "sky", 0.5)
+    assert (green.colour, green.phrase, green.strength) == ((0, 255, 0), "grass", 2.0)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "empty"),
+        ("#ff0000: cat\nred: dog", "line 2: 'red: dog'.*#ff0000: cat"),
+        ("#ff0000 cat", "line 1"),
+        ("#ff000: cat", "line 1"),
+        ("256, 0, 0: cat", "line 1"),
+        ("#ff0000:", "line 1"),
+        ("#ff0000: cat @ much", "line 1"),
+        ("#ff0000: cat\n\n255,0,0: dog", "line 3: #ff0000 is 'cat' already"),
+    ],
+)
+def test_bad_legends_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_legend(text)
+
+
+def coloured_map():
+    """Left red, right blue, a black row below; the second picture all red."""
+    image = torch.zeros(2, 8, 8, 3)
+    image[0, :7, :4] = torch.tensor([1.0, 0.0, 0.0])
+    image[0, :7, 4:] = torch.tensor([0.0, 0.0, 1.0])
+    image[1, :, :] = torch.tensor([1.0, 0.0, 0.0])
+    return image
+
+
+def test_segments_of_a_map_a_little_off():
+    noise = torch.rand(2, 8, 8, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    image = (coloured_map() + 0.15 * noise).clamp(0, 1)
+    red, blue = segments(image, parse_legend("#ff0000: cat\n#0000ff: sky @ 0.5"))
+    assert red.phrase == "cat" and blue.strength == 0.5
+    assert torch.equal(red.mask, (coloured_map()[..., 0] == 1).float())
+    assert torch.equal(blue.mask, (coloured_map()[..., 2] == 1).float())
+
+
+def test_a_colour_that_is_not_in_the_map_is_refused():
+    with pytest.raises(ValueError, match="no #00ff00, #ffffff; .*#ff0000, #0000ff, #000000"):
+        segments(coloured_map(), parse_legend("#ff0000: cat\n#00ff00: grass\n#ffffff: cloud"))

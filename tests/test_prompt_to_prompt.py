@@ -1,0 +1,126 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from steer.attention.alignment import mapper
+from steer.attention.core import Attention, Site, Term
+from steer.attention.prompt_to_prompt import (
+    BlendMask,
+    Edit,
+    LocalBlend,
+    Timing,
+    blended,
+    coarse,
+    edited,
+    mixes,
+    shared_queries,
+)
+from steer.attention.tokens import END, START, prompt_of, word_values, word_windows
+from steer.tests.test_attention_core import D, HEADS, apply, explicit_maps, rand, sdpa
+
+N = 12
+
+
+def prompt(words, length=10):
+    pieces = [START, *(f"{word}</w>" for word in words.split()), END]
+    return prompt_of(words, [pieces + [END] * (length - len(pieces))])
+
+
+def edit_of(source, target, equalizer="", windows="", mapping="auto"):
+    a, b = prompt(source), prompt(target)
+    matrix, kept = mapper(a, b, mapping)
+    return Edit(a, b, matrix, kept, word_values(b, equalizer), tuple(word_windows(b, windows).items()))
+
+
+def rows(tokens, seed):
+    q, k, v = (rand(1, n, HEADS * D, seed=seed + i) for i, n in enumerate((N, tokens, tokens)))
+    return Attention((Term(q, k),), v, HEADS, sdpa)
+
+
+def maps(attention):
+    (term,) = attention.terms
+    return explicit_maps(term.q, term.k)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "mapping"),
+    [
+        ("a cat sits", "a dog sits", "replace"),
+        ("a cat sits", "a big cat sits there", "refine"),
+        ("a cat", "a cat", "auto"),
+    ],
+)
+@pytest.mark.parametrize("copies", [1, 2])
+def test_the_edit_is_the_papers_on_explicit_maps(source, target, mapping, copies):
+    """Section 3.2, and the gate of Algorithm 1, on maps made one by one; contexts repeated by the host folded back."""
+    edit = edit_of(source, target, "sits: 2" if "sits" in target else "cat: -1", mapping=mapping)
+    a, b = rows(10, 0), rows(10, 5)
+    gates = torch.tensor([1.0, 1, 0, 1, 1, 0, 1, 1, 1, 1])
+    gate, kept, scale = gates, edit.kept, edit.equalizer
+    replaced = kept * (maps(a) @ edit.mapper) + (1 - kept) * maps(b)
+    expected = gate * scale * replaced + (1 - gate) * maps(b)
+
+    def repeated(attention):
+        (term,) = attention.terms
+        return replace(
+            attention, terms=(Term(term.q, term.k.repeat(1, copies, 1)),), v=attention.v.repeat(1, copies, 1)
+        )
+
+    out = edited(repeated(a), repeated(b), edit, mixes(edit, gates))
+    assert torch.allclose(out.out(), apply(expected, b.v), atol=1e-5)
+    assert torch.allclose(out.probs(), expected.mean(0), atol=1e-6)
+
+
+def test_nothing_is_computed_for_a_side_that_has_no_part():
+    same = edit_of("a cat", "a cat")
+    source, target = mixes(same, torch.ones(10))
+    assert torch.equal(source, torch.eye(10)) and target is None
+    source, target = mixes(same, torch.zeros(10))
+    assert source is None and torch.equal(target, torch.ones(10))
+
+
+def test_self_attention_is_shared_through_queries_and_keys():
+    a, b = rows(N, 0), rows(N, 5)
+    out = shared_queries(a.terms[0], b).out()
+    assert torch.allclose(out, apply(maps(a), b.v), atol=1e-6)
+
+
+def test_words_have_windows_of_their_own_in_sigmas():
+    edit = edit_of("a cat sits", "a dog sits", windows="dog: 0.2-0.5")
+    timing = Timing(edit, lambda share: 10.0 * (1.0 - share), 0.8, 0.4)
+    for sigma, dog, others in ((10.0, 0, 1), (8.0, 1, 1), (5.1, 1, 1), (5.0, 0, 1), (2.1, 0, 1), (2.0, 0, 0)):
+        gates = timing.gates(sigma)
+        assert gates[2] == dog and gates[1] == gates[3] == others, sigma
+    assert timing.acts(False, 6.1) and not timing.acts(False, 6.0)
+    assert not Timing(edit_of("a", "a"), lambda share: 10.0 * (1.0 - share), 0.0, 0.0).acts(True, 10.0)
+
+
+def site(grid, latent=(64, 64), cross=True, block="input"):
+    return Site((block, 1, 0), cross, grid, latent, 1.0)
+
+
+def test_layers_are_chosen_as_published():
+    """16 x 16 of a 64 x 64 latent; the middle is left out of the blend, and self-attention above is not shared."""
+    assert blended(site((16, 16))) and blended(site((32, 32), (128, 128))) and blended(site((24, 12), (96, 48)))
+    assert not blended(site((32, 32))) and not blended(site((8, 8))) and not blended(site((16, 16), block="middle"))
+    assert coarse(site((16, 16))) and coarse(site((8, 8))) and not coarse(site((32, 32)))
+
+
+def test_the_blend_is_per_sample_and_of_either_prompts_words():
+    blend = LocalBlend((1,), (2,), 0.3, 0.2)
+    mask = BlendMask(blend)
+    source, target = torch.full((2, 64, 4), 0.01), torch.full((2, 64, 4), 0.01)
+    source[0, 9, 1] = 1.0  # row 1, column 1
+    target[1, 54, 2] = 0.2  # row 6, column 6; weak, but the strongest of its sample
+    source[1, :, 1], target[0, :, 2] = 0.0, 0.0
+    mask.add(source, target, (8, 8))
+    inside = mask.mask(16, 16)
+    expected = torch.zeros(2, 1, 16, 16)
+    expected[0, :, 0:6, 0:6] = 1  # three by three positions, each four latent values
+    expected[1, :, 10:16, 10:16] = 1
+    assert torch.equal(inside, expected)
+
+
+def test_a_blend_without_a_layer_says_so():
+    with pytest.raises(ValueError, match="local blend found no cross-attention"):
+        BlendMask(LocalBlend((1,), (1,), 0.3, 0.2)).mask(16, 16)
