@@ -7,6 +7,7 @@ Heatmaps average the cross-attention over model calls, layers and heads (Tang et
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -98,4 +99,5 @@ def heat(recording: Recording, positions: list[int], height: int, width: int) ->
         total = total + F.interpolate(maps, (height, width), mode="bicubic", antialias=True)
     total = total.squeeze(1)
     low, high = total.amin((-2, -1), keepdim=True), total.amax((-2, -1), keepdim=True)
-    return ((total - low) / (high - low).clamp_min(1e-12)).clamp(0.0, 1.0)
+    spread = torch.maximum(high - low, 1e-3 * high).clamp_min(1e-12)  # rounding alone is no heat
+    return ((total - low) / spread).clamp(0.0, 1.0)

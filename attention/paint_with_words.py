@@ -45,10 +45,13 @@ class Region:
 
 
 class Painting:
-    """Regions on the tokens of one prompt; ValueError for a phrase that is not in it."""
+    """Regions on the tokens of one prompt; ValueError without any, and for a phrase that is not in it."""
 
     def __init__(self, regions: tuple[Region, ...], prompt: Prompt, weight: float):
-        self.weight, self.tokens = weight, prompt.length
+        if not regions:
+            raise ValueError("no regions; connect SteerRegion or SteerRegionsFromSegmentation")
+        self.weight = weight if any(region.strength > 0.0 for region in regions) else 0.0
+        self.tokens = prompt.length
         self._regions = [(region, list(prompt.positions(region.phrase))) for region in regions]
         self._maps: dict[tuple[int, int], list[Tensor]] = {}
 
@@ -84,9 +87,9 @@ class Painting:
 
 
 def resized(mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(batch or 1, positions) of a mask of any size, from 0 to 1."""
+    """(batch or 1, positions) of a mask of any size: how much of each position is painted, from 0 to 1."""
     masks = mask.float().reshape(-1, 1, *mask.shape[-2:])
-    return F.interpolate(masks, grid, mode="bilinear", antialias=True).clamp(0.0, 1.0).flatten(1)
+    return F.interpolate(masks, grid, mode="area").clamp(0.0, 1.0).flatten(1)
 
 
 def painted(attention: Attention, w: Tensor, factor: float) -> Attention:

@@ -11,7 +11,7 @@ import json
 import sys
 import uuid
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .editor import Editor
 from .inputs import write_inputs
@@ -52,7 +52,7 @@ def write_editor_form(editor: Editor, name: str) -> None:
 def write_thumbnail(name: str) -> None:
     """The workflow's first picture in demo/output as the template browser's thumbnail."""
     with Image.open(OUTPUT / f"{name}_1.png") as picture:
-        shown = picture.convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        shown = ImageOps.pad(picture.convert("RGB"), (THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS, "white")
     shown.save(EXAMPLES / f"{name}.jpg", quality=90)
 
 

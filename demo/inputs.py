@@ -20,17 +20,20 @@ FINE = 4  # strokes are drawn this many times larger
 
 
 def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
-    """Write `strokes.png`, `inpaint.png`, `outpaint.png` and `photo.png`, scaled to `size` pixels; the paths by name.
+    """Write `strokes.png`, `inpaint.png`, `outpaint.png`, `photo.png` and `segmentation.png`, scaled to `size` pixels.
 
     `inpaint.png` is transparent where it is to be redrawn; `outpaint.png` has three quarters of the width; `photo.png`
-    is the real picture to invert.
+    is the real picture to invert. The paths by name.
     """
-    pictures = {"strokes": strokes(), "inpaint": inpaint(), "outpaint": outpaint(), "photo": photo()}
+    pictures = {"strokes": strokes(), "inpaint": inpaint(), "outpaint": outpaint(), "photo": photo(),
+                "segmentation": segmentation()}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in pictures}
     for name, picture in pictures.items():
         scaled = tuple(round(side * size / SIZE) for side in picture.size)
-        picture.resize(scaled, Image.Resampling.LANCZOS if scaled != picture.size else None).save(paths[name])
+        # the colours of a map mean something: none in between
+        way = Image.Resampling.NEAREST if name == "segmentation" else Image.Resampling.LANCZOS
+        picture.resize(scaled, way if scaled != picture.size else None).save(paths[name])
     return paths
 
 
@@ -65,6 +68,15 @@ def photo() -> Image.Image:
     """A picture the model did not make: a red heart above a yellow star on black."""
     heart, star = scene_of("heart", "red", "black", 50, 36, 24), scene_of("star", "yellow", "black", 76, 94, 25)
     return Image.fromarray(render({**heart, "objs": heart["objs"] + star["objs"]}))
+
+
+def segmentation() -> Image.Image:
+    """A layout in plain colours: red (#e6194b) at the lower left, blue (#4363d8) at the upper right, the rest white."""
+    picture = Image.new("RGB", (SIZE, SIZE), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((8, 64, 58, 114), fill="#e6194b")
+    draw.ellipse((72, 14, 118, 60), fill="#4363d8")
+    return picture
 
 
 def hole_mask() -> np.ndarray:

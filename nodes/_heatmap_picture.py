@@ -11,7 +11,7 @@ COLOURS = np.array([
     (0, 0, 4), (33, 12, 74), (86, 16, 110), (137, 34, 106), (187, 55, 84),
     (227, 89, 50), (249, 140, 10), (249, 201, 50), (252, 255, 164),
 ]) / 255.0  # fmt: skip
-DARKEST, BRIGHTEST, COLOUR_KEPT = 0.08, 0.55, 0.2  # of the picture under the heat
+DARKEST, BRIGHTEST, COLOUR_KEPT = 0.08, 0.45, 0.2  # of the picture under the heat
 
 
 def heatmap_picture(heats: np.ndarray, words: list[str], image: np.ndarray | None = None) -> np.ndarray:

@@ -11,7 +11,7 @@ def test_runs_and_leaves_pictures(server, name):
     pictures = server.images(server.run(prompt))
     assert {node for node, _ in pictures} == {node for node in prompt if prompt[node]["class_type"] == "SaveImage"}
     for _, picture in pictures:
-        assert picture.size == (128, 128)
+        assert min(picture.size) >= 128
         assert np.asarray(picture).std() > 10
 
 

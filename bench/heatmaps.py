@@ -1,0 +1,161 @@
+"""Heatmaps of words against where things are in generated pictures of one and two objects."""
+
+import random
+from dataclasses import replace
+
+import comfy.samplers
+import numpy as np
+import torch
+from PIL import Image
+
+from ..attention.attention_maps import Recording, heat
+from ..demo.metrics import attributes, markdown_table
+from ..demo.shapes import stock
+from ..demo.shapes.data import SIZE, caption, sample_scene
+from ..demo.shapes.reader import DISTANCE, read_image
+from ..nodes._host_attention import tokenized
+from ..nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention
+from .host_run import encode_texts
+from .runner import FOLDER
+
+SCENES, BATCH, STEPS, CFG = 64, 16, 20, 5.0
+THRESHOLDS = np.arange(0.02, 1.0, 0.02)
+WORDS = {"colour": "{color}", "shape": "{shape}", "both": "{color} {shape}"}
+SHEET = 4  # scenes of each kind
+
+
+def run() -> str:
+    model, clip, vae = stock.load()
+    singles, pairs = (generated(model, clip, vae, two) for two in (False, True))
+    save_sheet(model, clip, vae)
+    return (
+        f"# Heatmaps\n\nWhat `SteerAttentionHeatmap` shows, against the things in the generated pictures themselves "
+        f"(what is far from the background's colour). Euler, {STEPS} steps, cfg {CFG:g}; maps averaged over the whole "
+        f"run.\n\n## One object\n\n{SCENES} captions such as `a red circle on a blue background`. IoU of the object "
+        "with where the heat of its words is above a threshold: the best one for all pictures, 0.5, and the best for "
+        f"each picture. The shapes model attends at 16x16 and 8x8; the node uses both.\n\n"
+        f"{markdown_table(on_one_object(clip, singles))}\n## Two objects\n\n{on_two_objects(clip, pairs)}\n"
+        "![sheet](heatmaps.png)"
+    )
+
+
+def generated(model, clip, vae, two: bool) -> list[tuple[dict, np.ndarray, Recording]]:
+    """(scene asked for, picture, its attention) of each scene."""
+    found = []
+    for first in range(0, SCENES, BATCH):
+        scenes = [sample_scene(random.Random(first + index), two) for index in range(BATCH)]
+        pixels, recording = captured(model, clip, vae, [caption(scene) for scene in scenes], first)
+        found += [
+            (scene, to_bytes(picture), replace(recording, maps={g: m[i : i + 1] for g, m in recording.maps.items()}))
+            for i, (scene, picture) in enumerate(zip(scenes, pixels, strict=True))
+        ]
+    return found
+
+
+class Noise:
+    """A host NOISE."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def generate_noise(self, latent):
+        return torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(self.seed))
+
+
+def captured(model, clip, vae, texts: list[str], seed: int):
+    """Pictures, one for each text, and their attention."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(encode_texts(clip, texts), encode_texts(clip, [""]))
+    guider.set_cfg(CFG)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
+    euler, empty = comfy.samplers.sampler_object("euler"), {"samples": torch.zeros(len(texts), 4, 16, 16)}
+    latent, recording = SteerCaptureAttention.execute(Noise(seed), guider, euler, sigmas, empty, 0.0, 0.0).args
+    return vae.decode(latent["samples"]), recording
+
+
+def heat_of(clip, scene: dict, recording: Recording, phrase: str) -> np.ndarray:
+    return heat(recording, tokenized(clip, caption(scene)).positions(phrase), SIZE, SIZE)[0].numpy()
+
+
+def at_resolution(recording: Recording, side: int | None) -> Recording:
+    return recording if side is None else replace(recording, maps={(side, side): recording.maps[side, side]})
+
+
+def on_one_object(clip, items) -> list[dict]:
+    objects = np.stack([object_mask(picture) for _, picture, _ in items])
+    rows = []
+    for side in (None, 16, 8):
+        for name, pattern in WORDS.items():
+            heats = np.stack([
+                heat_of(clip, scene, at_resolution(recording, side), pattern.format(**scene["objs"][0]))
+                for scene, _, recording in items
+            ])  # fmt: skip
+            rows.append({"maps": "all" if side is None else f"{side}x{side}", "words": name, **judged(heats, objects)})
+    return rows
+
+
+def judged(heats: np.ndarray, objects: np.ndarray) -> dict:
+    ious = np.array([
+        (objects & (heats > t)).sum((1, 2)) / (objects | (heats > t)).sum((1, 2)) for t in THRESHOLDS
+    ])  # (thresholds, pictures)  # fmt: skip
+    best = ious.mean(1).argmax()
+    half = np.abs(THRESHOLDS - 0.5).argmin()
+    return {
+        "best threshold": f"{THRESHOLDS[best]:.2f}",
+        "IoU": f"{ious[best].mean():.2f}",
+        "IoU at 0.5": f"{ious[half].mean():.2f}",
+        "IoU, best for each": f"{ious.max(0).mean():.2f}",
+    }
+
+
+def on_two_objects(clip, items) -> str:
+    right = [item for item in items if attributes(item[1], caption(item[0]))["all"] == 1.0]
+    alike = sum(len({obj["shape"] for obj in scene["objs"]}) == 1 for scene, _, _ in right)
+    rows = []
+    for name, pattern in WORDS.items():
+        hotter = []
+        for scene, picture, recording in right:
+            phrases = [pattern.format(**obj) for obj in scene["objs"]]
+            if len(set(phrases)) == 2:  # the heat of a word that is there twice is one
+                heats = [heat_of(clip, scene, recording, phrase) for phrase in phrases]
+                places = object_masks(picture, scene)
+                hotter += [heats[i][places[i]].mean() > heats[1 - i][places[i]].mean() for i in (0, 1)]
+        rows.append({"words": name, "objects": len(hotter), "right one hotter": f"{100 * np.mean(hotter):.1f}%"})
+    return (
+        f"The {len(right)} of {SCENES} pictures that show both objects as asked: in how many of their objects the "
+        "object's own word is hotter (mean heat) than the other object's. For shape words without the "
+        f"{alike} pictures of two equal shapes.\n\n{markdown_table(rows)}"
+    )
+
+
+def object_mask(picture: np.ndarray) -> np.ndarray:
+    """What is not background, by colour."""
+    return distance(picture, read_image(picture)["bg_rgb"]) > DISTANCE
+
+
+def object_masks(picture: np.ndarray, scene: dict) -> list[np.ndarray]:
+    """The places of the two objects of a right picture, told apart by colour."""
+    read = {obj["color"]: obj["rgb"] for obj in read_image(picture)["objs"]}
+    far = [distance(picture, read[obj["color"]]) for obj in scene["objs"]]
+    return [object_mask(picture) & (far[i] < far[1 - i]) for i in (0, 1)]
+
+
+def distance(picture: np.ndarray, rgb) -> np.ndarray:
+    return np.sqrt(((picture.astype(float) - np.array(rgb)) ** 2).sum(-1))
+
+
+def save_sheet(model, clip, vae) -> None:
+    """What the node makes of some scenes, one below the other."""
+    rows = []
+    for index in range(2 * SHEET):
+        scene = sample_scene(random.Random(100 + index), two=index % 2 == 1)
+        pixels, recording = captured(model, clip, vae, [caption(scene)], index)
+        words = ", ".join(f"{obj['color']}, {obj['shape']}" for obj in scene["objs"])
+        if index % 2 == 0:
+            words += f", {scene['bg']}, {scene['objs'][0]['color']} {scene['objs'][0]['shape']}"
+        rows.append(SteerAttentionHeatmap.execute(recording, clip, caption(scene), words, pixels).args[0][0])
+    Image.fromarray(to_bytes(torch.cat(rows))).save(FOLDER / "heatmaps.png")
+
+
+def to_bytes(pixels) -> np.ndarray:
+    return (pixels.clamp(0, 1) * 255).round().byte().numpy()

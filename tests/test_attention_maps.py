@@ -1,0 +1,149 @@
+import pytest
+import torch
+from steer.attention.attention_maps import Recorder, Recording, heat, nearest
+from steer.attention.core import Attention, Site, Term
+
+HEADS, WIDTH, TOKENS = 2, 6, 5
+INPUT, OUTPUT = ("input", 1, 0), ("output", 0, 0)
+
+
+def rand(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def attention_of(grid, batch=2, seed=0, tokens=TOKENS, mix=None):
+    positions = grid[0] * grid[1]
+    q, k, v = (
+        rand(batch, positions, WIDTH, seed=seed),
+        rand(batch, tokens, WIDTH, seed=seed + 1),
+        torch.zeros(batch, 1, 1),
+    )
+    return Attention((Term(q, k, mix),), v, HEADS, kernel=None)
+
+
+def site_of(grid, sigma, block=INPUT, cross=True, latent=(6, 4)):
+    return Site(block, cross, grid, latent, sigma)
+
+
+def record(recorder, attention, site):
+    recorder.add(attention, site)
+
+
+def recording_of(maps, latent=(16, 16)):
+    """From {grid: (batch, tokens, height, width)}."""
+    rows = {grid: values.flatten(2).transpose(1, 2) for grid, values in maps.items()}
+    return Recording(rows, {}, latent, (1.0,), TOKENS, 0.0, 0.0)
+
+
+class TestRecorder:
+    def test_the_average_is_over_calls_and_layers_of_a_resolution(self):
+        recorder, fine, coarse = Recorder(9.0, 9.0), (6, 4), (3, 2)
+        given = [(fine, 2.0, INPUT), (fine, 2.0, OUTPUT), (coarse, 2.0, OUTPUT), (fine, 1.0, INPUT)]
+        for seed, (grid, sigma, block) in enumerate(given):
+            record(recorder, attention_of(grid, seed=seed), site_of(grid, sigma, block))
+        recording = recorder.finish((2.0, 1.0), TOKENS)
+        maps = [attention_of(grid, seed=seed).probs() for seed, (grid, *_) in enumerate(given)]
+        torch.testing.assert_close(recording.maps[fine], (maps[0] + maps[1] + maps[3]) / 3)
+        torch.testing.assert_close(recording.maps[coarse], maps[2])
+        assert recording.latent == (6, 4) and recording.sigmas == (2.0, 1.0) and recording.tokens == TOKENS
+        assert not recording.queries
+
+    def test_queries_are_kept_above_their_level_and_give_the_map_again(self):
+        recorder, grid = Recorder(cross_last=1.0, self_last=3.0), (3, 2)
+        kept = []
+        for sigma in (4.0, 2.0, 1.0):
+            for cross in (True, False):
+                attention = attention_of(grid, seed=int(10 * sigma) + cross)
+                record(recorder, attention, site_of(grid, sigma, cross=cross))
+                kept.append((sigma, cross, attention))
+        assert recorder.nbytes() == 3 * 4 * 2 * WIDTH * (6 + TOKENS)  # three layers, float32, a batch of two
+        recording = recorder.finish((4.0, 2.0, 1.0), TOKENS)
+        for sigma, cross, attention in kept:
+            term = recording.term(site_of(grid, sigma * (1 + 1e-6), cross=cross))
+            if sigma > (1.0 if cross else 3.0):
+                assert torch.equal(term.q, attention.terms[0].q) and torch.equal(term.k, attention.terms[0].k)
+            else:
+                assert term is None
+        assert recording.term(site_of(grid, 4.0, OUTPUT)) is None and recording.term(site_of(grid, 3.0)) is None
+
+    def test_kept_queries_are_copies(self):
+        recorder, attention = Recorder(0.0, 0.0), attention_of((3, 2))
+        record(recorder, attention, site_of((3, 2), 1.0))
+        before = attention.terms[0].q.clone()
+        attention.terms[0].q.zero_()
+        assert torch.equal(recorder.finish((1.0,), TOKENS).term(site_of((3, 2), 1.0)).q, before)
+
+    def test_edited_attention_is_looked_at_but_not_kept(self):
+        recorder, attention = Recorder(0.0, 0.0), attention_of((3, 2), mix=torch.arange(TOKENS).float())
+        record(recorder, attention, site_of((3, 2), 1.0))
+        recording = recorder.finish((1.0,), TOKENS)
+        torch.testing.assert_close(recording.maps[3, 2], attention.probs())
+        assert not recording.queries
+
+    def test_a_run_without_the_positive_conditioning(self):
+        with pytest.raises(ValueError, match="never used its positive conditioning"):
+            Recorder(0.0, 0.0).finish((1.0,), TOKENS)
+
+
+def test_a_level_is_found_up_to_rounding():
+    sigmas = (14.6, 1.0, 0.03)
+    assert nearest(sigmas, 14.6 * (1 + 5e-5)) == 14.6 and nearest(sigmas, 0.03) == 0.03
+    assert nearest(sigmas, 1.001) is None and nearest(sigmas, 0.0) is None and nearest((), 1.0) is None
+
+
+class TestHeat:
+    def spot(self, grid, row, column, token=1, batch=1):
+        values = torch.full((batch, TOKENS, *grid), 0.1)
+        values[:, token, row, column] = 0.9
+        return values
+
+    @pytest.mark.parametrize("grid", [(16, 16), (12, 20), (9, 5)])
+    def test_the_hottest_place_is_where_the_word_is(self, grid):
+        """Half a cell of the map is the exactness there can be."""
+        recording = recording_of({grid: self.spot(grid, 3, 1)}, grid)
+        hot = heat(recording, [1], 8 * grid[0], 8 * grid[1])
+        assert hot.shape == (1, 8 * grid[0], 8 * grid[1])
+        row, column = divmod(int(hot.argmax()), 8 * grid[1])
+        assert abs(row - 27.5) <= 4 and abs(column - 11.5) <= 4
+        assert hot.min() == 0.0 and hot.max() == 1.0
+
+    def test_tokens_of_a_phrase_add_up(self):
+        maps = rand(2, TOKENS, 16, 16).softmax(1)
+        together = torch.cat([maps, maps[:, [1, 3]].sum(1, keepdim=True)], 1)
+        recording = recording_of({(16, 16): together})
+        torch.testing.assert_close(heat(recording, [1, 3], 64, 64), heat(recording, [TOKENS], 64, 64))
+        assert not torch.allclose(heat(recording, [1], 64, 64), heat(recording, [1, 3], 64, 64), atol=0.1)
+
+    def test_resolutions_count_alike_and_the_finest_do_not(self):
+        """Of 64 x 64 latents, as Stable Diffusion's: 8 x 8 to 32 x 32."""
+        maps = {(side, side): rand(1, TOKENS, side, side, seed=side).softmax(1) for side in (8, 16, 32, 64)}
+        used = {grid: maps[grid] for grid in list(maps)[:3]}
+        found = heat(recording_of(maps, (64, 64)), [2], 64, 64)
+        assert torch.equal(found, heat(recording_of(used, (64, 64)), [2], 64, 64))
+        sums = sum(
+            torch.nn.functional.interpolate(values[:, 2:3], (64, 64), mode="bicubic", antialias=True)
+            for values in used.values()
+        )[:, 0]
+        torch.testing.assert_close(found, (sums - sums.min()) / (sums.max() - sums.min()))
+        assert torch.equal(  # of 128 x 128 latents 64 x 64 is not fine
+            heat(
+                recording_of({(64, 64): maps[64, 64], (128, 128): rand(1, TOKENS, 128, 128)}, (128, 128)), [2], 64, 64
+            ),
+            heat(recording_of({(64, 64): maps[64, 64]}, (128, 128)), [2], 64, 64),
+        )
+
+    def test_a_model_with_fine_maps_alone(self):
+        fine, finer = self.spot((64, 64), 5, 9), self.spot((128, 128), 100, 100)
+        hot = heat(recording_of({(64, 64): fine, (128, 128): finer}, (64, 64)), [1], 64, 64)
+        assert int(hot.argmax()) == 5 * 64 + 9
+
+    def test_each_sample_by_itself(self):
+        maps = rand(2, TOKENS, 16, 16).softmax(1)
+        both = heat(recording_of({(16, 16): maps * torch.tensor([1.0, 0.01]).view(2, 1, 1, 1)}), [1], 64, 64)
+        singles = [heat(recording_of({(16, 16): one}), [1], 64, 64) for one in maps.split(1)]
+        torch.testing.assert_close(both, torch.cat(singles), rtol=1e-4, atol=1e-4)
+        assert torch.equal(both.amax((1, 2)), torch.ones(2))
+
+    def test_a_word_that_is_everywhere_alike_is_nowhere_hot(self):
+        recording = recording_of({(16, 16): torch.full((1, TOKENS, 16, 16), 0.2)})
+        assert heat(recording, [1], 64, 64).abs().max() < 1e-3
