@@ -55,13 +55,16 @@ class Recorder:
         self._queries: dict[tuple[float, Layer], tuple[Tensor, Tensor]] = {}
         self._latent: Grid | None = None
 
-    def add(self, attention: Attention, site: Site) -> None:
-        """One layer's attention in one model call."""
-        if site.sigma > (self.cross_last if site.cross else self.self_last):
-            self._keep(attention.terms, site)
+    def add(self, parts: list[Attention], site: Site) -> None:
+        """One layer's attention in one model call: the rows of the batch, in parts that follow each other."""
+        if len(parts) == 1 and site.sigma > (self.cross_last if site.cross else self.self_last):
+            self._keep(parts[0].terms, site)
         if site.cross:
+            maps = [part.probs() for part in parts]
+            tokens = max(part.shape[-1] for part in maps)  # of prompts of unequal length, edited together
+            maps = torch.cat([F.pad(part, (0, tokens - part.shape[-1])) for part in maps])
             total, count = self._sums.get(site.grid, (0.0, 0))
-            self._sums[site.grid] = (total + attention.probs(), count + 1)
+            self._sums[site.grid] = (total + maps, count + 1)
             self._latent = site.latent
 
     def _keep(self, terms: tuple[Term, ...], site: Site) -> None:

@@ -51,7 +51,6 @@ class Painting:
         if not regions:
             raise ValueError("no regions; connect SteerRegion or SteerRegionsFromSegmentation")
         self.weight = weight if any(region.strength > 0.0 for region in regions) else 0.0
-        self.tokens = prompt.length
         self._regions = [(region, list(prompt.positions(region.phrase))) for region in regions]
         self._maps: dict[tuple[int, int], list[Tensor]] = {}
 
@@ -75,12 +74,15 @@ class Painting:
         ratio = sigma if not flow else sigma / (1.0 - sigma) if sigma < 1.0 else LARGEST_RATIO
         return self.weight * log1p(min(ratio, LARGEST_RATIO) if flow else ratio)
 
-    def map(self, grid: tuple[int, int], device) -> Tensor:
-        """w: (batch or 1, positions, tokens). Of regions that share a token the strongest counts."""
+    def map(self, grid: tuple[int, int], tokens: int, device) -> Tensor:
+        """w: (batch or 1, positions, tokens). Of regions that share a token the strongest counts.
+
+        There may be more tokens than the prompt's, after them: another prompt that was joined on.
+        """
         if grid not in self._maps:
             self._maps[grid] = [resized(region.mask, grid) * region.strength for region, _ in self._regions]
         places = self._maps[grid]
-        w = torch.zeros(max(len(place) for place in places), grid[0] * grid[1], self.tokens, device=device)
+        w = torch.zeros(max(len(place) for place in places), grid[0] * grid[1], tokens, device=device)
         for place, (_, positions) in zip(places, self._regions, strict=True):
             w[..., positions] = torch.maximum(w[..., positions], place.to(device).unsqueeze(-1))
         return w

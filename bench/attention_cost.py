@@ -1,10 +1,10 @@
 """What Prompt-to-Prompt costs at the size of SD1.5 (random weights): plain sampling, ours, and as it was published."""
 
+import gc
 import statistics
 import time
-import weakref
-from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 
 import comfy.model_management as management
 import comfy.samplers
@@ -12,8 +12,7 @@ import comfy.supported_models
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_patcher import ModelPatcher
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.profiler import ProfilerActivity, profile
 
 from ..demo.metrics import markdown_table
 from ..demo.shapes import stock
@@ -21,10 +20,19 @@ from ..nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerProm
 from . import published_prompt_to_prompt
 from .host_run import sample_noise
 
+EULER = comfy.samplers.sampler_object("euler")
 SIDE, CFG, ENDS = 64, 7.5, (0.8, 0.4)
-SHARES = 0.25, 0.3, 0.35
-"""Of the run: two steps in which all edits act, the local blend too."""
-TURNS = 50 if torch.cuda.is_available() else 2
+SHARES = 0.25, 0.35
+"""The part of the run that is sampled: all of the edit acts in it, the local blend too."""
+MEMORY_STEPS = 2  # what is kept from step to step counts
+TIMED_STEPS, TURNS = (10, 21) if torch.cuda.is_available() else (1, 3)
+ABOUT = (
+    f"SD1.5's UNet with random weights, {SIDE}x{SIDE} latents, two prompts at cfg {CFG} (4 rows in a call), the host's "
+    "euler. The host alone samples the two prompts unedited; the others edit, with a local blend, where all of it "
+    "acts. Attention is PyTorch's own, the host's default on GPUs (on CPUs its default takes what memory is free). "
+    f"Times: medians of {TURNS} turns, in each of which every variant runs once. Memory: the most that torch's "
+    f"allocator had given out at a time in a run of {MEMORY_STEPS} steps, beyond the weights."
+)
 SD15 = {
     "image_size": 32,
     "in_channels": 4,
@@ -44,30 +52,90 @@ SD15 = {
 }
 
 
-def variants() -> dict:
-    """What is compared, by name: functions that run the two steps. The first is the host alone."""
-    model, noise = random_model(), torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    clip, latent = stock.load()[1], torch.zeros(1, 4, SIDE, SIDE)
-    sigmas = torch.tensor([model.get_model_object("model_sampling").percent_to_sigma(share) for share in SHARES])
+def run() -> str:
+    model = random_model()
+    compared = variants(model, stock.load()[1])
+    levels = sigmas_of(model, MEMORY_STEPS)
+    peaks = {name: peak_bytes(lambda run=run: run(levels)) / 2**20 for name, run in compared.items()}  # warms up, too
+    seconds = {name: [] for name in compared}
+    levels = sigmas_of(model, TIMED_STEPS)
+    for turn in range(TURNS):
+        for name in list(compared)[:: -1 if turn % 2 else 1]:
+            started = time.perf_counter()
+            compared[name](levels)
+            seconds[name].append((time.perf_counter() - started) / TIMED_STEPS)
+    return report(seconds, peaks)
+
+
+def report(seconds: dict[str, list[float]], peaks: dict[str, float]) -> str:
+    host, *_, ours, published = seconds
+    rows = [
+        {
+            "": name,
+            "seconds a step": f"{statistics.median(seconds[name]):.3g}",
+            "time over the host's": f"{ratio(seconds[name], seconds[host]):.2f}",
+            "peak MiB": f"{peaks[name]:.0f}",
+            "memory over the host's": f"{peaks[name] / peaks[host]:.2f}",
+        }
+        for name in seconds
+    ]
+    return (
+        f"# Cost of Prompt-to-Prompt\n\n{ABOUT}\n\n{markdown_table(rows)}\nThe published controller over ours, both "
+        f"refining: {ratio(seconds[published], seconds[ours]):.2f} times the time, "
+        f"{peaks[published] / peaks[ours]:.1f} times the memory."
+    )
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    """The median over the turns."""
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def peak_bytes(run) -> int:
+    """The most that torch's allocator had given out at a time beyond what was there before."""
+    gc.collect()
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        run()
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
+def sigmas_of(model, steps: int) -> torch.Tensor:
+    sigma_of = model.get_model_object("model_sampling").percent_to_sigma
+    return torch.tensor([sigma_of(float(share)) for share in torch.linspace(*SHARES, steps + 1)])
+
+
+def variants(model, clip) -> dict:
+    """What is compared, by name: functions that sample with the sigmas given. The first is the host alone."""
+    noise = torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    latent = torch.zeros_like(noise)
     source, target, empty = random_texts(3)
+    swap = edit_of(clip, "a photo of a dog on a mat", "dog")
+    added = edit_of(clip, "a photo of a fluffy cat on a red mat", "cat")
     host = comfy.samplers.CFGGuider(model)
     host.set_conds([[torch.cat([source[0][0], target[0][0]]), {}]], empty)
     host.set_cfg(CFG)
-    euler, both = comfy.samplers.sampler_object("euler"), torch.cat([latent, latent])
-    swap = edit_of(clip, "a photo of a cat on a mat", "a photo of a dog on a mat")
-    added = edit_of(clip, "a photo of a cat on a mat", "a photo of a fluffy cat on a red mat")
-    lockstep = {
-        f"SteerPromptToPromptGuider, {name}": SteerPromptToPromptGuider.execute(
-            model, source, target, empty, CFG, edit, *ENDS
-        ).args[0]
-        for name, edit in (("replace", swap), ("refine", added))
-    }
+    replace, refine = (
+        SteerPromptToPromptGuider.execute(model, source, target, empty, CFG, edit, *ENDS).args[0]
+        for edit in (swap, added)
+    )
+
+    def sampled(guider, rows, sigmas):
+        return sample_noise(guider, EULER, sigmas, latent.repeat(rows, 1, 1, 1), noise.repeat(rows, 1, 1, 1))
+
+    def published(sigmas):
+        return published_prompt_to_prompt.sample(model, (source, target), empty, CFG, added, ENDS, sigmas, noise)
+
     return {
-        "host CFGGuider": partial(sample_noise, host, euler, sigmas, both, torch.cat([noise, noise])),
-        **{name: partial(sample_noise, guider, euler, sigmas, latent, noise) for name, guider in lockstep.items()},
-        "as published, refine": partial(
-            published_prompt_to_prompt.sample, model, (source, target), empty, CFG, added, ENDS, sigmas, noise
-        ),
+        "host CFGGuider": partial(sampled, host, 2),
+        "SteerPromptToPromptGuider, replace": partial(sampled, replace, 1),
+        "SteerPromptToPromptGuider, refine": partial(sampled, refine, 1),
+        "as published, refine": published,
     }
 
 
@@ -84,8 +152,8 @@ def random_model():
         else:
             weight.normal_(0, weight[0].numel() ** -0.5, generator=generator)
     patcher = ModelPatcher(model, device, management.unet_offload_device())
-    patcher.model_options["transformer_options"]["optimized_attention_override"] = (
-        lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)
+    patcher.model_options["transformer_options"]["optimized_attention_override"] = lambda _, *args, **kwargs: (
+        attention_pytorch(*args, **kwargs)
     )
     return patcher
 
@@ -95,6 +163,7 @@ def random_texts(count: int) -> list:
     return [[[torch.randn(1, 77, SD15["context_dim"], generator=generator), {}]] for _ in range(count)]
 
 
-def edit_of(clip, source: str, target: str):
-    edit = SteerPromptEdit.execute(clip, source, target, "auto", "").args[2]
-    return SteerLocalBlend.execute(edit, "cat", target.split()[4], 0.3).args[0]
+def edit_of(clip, target: str, word: str):
+    """The edit alone, blended where the cat and the word are."""
+    edit = SteerPromptEdit.execute(clip, "a photo of a cat on a mat", target, "auto", "").args[2]
+    return SteerLocalBlend.execute(edit, "cat", word, 0.3).args[0]

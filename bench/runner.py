@@ -10,7 +10,7 @@ import torch
 
 from ..demo.host import find_host, load_host
 
-NAMES = ("attention_cost", "heatmaps", "inpainting", "inversion", "null_text", "overhead", "prompt_to_prompt")
+NAMES = ("attention_cost", "heatmaps", "inpainting", "inversion", "layout", "null_text", "overhead", "prompt_to_prompt")
 FOLDER = Path(__file__).parent
 
 

@@ -26,11 +26,17 @@ PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "ou
 class Transform:
     """An edit as the hook calls it. `acts` decides whether a layer is touched at all in a model call."""
 
+    looks = False
+    """Changes nothing, and comes after all that do."""
+
     def acts(self, cross: bool, sigma: float) -> bool:
         raise NotImplementedError
 
     def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
-        """The rows of one conditioning, in parts that follow each other; the parts may be split further."""
+        """The rows of one conditioning, in parts that follow each other; the parts may be split further.
+
+        The very list that was given means that nothing changes.
+        """
         raise NotImplementedError
 
 
@@ -63,7 +69,7 @@ def with_edits(model_options: dict, sites: tuple, edits: dict[object, Edits]) ->
     options = dict(model_options.get("transformer_options", {}))
     there = options.get(EDITS, {})
     both = {
-        uuid: Edits(there[uuid].transforms + edits[uuid].transforms, edits[uuid].tokens)
+        uuid: Edits(_in_order(there[uuid].transforms + edits[uuid].transforms), edits[uuid].tokens)
         for uuid in there.keys() & edits.keys()
     }
     options[EDITS], options[SITES] = {**there, **edits, **both}, sites
@@ -71,6 +77,10 @@ def with_edits(model_options: dict, sites: tuple, edits: dict[object, Edits]) ->
         options["wrappers"] = {kind: dict(by_key) for kind, by_key in options.get("wrappers", {}).items()}
         add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _with_hooks, options)
     return {**model_options, "transformer_options": options}
+
+
+def _in_order(transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
+    return tuple(sorted(transforms, key=lambda transform: transform.looks))
 
 
 def edits_of(conds: list[dict], *transforms: Transform) -> dict:
@@ -156,9 +166,10 @@ class _Hook(NamedTuple):
         self._check(q, k, site)
         if q.shape[0] != self.rows:  # a video model's attention over time
             return self.previous(q, k, v, extra_options) if self.previous else kernel(q, k, v)
-        parts = [
-            self._part(rows, edits, q, k, v, kernel, extra_options["n_heads"], site) for rows, edits in self.chunks
-        ]
+        made = [self._part(rows, edits, q, k, v, kernel, extra_options["n_heads"], site) for rows, edits in self.chunks]
+        if not any(changed for _, changed in made):  # bit for bit what it would have been
+            return self.previous(q, k, v, extra_options) if self.previous else kernel(q, k, v)
+        parts = [part for part, _ in made]
         if not site.cross:
             # edits of self-attention choose queries and keys: what was there before can take those
             q, k = (torch.cat([getattr(part.terms[0], name) for chunk in parts for part in chunk]) for name in "qk")
@@ -169,18 +180,19 @@ class _Hook(NamedTuple):
         out = self.previous(q, k, v, extra_options)
         changes = [
             torch.cat([part.out() for part in chunk]) - kernel(q[rows], k[rows], v[rows])
-            if edits and edits.transforms
+            if changed
             else torch.zeros_like(out[rows])
-            for chunk, (rows, edits) in zip(parts, self.chunks, strict=True)
+            for (chunk, changed), (rows, _) in zip(made, self.chunks, strict=True)
         ]
         return out + torch.cat(changes)
 
-    def _part(self, rows, edits, q, k, v, kernel, heads, site) -> list[Attention]:
+    def _part(self, rows, edits, q, k, v, kernel, heads, site) -> tuple[list[Attention], bool]:
+        """The rows' attention after their transforms, and whether any changed it."""
         tokens = edits.tokens if edits and edits.transforms and site.cross else k.shape[1]
-        parts = [Attention((Term(q[rows], k[rows, :tokens]),), v[rows, :tokens], heads, kernel)]
+        given = parts = [Attention((Term(q[rows], k[rows, :tokens]),), v[rows, :tokens], heads, kernel)]
         for transform in edits.transforms if edits else ():
             parts = transform(parts, site)
-        return parts
+        return parts, parts is not given
 
     def _check(self, q: Tensor, k: Tensor, site: Site) -> None:
         layer, expected = ("attn2", self.context) if site.cross else ("attn1", q.shape[1])

@@ -1,11 +1,9 @@
 """Recording the attention of the host's runs, and putting a recording into another run."""
 
 import comfy.model_management
-import comfy.sample
 import comfy.samplers
-import comfy.utils
-import latent_preview
 import torch
+from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
 from ..attention.attention_maps import Recorder, Recording, nearest
 from ..attention.core import Attention, Site, Term
@@ -17,6 +15,8 @@ from ._host_attention import Transform, attention_sites, edits_of, sigma_at, wit
 class Recorded(Transform):
     """Looks at the attention and leaves it as it is."""
 
+    looks = True
+
     def __init__(self, recorder: Recorder):
         self.recorder = recorder
 
@@ -25,8 +25,7 @@ class Recorded(Transform):
 
     def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
         if site.cross or coarse(site):
-            for part in rows:
-                self.recorder.add(part, site)
+            self.recorder.add(rows, site)
         return rows
 
 
@@ -35,7 +34,7 @@ class RecordingSampler(comfy.samplers.Sampler):
 
     def __init__(self, node: str, sampler: comfy.samplers.Sampler, cross_last: float, self_last: float):
         self.node, self.sampler, self.recorder = node, sampler, Recorder(cross_last, self_last)
-        self.recording: Recording | None = None
+        self.finished: list[Recording] = []  # a copy of this sampler leaves its recording here too
 
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
@@ -45,8 +44,8 @@ class RecordingSampler(comfy.samplers.Sampler):
             samples = self.sampler.sample(
                 guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
             )
-        tokens = guider.positive["cross_attn"].shape[1]
-        self.recording = self.recorder.finish(tuple(guider.levels), tokens)
+            tokens = guider.positive["cross_attn"].shape[1]
+            self.finished.append(self.recorder.finish(tuple(guider.levels), tokens))
         return samples
 
 
@@ -94,17 +93,11 @@ def recorded(
     """Samples as SamplerCustomAdvanced does: the LATENT, and the attention of the run."""
     if len(sigmas) < 2:
         raise ValueError(f"{node}: sigmas: {len(sigmas)} given, a run needs at least two (from, to)")
-    samples = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
-    latent = {**latent, "samples": samples}
     at = sigma_at(guider.model_patcher)
-    recording = RecordingSampler(node, sampler, at(cross_end), at(self_end))
-    samples = guider.sample(
-        noise.generate_noise(latent), samples, recording, sigmas, denoise_mask=latent.get("noise_mask"),
-        callback=latent_preview.prepare_callback(guider.model_patcher, len(sigmas) - 1),
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=noise.seed,
-    )  # fmt: skip
-    samples = samples.to(comfy.model_management.intermediate_device())
-    return {**latent, "samples": samples}, recording.recording
+    sampler = RecordingSampler(node, sampler, at(cross_end), at(self_end))
+    run = getattr(SamplerCustomAdvanced, "execute", None) or SamplerCustomAdvanced().sample  # the host's old form
+    output = run(noise, guider, sampler, sigmas, latent)
+    return getattr(output, "args", output)[0], sampler.finished[-1]
 
 
 class Injected(Transform):

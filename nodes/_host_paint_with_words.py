@@ -21,7 +21,7 @@ class Painted(Transform):
 
     def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
         sizes = [part.v.shape[0] for part in rows]
-        w = self.painting.map(site.grid, rows[0].v.device).expand(sum(sizes), -1, -1)
+        w = self.painting.map(site.grid, rows[0].v.shape[1], rows[0].v.device).expand(sum(sizes), -1, -1)
         factor = self.painting.factor(site.sigma, self.flow)
         return [painted(part, place, factor) for part, place in zip(rows, w.split(sizes), strict=True)]
 

@@ -1,5 +1,6 @@
 """Source and target sampled in lockstep by the host: one latent batch of both, one model call for both prompts."""
 
+from copy import copy
 from inspect import signature
 
 import comfy.k_diffusion.sampling
@@ -158,6 +159,11 @@ class LockstepSampler(comfy.samplers.Sampler):
 
 def with_same_noise(sampler, noise: Tensor, sigmas: Tensor, seed: int | None):
     """The sampler drawing the same noise for both halves, where it is one of the host's that draws any."""
+    inner = getattr(sampler, "sampler", None)
+    if inner is not None:  # a sampler round another one
+        sampler = copy(sampler)
+        sampler.sampler = with_same_noise(inner, noise, sigmas, seed)
+        return sampler
     function = getattr(sampler, "sampler_function", None)
     if function is None or "noise_sampler" not in signature(function).parameters:
         return sampler

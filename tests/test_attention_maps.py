@@ -26,7 +26,7 @@ def site_of(grid, sigma, block=INPUT, cross=True, latent=(6, 4)):
 
 
 def record(recorder, attention, site):
-    recorder.add(attention, site)
+    recorder.add([attention], site)
 
 
 def recording_of(maps, latent=(16, 16)):
@@ -79,6 +79,17 @@ class TestRecorder:
         recording = recorder.finish((1.0,), TOKENS)
         torch.testing.assert_close(recording.maps[3, 2], attention.probs())
         assert not recording.queries
+
+    def test_parts_of_a_batch_are_put_together(self):
+        recorder, parts = (
+            Recorder(0.0, 0.0),
+            [attention_of((3, 2), seed=seed, tokens=n) for seed, n in ((0, 7), (5, 4))],
+        )
+        recorder.add(parts, site_of((3, 2), 1.0))
+        maps = recorder.finish((1.0,), 7).maps[3, 2]
+        torch.testing.assert_close(maps[:2], parts[0].probs())
+        torch.testing.assert_close(maps[2:, :, :4], parts[1].probs())
+        assert maps.shape[0] == 4 and not maps[2:, :, 4:].any()
 
     def test_a_run_without_the_positive_conditioning(self):
         with pytest.raises(ValueError, match="never used its positive conditioning"):

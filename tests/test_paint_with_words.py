@@ -52,7 +52,7 @@ def left_half(strength=1.0, phrase="circle", size=GRID):
 def test_one_painted_token_moves_by_the_formula(sigma, flow, log_ratio):
     """Log-odds shift `lambda w log(1 + r) max(QK^T) / sqrt(d)` inside, nothing outside."""
     plain, painting = attention(), Painting((left_half(0.5),), prompt(), 0.4)
-    w = painting.map(GRID, "cpu")
+    w = painting.map(GRID, 12, "cpu")
     after = painted(plain, w, painting.factor(sigma, flow))
     shift = log_odds(maps_of(after), 3) - log_odds(maps_of(plain), 3)
     q, k = (x.unflatten(-1, (HEADS, WIDTH)).permute(0, 2, 1, 3) for x in (plain.terms[0].q, plain.terms[0].k))
@@ -72,7 +72,7 @@ def test_everything_painted_alike_is_nothing_painted():
 
 def test_scale_is_each_samples_own():
     both, painting = attention(), Painting((left_half(),), prompt(), 0.4)
-    w = painting.map(GRID, "cpu")
+    w = painting.map(GRID, 12, "cpu")
     loud = Attention((Term(both.terms[0].q * torch.tensor([1.0, 50.0])[:, None, None], both.terms[0].k),),
                      both.v, HEADS, both.kernel)  # fmt: skip
     alone = Attention((Term(both.terms[0].q[:1], both.terms[0].k[:1]),), both.v[:1], HEADS, both.kernel)
@@ -101,7 +101,7 @@ def test_nothing_acts_without_weight_or_noise():
 def test_regions_of_one_phrase_take_the_strongest_and_of_two_phrases_both():
     everywhere = torch.ones(8, 8)
     regions = left_half(), Region(everywhere, "circle", 0.25), Region(everywhere, "blue background", 0.5)
-    w = Painting(regions, prompt(), 0.4).map(GRID, "cpu").unflatten(1, GRID)
+    w = Painting(regions, prompt(), 0.4).map(GRID, 12, "cpu").unflatten(1, GRID)
     assert w.shape == (1, *GRID, 12)
     assert (w[0, :, :3, 3] == 1.0).all() and (w[0, :, 3:, 3] == 0.25).all()
     assert (w[..., 6:8] == 0.5).all()
@@ -113,7 +113,7 @@ def test_regions_of_one_phrase_take_the_strongest_and_of_two_phrases_both():
 def test_masks_of_any_size_fit_a_grid_that_is_not_square(size):
     top = torch.zeros(size)
     top[: size[0] // 2] = 1
-    w = Painting((Region(top, "circle"),), prompt(), 0.4).map(GRID, "cpu")[0, :, 3].unflatten(0, GRID)
+    w = Painting((Region(top, "circle"),), prompt(), 0.4).map(GRID, 12, "cpu")[0, :, 3].unflatten(0, GRID)
     assert (w >= 0).all() and (w <= 1).all()
     assert (w[0] > 0.9).all() and (w[-1] < 0.1).all()
     assert w.mean() == pytest.approx(0.5, abs=0.01)
@@ -122,7 +122,7 @@ def test_masks_of_any_size_fit_a_grid_that_is_not_square(size):
 def test_a_mask_for_each_picture_and_one_for_all():
     each = torch.stack([torch.ones(GRID), torch.zeros(GRID)])
     regions = Region(each, "red"), Region(torch.ones(GRID), "blue")
-    w = Painting(regions, prompt(), 0.4).map(GRID, "cpu")
+    w = Painting(regions, prompt(), 0.4).map(GRID, 12, "cpu")
     assert w.shape == (2, POSITIONS, 12)
     assert (w[0, :, 2] == 1).all() and not w[1, :, 2].any() and (w[:, :, 6] == 1).all()
 

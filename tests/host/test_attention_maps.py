@@ -176,6 +176,19 @@ def test_the_source_of_prompt_to_prompt_attends_as_it_does_alone(shapes):
     assert picture.shape[0] == 2 and mask.shape == (4, 128, 128)
 
 
+@pytest.mark.parametrize("source", [RED, LONG])
+def test_edited_attention_is_recorded_as_it_was_edited(shapes, source):
+    """A word that is turned off has no attention in the target, in any layer, and keeps it in the source."""
+    model, clip, _ = shapes
+    *prompts, edit = SteerPromptEdit.execute(clip, source, RED, "auto", "circle: 0").args
+    guider = SteerPromptToPromptGuider.execute(model, *prompts, encode(clip, ""), 3.0, edit, 1.0, 0.4).args[0]
+    noise = noise_of((1, 4, 16, 16))
+    captured, recording = capture(guider, noise)
+    assert torch.equal(captured, plainly(*inputs(guider, noise))["samples"])
+    for maps in recording.maps.values():
+        assert maps[1, :, 3].abs().max() == 0.0 and maps[0, :, 3].min() > 0.0 and maps[1, :, 2].min() > 0.0
+
+
 def test_a_model_in_half_precision(shapes, monkeypatch):
     noise, full = noise_of((1, 4, 16, 16)), capture(guider_of(shapes), noise_of((1, 4, 16, 16)), keep=0.8)[1]
     monkeypatch.setattr(management, "should_use_fp16", lambda *args, **kwargs: True)

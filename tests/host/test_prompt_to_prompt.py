@@ -11,6 +11,8 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from steer.demo.shapes.data import caption, render, sample_scene
 from steer.nodes._host_attention import attention_sites
 from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
+from steer.nodes.blended_diffusion import SteerBlendedSampler
+from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from steer.tests.host_run import (
@@ -114,10 +116,26 @@ def test_a_batch_of_two_equals_two_singles_not_square(shapes, blend):
     assert torch.equal(together, run(lockstep(shapes, edit), EULER, sigmas, noise))
 
 
-@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m_sde", "lcm"])
-def test_samplers_that_draw_noise_draw_it_alike_for_both(shapes, sampler):
-    sampler, sigmas = comfy.samplers.sampler_object(sampler), sigmas_of(shapes[0], 8)
-    both = run(lockstep(shapes, edit_of(shapes[1], RED, RED)), sampler, sigmas, noise_of((1, 4, 16, 16)))
+ANCESTRAL = comfy.samplers.sampler_object("euler_ancestral")
+DRAWING = {
+    "euler_ancestral": lambda: ANCESTRAL,
+    "dpmpp_2m_sde": lambda: comfy.samplers.sampler_object("dpmpp_2m_sde"),
+    "lcm": lambda: comfy.samplers.sampler_object("lcm"),
+    "DDIM eta 1": lambda: SteerDDIMSampler.execute(1.0)[0],
+    "blended": lambda: SteerBlendedSampler.execute(ANCESTRAL, 0)[0],
+}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+@pytest.mark.parametrize("captured", [False, True])
+def test_samplers_that_draw_noise_draw_it_alike_for_both(shapes, name, captured):
+    guider, sigmas = lockstep(shapes, edit_of(shapes[1], RED, RED)), sigmas_of(shapes[0], 8)
+    noise, latent, sampler = noise_of((1, 4, 16, 16)), noise_of((1, 4, 16, 16), 5), DRAWING[name]()
+    if captured:
+        given = {"samples": latent, "noise_mask": hole()}
+        both = SteerCaptureAttention.execute(Noise(noise), guider, sampler, sigmas, given).args[0]["samples"]
+    else:
+        both = run(guider, sampler, sigmas, noise, latent, hole())
     assert relative(both[1:], both[:1]) < 1e-5
 
 
