@@ -91,6 +91,7 @@ class LockstepGuider:
         self._sites = attention_sites(guider.inner_model)
         self._edits = edits_of(guider.conds["positive"], transform)
         self._mask: Tensor | None = None
+        self._drift: Tensor | float = 0.0
 
     def __getattr__(self, name):
         return getattr(self._guider, name)
@@ -99,7 +100,7 @@ class LockstepGuider:
         level, (source, target) = float(sigma.max()), x.chunk(2)
         if self._track:
             source, follows = self._track.at(level, source)
-        x = torch.cat([source, self._blend(source, target)])
+        x = torch.cat([source, self._moved(source, target, level)])
         options = with_edits(model_options, self._sites, self._edits)
         denoised, edit = self._guider(x, sigma, model_options=options, seed=seed).chunk(2)
         if self._track:
@@ -109,16 +110,28 @@ class LockstepGuider:
         # outside the mask the target's estimate is the source's, so that multistep samplers remember the source
         return torch.cat([denoised, self._blend(denoised, edit)])
 
-    def finish(self, x: Tensor) -> Tensor:
+    def finish(self, x: Tensor, sigma: float) -> Tensor:
         """The sampler's result: the source exactly on its track, the target blended once more."""
         source, target = x.chunk(2)
         if self._track:
             source = self._track.end(source)
-        return torch.cat([source, self._blend(source, target)])
+        return torch.cat([source, self._moved(source, target, sigma)])
+
+    def _moved(self, source: Tensor, target: Tensor, sigma: float) -> Tensor:
+        """The target where it would be, had it been blended after each step (arXiv:2208.01626, section 4.1).
+
+        A sampler's own latent cannot be changed, but where it would have been is known: two solutions of the sampling
+        ODE under the same estimates drift apart as sigma does.
+        """
+        if self._mask is None:
+            return target
+        moved = target - sigma * self._drift
+        blended = self._blend(source, moved)
+        if sigma > 0.0:
+            self._drift = self._drift + (moved - blended) / sigma
+        return blended
 
     def _blend(self, source: Tensor, target: Tensor) -> Tensor:
-        """arXiv:2208.01626 section 4.1, on what the model sees instead of after the step, as any sampler allows: a
-        place that leaves the mask and comes back returns with a remainder of what it was."""
         return target if self._mask is None else source + self._mask.to(source) * (target - source)
 
 
@@ -143,7 +156,7 @@ class LockstepSampler(comfy.samplers.Sampler):
                 guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
             )
         # the inner sampler's result has been taken out of the flow law's scale; the source on its track has not
-        x = guider.finish(samples * law.alpha(float(sigmas[-1])))
+        x = guider.finish(samples * law.alpha(float(sigmas[-1])), float(sigmas[-1]))
         return model_sampling.inverse_noise_scaling(sigmas[-1], x)
 
     @staticmethod
