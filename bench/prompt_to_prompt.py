@@ -42,9 +42,11 @@ def run() -> str:
     real = on_real(model, clip, vae)
     return (
         f"# Prompt-to-Prompt\n\n## Generated scenes\n\n{SCENES} one-object scenes for each kind of swap, euler, "
-        f"{STEPS} steps, cfg {CFG:g}; the same noise for all. Right: the reader finds the new word's attribute (all: everything "
-        "the new prompt says). IoU: the object's place in the source picture and in the edit. Error: mean squared, on "
-        "what the swap should leave alone (outside the object with a margin; for background swaps inside it), x 10^4."
+        f"{STEPS} steps, cfg {CFG:g}; the same noise for all. Right: the reader finds the new attribute (all right: "
+        "everything that the new prompt says). IoU: the object's place in the source picture and in the edit. Error: "
+        "mean squared, on what the swap should leave alone (outside the object with a margin; for background swaps "
+        "inside it), x 10^4. The local blend follows the noun, at threshold 0.3; for background swaps the background's "
+        "two words, at 0.15."
         f"\n\n{markdown_table(generated)}\n![sheet](prompt_to_prompt.png)\n\n## Real pictures\n\n{real}"
     )
 

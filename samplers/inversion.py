@@ -23,7 +23,7 @@ ADVICE = (
     "at cfg 1 with the prompt of the picture, and edit with null-text or with that prompt as the negative. Else use "
     "more steps or more refine, and no sampler or patch that draws noise."
 )
-STIFF_LEVELS, STIFF_CALLS = 2, 6  # levels above the source that may take so many times the calls
+STIFF_LEVELS, STIFF_CALLS = 2, 8  # levels above the source that may take so many times the calls
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ def invert(
     (in the model's own scale) at the level above. Evaluating at the level below has a smaller median error, but loses
     some pictures altogether (20 steps on the shapes model: worst error 7 times as large), and cannot start at sigma 0.
 
-    refine > 0 solves each step with at most so many calls (the first two levels, where the equation is stiff, 6 times
-    as many), each sample by itself, until `residual * rate of convergence` is below a tenth of the tolerance; then the
-    accelerated iterate after it is kept.
+    refine > 0 solves each step with at most so many calls (the first two levels, where the equation is stiff, 8 times
+    as many), each sample by itself, until `residual * rate of convergence` is below a share of the tolerance (smaller
+    where errors grow on the way down); then the accelerated iterate after it is kept. That aims at a largest error of
+    the picture sampled back of about the tolerance, as a share of its std, and does not promise it.
     """
     if refine < 0 or tolerance <= 0.0:
         raise ValueError(f"refine is {refine} and tolerance {tolerance:g}; refine is at least 0, tolerance above 0")
@@ -80,10 +81,8 @@ def invert(
             yield Level(x, denoised, sigma, None, 1)
             continue
         guess = _guess(x, below, sigma, found, law)
-        limit = refine * (STIFF_CALLS if index < STIFF_LEVELS else 1)
-        y, denoised, residual, calls = _solve(
-            denoise, x, guess, below, sigma, law, limit, tolerance * _strictness(sigma, law)
-        )
+        effort = _effort(index < STIFF_LEVELS, refine, tolerance, below, sigma, law)
+        y, denoised, residual, calls = _solve(denoise, x, guess, below, sigma, law, effort)
         found = [*found[-1:], (below, x, sigma, y)]
         x = y
         yield Level(x, denoised, sigma, residual, calls)
@@ -94,14 +93,35 @@ def _direction(denoise: Denoiser, x: Tensor, sigma: float) -> tuple[Tensor, Tens
     return denoised, (x - denoised) / sigma
 
 
-def _strictness(sigma: float, law: NoiseLaw) -> float:
-    """What an error at a level may be, as a share of the tolerance: on the way down it grows, the more from higher up.
+class Effort(NamedTuple):
+    """How a level is solved."""
 
-    Fitted on the shapes model, where an error grows up to a thousandfold from the levels that decide the shape.
+    limit: int
+    """The most model calls."""
+    target: float
+    """The residual to come below."""
+    differences: int
+    """How many the acceleration keeps."""
+    mixing: float
+    """The share of the residual that an accelerated step adds."""
+    growth: float
+    """How many times the best residual an iterate may have before it is dropped."""
+
+
+def _effort(stiff: bool, refine: int, tolerance: float, below: float, sigma: float, law: NoiseLaw) -> Effort:
+    """How a level is solved: the first ones, where the equation is stiff, with more calls and a longer memory.
+
+    What residual a level may leave, as a share of the tolerance, was fitted on the shapes model: on the way down an
+    error grows about tenfold from the levels that decide the shape (a hundredfold in some pictures), and not at all
+    from the stiff ones.
     """
+    if stiff:
+        # a step exact where the denoiser keeps a fifth of a change of its input: it removes nearly all of most
+        mixing = 1.0 / (1.0 - 0.8 * (sigma - below) / sigma)
+        return Effort(refine * STIFF_CALLS, 0.25 * tolerance, 10, mixing, 4.0)
     alpha = law.alpha(sigma)
     ratio = law.std(sigma) / alpha if alpha > 0.0 else inf
-    return max(0.01, 0.8 / (1.0 + 16.0 * ratio**2))
+    return Effort(refine, tolerance * max(0.01, 0.8 / (1.0 + 16.0 * ratio**2)), 2, 1.0, 1.0)
 
 
 def _rescaled(x: Tensor, below: float, sigma: float, law: NoiseLaw) -> Tensor:
@@ -125,60 +145,77 @@ def _slope(below: float, x: Tensor, sigma: float, y: Tensor) -> Tensor:
     return (y - x) / (sigma - below)
 
 
-def _solve(denoise, x, y, below, sigma, law, limit, target) -> tuple[Tensor, Tensor, Tensor, int]:
+def _solve(denoise, x, y, below, sigma, law, effort) -> tuple[Tensor, Tensor, Tensor, int]:
     """The y whose step from sigma down to `below` lands on x, from a guess: (y, denoised, residual, calls)."""
-    each = (-1, *[1] * (x.ndim - 1))
-    size, memory, calls = hypot(law.alpha(sigma), law.std(sigma)), Acceleration(), 0
+    size, calls = hypot(law.alpha(sigma), law.std(sigma)), 0
+    memory = Acceleration(effort.differences, effort.mixing)
     done = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
     damping = torch.ones_like(done, dtype=x.dtype)
     best, best_y, best_r, last = damping * inf, y, y, damping * 1e-30
-    while calls < limit and not done.all():
+    while calls < effort.limit and not done.all():
         calls += 1
         denoised, direction = _direction(denoise, y, sigma)
         r = x + (sigma - below) * direction - y
         residual = r.abs().flatten(1).amax(1) / size
-        grew = ~(residual <= best)  # or is not finite
-        best_y, best_r = _chosen(grew, best_y, y), _chosen(grew, best_r, r)
-        best = torch.where(grew, best, residual)
-        damping = torch.where(grew, damping / 2, damping)
-        # an iterate that made it worse is dropped for a shorter step from the best one
-        after = _chosen(grew, best_y + damping.view(each) * best_r, memory.next(y, r, grew))
+        better, dropped = residual <= best, ~(residual <= effort.growth * best)  # or is not finite
+        best_y, best_r = _chosen(better, y, best_y), _chosen(better, r, best_r)
+        best = torch.where(better, residual, best)
+        damping = torch.where(dropped, damping / 2, damping)
+        # an iterate that made it much worse is dropped for a shorter step from the best one
+        shorter = best_y + _each(damping, y) * best_r
+        after = _chosen(dropped, shorter, memory.next(y, r, dropped, damping))
         y = _chosen(done, y, after)
-        done |= residual * (residual / last).clamp(max=1.0) < target
+        done |= residual * (residual / last).clamp(max=1.0) < effort.target
         last = residual
     # out of calls while getting worse: the best one tried
-    return _chosen(grew & ~done, best_y, y), denoised, best, calls
+    return _chosen(~better & ~done, best_y, y), denoised, best, calls
+
+
+def _each(values: Tensor, like: Tensor) -> Tensor:
+    """(batch,) in the shape that multiplies each sample of `like`."""
+    return values.view(-1, *[1] * (like.ndim - 1)).to(like)
 
 
 def _chosen(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """For each sample a where `which`, else b; without a copy where it is b for all."""
+    """For each sample a where `which`, else b; without a copy where it is one of them for all."""
+    if which.all():
+        return a
     return torch.where(which.view(-1, *[1] * (a.ndim - 1)), a, b) if which.any() else b
 
 
 class Acceleration:
-    """Anderson acceleration of `y <- y + r`, each sample by itself, from the last two differences."""
+    """Anderson acceleration of `y <- y + r`, each sample by itself, from the last few differences.
 
-    def __init__(self):
-        self.last, self.differences = None, []
+    What the differences do not tell is stepped by `mixing` times the residual (by less where damped).
+    """
 
-    def next(self, y: Tensor, r: Tensor, restart: Tensor) -> Tensor:
+    def __init__(self, differences: int, mixing: float):
+        self.last, self.differences, self.most, self.mixing = None, [], differences, mixing
+
+    def next(self, y: Tensor, r: Tensor, restart: Tensor, damping: Tensor) -> Tensor:
         if self.last is not None:
-            keep = (~restart).view(-1, *[1] * (y.ndim - 1)).to(y)
+            keep = _each(~restart, y)
             self.differences = [(keep * dy, keep * dr) for dy, dr in self.differences]
             self.differences.append((keep * (y - self.last[0]), keep * (r - self.last[1])))
         self.last = y, r
         if not self.differences:
             return y + r
+        step = _each(1.0 + (self.mixing - 1.0) * damping, y)
+        after = y + step * r
+        for (dy, dr), weight in zip(self.differences, self._weights(r), strict=True):
+            after = after - _each(weight, y) * (dy + step * dr)
+        self.differences = self.differences[-self.most + 1 :]
+        return after
+
+    def _weights(self, r: Tensor) -> tuple[Tensor, ...]:
+        """(batch,) for each difference: together they come nearest to the residual."""
         changes = torch.stack([dr.flatten(1) for _, dr in self.differences], 1)  # (batch, differences, values)
         gram = (changes @ changes.transpose(1, 2)).double().cpu()
         right = (changes @ r.flatten(1).unsqueeze(-1)).double().cpu()
-        ridge = 1e-8 * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
-        weights = torch.linalg.solve(gram + ridge.view(-1, 1, 1) * torch.eye(gram.shape[1], dtype=gram.dtype), right)
-        after = y + r
-        for (dy, dr), weight in zip(self.differences, weights.to(y).unbind(1), strict=True):
-            after = after - weight.view(-1, *[1] * (y.ndim - 1)) * (dy + dr)
-        self.differences = self.differences[-1:]
-        return after
+        # in units of each difference's own length: they shrink by orders of magnitude on the way
+        length = gram.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-30).unsqueeze(-1)
+        gram = gram / (length * length.transpose(1, 2)) + 1e-8 * torch.eye(gram.shape[1], dtype=gram.dtype)
+        return (torch.linalg.solve(gram, right / length) / length).squeeze(-1).unbind(1)
 
 
 def largest_error(x: Tensor, expected: Tensor, law: NoiseLaw, sigma: float) -> float:

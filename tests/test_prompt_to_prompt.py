@@ -16,7 +16,7 @@ from steer.attention.prompt_to_prompt import (
     shared_queries,
 )
 from steer.attention.tokens import END, START, prompt_of, word_values, word_windows
-from steer.tests.test_attention_core import D, HEADS, apply, explicit_maps, rand, sdpa
+from steer.tests.test_attention_core import HEADS, D, apply, explicit_maps, rand, sdpa
 
 N = 12
 

@@ -57,14 +57,16 @@ def sample(guider, sigmas, latent, noise):
     return (output.args if hasattr(output, "args") else output)[0]["samples"]
 
 
-def test_refined_round_trip_on_shapes(shapes):
-    """50 steps at cfg 1: largest error at most 1e-4 of the latents' std, at most 3 calls a step, over these pictures.
+@pytest.mark.parametrize("scheduler", ["normal", "ddim_uniform"])
+def test_refined_round_trip_on_shapes(shapes, scheduler):
+    """50 steps at cfg 1: largest error at most 1e-4 of the latents' std, at most 3 calls a step on average.
 
-    Not over all: the strictness was fitted on some of them, and others come back with up to 1e-3.
+    On six pictures that nothing was fitted on, not on all: of seeds 3000 to 3031, 32 (normal) and 31 (ddim_uniform) are
+    within 1e-4, the other at 2.1e-4, at 2.92 and 3.05 calls a step; one with a stiff first level takes up to 3.44.
     """
     model, rows = counted(shapes[0])
-    sigmas = sigmas_of(model, 50)
-    for seed in range(1000, 1006):
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, 50)
+    for seed in range(3000, 3006):
         scene = sample_scene(random.Random(seed))
         source = shapes[2].encode(torch.from_numpy(render(scene).copy())[None].float() / 255)
         before = len(rows)

@@ -7,11 +7,14 @@ import node_helpers
 import nodes
 import pytest
 import torch
+from comfy.ldm.modules.attention import optimized_attention
 from steer.attention.paint_with_words import LARGEST_RATIO
 from steer.demo.shapes.reader import read_image
 from steer.nodes._host_attention import attention_sites
+from steer.nodes.attention_maps import SteerCaptureAttention
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion, SteerRegionsFromSegmentation
+from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.tests.host_run import (
     EPS,
     FLOW,
@@ -231,13 +234,20 @@ def test_steers_own_guider_and_a_second_painting_on_the_same_model(shapes):
     assert relative(both, expected) > 0.01 and torch.equal(both, out(chained, second, first))
 
 
-@pytest.mark.parametrize("also", ["lora", "control", "patch"])
+def louder(q, k, v, extra_options):
+    return optimized_attention(q, k, v, extra_options["n_heads"]) * 1.1
+
+
+@pytest.mark.parametrize("also", ["lora", "control", "output patch", "replacement"])
 def test_composes(shapes, also):
     """Weight 0 is what the others do alone; a weight changes it."""
     model, clip, _ = shapes
     model = with_lora(model) if also == "lora" else model.clone()
-    if also == "patch":
+    if also == "output patch":
         model.set_model_attn2_output_patch(lambda n, extra_options: n * 1.1)
+    if also == "replacement":  # as IPAdapter's
+        for block in attention_sites(model.model):
+            model.set_model_attn2_replace(louder, *block[:2])
 
     def conditioned(given):
         return given[0], with_control(given[1]) if also == "control" else given[1]
@@ -252,6 +262,27 @@ def test_composes(shapes, also):
     )
     assert torch.equal(zero, plain) and relative(paint, plain) > 0.01
     assert relative(plain, sampled(shapes, (shapes[0], encode(clip, TEXT)), noise_of(SHAPE))) > 0.001
+
+
+def test_prompt_to_prompt_says_what_is_in_the_way(shapes):
+    """It runs two prompts in one call, which differ in their text alone."""
+    _, target, edit = SteerPromptEdit.execute(shapes[1], TEXT, "a green circle on a blue background", "auto", "").args
+    model, positive = painted(shapes)
+    guider = SteerPromptToPromptGuider.execute(
+        model, positive, target, encode(shapes[1], ""), 5.0, edit, 0.8, 0.4
+    ).args[0]
+    with pytest.raises(ValueError, match="SteerPromptToPromptGuider: source and target differ in 'steer_paint'"):
+        run(guider, EULER, sigmas_of(model, 3), noise_of(SHAPE))
+
+
+def test_captured_attention_is_the_painted(shapes):
+    model, positive = painted(shapes, weight=1.0, phrase="circle")
+    guider = host_guider(model, positive, encode(shapes[1], ""), 3.0)
+    noise = types.SimpleNamespace(seed=0, generate_noise=lambda latent: noise_of(SHAPE))
+    latent = {"samples": torch.zeros(SHAPE)}
+    captured = SteerCaptureAttention.execute(noise, guider, EULER, torch.tensor([14.6, 0.0]), latent).args[1]
+    heat = captured.maps[16, 16][0, :, 3].unflatten(0, (16, 16))
+    assert heat[:8, :8].mean() > 0.9 and heat[8:, 8:].mean() < 0.1
 
 
 def test_a_prompt_joined_on_leaves_the_places_where_they_are(shapes, layers):
