@@ -27,9 +27,11 @@ class Lockstep(Transform):
         return self.timing.acts(cross, sigma) or (cross and self.blend is not None)
 
     def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
+        if not site.cross and not coarse(site):
+            return rows
         source, target = rows if len(rows) == 2 else rows[0].halves()
         if not site.cross:
-            return [source, shared_queries(source.terms[0], target) if coarse(site) else target]
+            return [source, shared_queries(source.terms[0], target)]
         target = edited(source, target, self.edit, self._mixed(site.sigma, target.v.device))
         if self.blend and blended(site):
             self.blend.add(source.probs(), target.probs(), site.grid)
