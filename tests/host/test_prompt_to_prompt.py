@@ -212,6 +212,17 @@ def test_the_local_blend_keeps_the_rest_exactly(shapes):
     assert (source - target).abs().max() > 0.1
 
 
+def test_direct_inversion_with_a_local_blend_keeps_the_picture_outside(shapes):
+    text, sigmas, latent, noise, inversion = inverted(shapes, steps=20)
+    shape, target = text.split()[2], text.replace(text.split()[1], "green")
+    edit = edit_of(shapes[1], text, target)
+    edit = (*edit[:2], SteerLocalBlend.execute(edit[2], shape, shape, 0.3).args[0])
+    guider = lockstep(shapes, edit, cfg=7.5, inversion=inversion)
+    both = run(guider, EULER, sigmas, noise.generate_noise(latent), latent["samples"])
+    kept = (both[1] == latent["samples"][0]).all(0)
+    assert torch.equal(both[:1], latent["samples"]) and 0.2 < float(kept.float().mean()) < 0.98
+
+
 def test_the_model_is_as_before_after_success_and_interrupt(shapes):
     sigmas, noise = sigmas_of(shapes[0], 6), noise_of((1, 4, 16, 16))
     before = alone(shapes, RED, noise, sigmas)
