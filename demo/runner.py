@@ -80,7 +80,7 @@ def run_workflows(host: Path, names: list[str], checkpoint: Path | None, size: i
                 failures.append(f"workflow {name} failed: {error}")
     if shown:
         shown.sort(key=len, reverse=True)  # full rows first: no workflow is broken over two
-        contact_sheet(sum(shown, []), out / "contact_sheet.png", "Steer: the example workflows")
+        contact_sheet(sum(shown, []), out / "contact_sheet.png", "Steer: the example workflows", columns=8)
         print(f"Pictures and contact sheet: {out}")
     return _fail("\n".join(failures), 1) if failures else 0
 

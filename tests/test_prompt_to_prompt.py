@@ -87,12 +87,12 @@ def test_self_attention_is_shared_through_queries_and_keys():
 
 def test_words_have_windows_of_their_own_in_sigmas():
     edit = edit_of("a cat sits", "a dog sits", windows="dog: 0.2-0.5")
-    timing = Timing(edit, lambda share: 10.0 * (1.0 - share), 0.8, 0.4)
+    timing = Timing(edit, lambda share: 10.0 - 10.0 * share, 0.8, 0.4)
     for sigma, dog, others in ((10.0, 0, 1), (8.0, 1, 1), (5.1, 1, 1), (5.0, 0, 1), (2.1, 0, 1), (2.0, 0, 0)):
         gates = timing.gates(sigma)
         assert gates[2] == dog and gates[1] == gates[3] == others, sigma
     assert timing.acts(False, 6.1) and not timing.acts(False, 6.0)
-    assert not Timing(edit_of("a", "a"), lambda share: 10.0 * (1.0 - share), 0.0, 0.0).acts(True, 10.0)
+    assert not Timing(edit_of("a", "a"), lambda share: 10.0 - 10.0 * share, 0.0, 0.0).acts(True, 10.0)
 
 
 def site(grid, latent=(64, 64), cross=True, block="input"):
