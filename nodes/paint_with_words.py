@@ -91,7 +91,7 @@ class SteerPaintWithWords(io.ComfyNode):
                 SteerRegions.Input("regions", tooltip="From Region or Regions from Segmentation."),
                 io.Float.Input(
                     "weight",
-                    default=0.3,
+                    default=0.4,
                     min=0.0,
                     max=10.0,
                     step=0.01,
