@@ -32,6 +32,18 @@ def noise_of(shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+class Noise:
+    """A host NOISE, which gives the noise it was made with."""
+
+    seed = 3
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def generate_noise(self, latent):
+        return self.noise
+
+
 def sigmas_of(model, steps=20):
     """The host's own schedule of a full run."""
     return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
@@ -68,6 +80,11 @@ def counted(model):
     model = model.clone()
     model.set_model_unet_function_wrapper(wrapper)
     return model, rows
+
+
+def split_rows(monkeypatch, model, split):
+    """Makes the host run conditionings one by one, or together."""
+    monkeypatch.setattr(model.model, "memory_required", lambda *args, **kwargs: 1e30 if split else 1.0)
 
 
 def with_law(model, law):

@@ -13,24 +13,12 @@ from steer.nodes._host_attention import tokenized
 from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, phrases_of
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
-from steer.tests.host_run import counted, encode, hole, host_guider, noise_of, sigmas_of
+from steer.tests.host_run import Noise, counted, encode, hole, host_guider, noise_of, sigmas_of, split_rows
 
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
 LONG = ", ".join([RED] * 12)
 BLOCKS = [("input", 1), ("input", 3), ("middle", 0), ("output", 0), ("output", 1), ("output", 2), ("output", 3)]
 NODE = "SteerAttentionHeatmap"
-
-
-class Noise:
-    """A host NOISE."""
-
-    seed = 3
-
-    def __init__(self, noise):
-        self.noise = noise
-
-    def generate_noise(self, latent):
-        return self.noise
 
 
 def inputs(guider, noise, steps=4, sampler="euler", mask=None):
@@ -52,11 +40,6 @@ def capture(guider, noise, *args, keep=0.0, **kwargs):
 
 def guider_of(shapes, text=RED, negative="", cfg=3.0, model=None):
     return host_guider(model or shapes[0], encode(shapes[1], text), encode(shapes[1], negative), cfg)
-
-
-def split_rows(monkeypatch, model, split):
-    """Makes the host run conditionings one by one, or together."""
-    monkeypatch.setattr(model.model, "memory_required", lambda *args, **kwargs: 1e30 if split else 1.0)
 
 
 def alike(a, b):

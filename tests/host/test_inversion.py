@@ -1,17 +1,12 @@
 import random
 
-import comfy.cldm.cldm
-import comfy.controlnet
 import comfy.model_management as management
-import comfy.ops
 import comfy.samplers
 import latent_preview
-import node_helpers
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from steer.demo.shapes.data import caption, render, sample_scene, scene_of
-from steer.demo.shapes_loader import UNET_CONFIG
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.sdedit import SteerSDEditSigmas
@@ -27,6 +22,8 @@ from steer.tests.host_run import (
     noise_of,
     relative,
     sigmas_of,
+    with_control,
+    with_lora,
 )
 
 SCENES = [scene_of("heart", "red", "blue", 50, 60, 30), scene_of("star", "yellow", "black", 80, 70, 26)]
@@ -129,37 +126,6 @@ def test_batch_equals_singles_and_repeats_bitwise(shapes, pictures):
         ]
         assert relative(together, torch.cat(alone)) < 1e-4
         assert torch.equal(together, invert(prompted(shapes), sigmas, pictures, refine)[0][2].latents[0])
-
-
-def with_lora(model):
-    """A clone with a rank-1 change of every query projection."""
-    model = model.clone()
-    patches = {}
-    for key, weight in model.model.state_dict().items():
-        if key.endswith("to_q.weight"):
-            generator = torch.Generator().manual_seed(len(patches))
-            change = torch.randn(weight.shape[0], 1, generator=generator) @ torch.randn(
-                1, weight.shape[1], generator=generator
-            )
-            patches[key] = (0.02 * change,)
-    assert model.add_patches(patches, 0.5)
-    return model
-
-
-def with_control(conditioning):
-    """The conditioning with a small random ControlNet."""
-    config = {key: UNET_CONFIG[key] for key in ("image_size", "in_channels", "model_channels", "channel_mult",
-              "num_res_blocks", "transformer_depth", "transformer_depth_middle", "context_dim", "num_heads",
-              "num_head_channels", "use_spatial_transformer", "legacy")}  # fmt: skip
-    torch.manual_seed(0)
-    network = comfy.cldm.cldm.ControlNet(
-        **config, hint_channels=3, operations=comfy.ops.manual_cast, dtype=torch.float32
-    )
-    for weight in network.parameters():
-        weight.copy_(torch.randn_like(weight) * 0.03)
-    control = comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"), manual_cast_dtype=None)
-    control = control.copy().set_cond_hint(torch.rand(1, 3, 128, 128), 0.5, (0.0, 1.0))
-    return node_helpers.conditioning_set_values(conditioning, {"control": control, "control_apply_to_uncond": True})
 
 
 @pytest.mark.parametrize("what", ["lora", "control", "non-square", "long prompt", "partial", "steer guider"])

@@ -26,6 +26,7 @@ from steer.tests.host_run import (
     relative,
     run,
     sigmas_of,
+    split_rows,
     tiny_sdxl,
     with_control,
     with_law,
@@ -58,11 +59,6 @@ def sampled(shapes, given, noise, sigmas=None, negative="", cfg=3.0):
     model, positive = given
     guider = host_guider(model, positive, encode(shapes[1], negative), cfg)
     return run(guider, EULER, sigmas_of(shapes[0], 6) if sigmas is None else sigmas, noise)
-
-
-def split_rows(monkeypatch, model, split):
-    """Makes the host run conditionings one by one, or together."""
-    monkeypatch.setattr(model.model, "memory_required", lambda *args, **kwargs: 1e30 if split else 1.0)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from steer.tests.host_run import (
     FLOW,
+    Noise,
     counted,
     encode,
     hole,
@@ -25,6 +26,7 @@ from steer.tests.host_run import (
     relative,
     run,
     sigmas_of,
+    split_rows,
     tiny_sdxl,
     with_control,
     with_law,
@@ -34,16 +36,6 @@ from steer.tests.host_run import (
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
 LONG = "a red circle left of a blue star on a white background"
 EULER = comfy.samplers.sampler_object("euler")
-
-
-class Noise:
-    seed = 3
-
-    def __init__(self, noise):
-        self.noise = noise
-
-    def generate_noise(self, latent):
-        return self.noise
 
 
 def edit_of(clip, source=RED, target=GREEN, mapping="auto", equalizer="", windows=""):
@@ -61,11 +53,6 @@ def alone(shapes, text, noise, sigmas, cfg=5.0, sampler=EULER, model=None):
     return run(
         host_guider(model or shapes[0], encode(shapes[1], text), encode(shapes[1], ""), cfg), sampler, sigmas, noise
     )
-
-
-def split_rows(monkeypatch, model, split):
-    """Makes the host run conditionings one by one, or together."""
-    monkeypatch.setattr(model.model, "memory_required", lambda *args, **kwargs: 1e30 if split else 1.0)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun"])
