@@ -210,14 +210,22 @@ class BlendedSampler(comfy.samplers.Sampler):
         return model_wrap.inner_model.model_sampling.inverse_noise_scaling(sigmas[-1], x)
 
 
-class BlendedGuider:
-    """A guider as samplers use it, with every prediction blended; all else is the guider's."""
+class WrappedGuider:
+    """A guider as samplers use it, for one run; what a child does not change is the guider's."""
 
-    def __init__(self, guider, blend: Blend):
-        self._guider, self._blend = guider, blend
+    def __init__(self, guider):
+        self._guider = guider
 
     def __getattr__(self, name):
         return getattr(self._guider, name)
+
+
+class BlendedGuider(WrappedGuider):
+    """A guider whose every prediction is blended."""
+
+    def __init__(self, guider, blend: Blend):
+        super().__init__(guider)
+        self._blend = blend
 
     def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
         comfy.model_management.throw_exception_if_processing_interrupted()

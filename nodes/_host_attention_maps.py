@@ -8,7 +8,7 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from ..attention.attention_maps import Recorder, Recording, nearest
 from ..attention.core import Attention, Site, Term
 from ..attention.prompt_to_prompt import Edit, Timing, coarse, edited, mixes, shared_queries
-from ._host import errors_of, log
+from ._host import WrappedGuider, errors_of, log
 from ._host_attention import Transform, attention_sites, edits_of, sigma_at, with_edits, with_marked_edits
 
 
@@ -49,11 +49,12 @@ class RecordingSampler(comfy.samplers.Sampler):
         return samples
 
 
-class RecordingGuider:
-    """A guider as samplers use it, recorded."""
+class RecordingGuider(WrappedGuider):
+    """A guider whose attention is recorded."""
 
     def __init__(self, guider, recorder: Recorder, sigmas: list[float]):
-        self._guider, self._recorder, self._sigmas = guider, recorder, sigmas
+        super().__init__(guider)
+        self._recorder, self._sigmas = recorder, sigmas
         positives = guider.conds.get("positive", [])
         if len(positives) != 1 or "area" in positives[0]:
             raise ValueError(
@@ -63,9 +64,6 @@ class RecordingGuider:
         self.positive, self.levels = positives[0], []
         self._sites = attention_sites(guider.inner_model)
         self._edits = edits_of(positives, Recorded(recorder))
-
-    def __getattr__(self, name):
-        return getattr(self._guider, name)
 
     def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
         options = with_edits(model_options, self._sites, self._edits)

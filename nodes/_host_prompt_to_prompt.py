@@ -11,7 +11,15 @@ from torch import Tensor
 from ..attention.core import Attention, Site
 from ..attention.prompt_to_prompt import BlendMask, Edit, Timing, blended, coarse, edited, mixes, shared_queries
 from ..samplers.inversion import Inversion
-from ._host import InversionSampler, check_inversion_fits, check_latent, check_mask_fits, errors_of, noise_law
+from ._host import (
+    InversionSampler,
+    WrappedGuider,
+    check_inversion_fits,
+    check_latent,
+    check_mask_fits,
+    errors_of,
+    noise_law,
+)
 from ._host_attention import Transform, attention_sites, edits_of, paired, with_edits
 
 
@@ -83,20 +91,18 @@ class Track:
         return self.latents[index].to(like).expand_as(like)
 
 
-class LockstepGuider:
-    """A guider as samplers use it, for one run: the attention is edited, the halves are kept together."""
+class LockstepGuider(WrappedGuider):
+    """A guider whose attention is edited, and the halves of its batch kept together."""
 
     lockstep = 2  # the two halves get the same noise from Steer's samplers
 
     def __init__(self, guider, transform: Lockstep, track: Track | None):
-        self._guider, self._transform, self._track = guider, transform, track
+        super().__init__(guider)
+        self._transform, self._track = transform, track
         self._sites = attention_sites(guider.inner_model)
         self._edits = edits_of(guider.conds["positive"], transform)
         self._mask: Tensor | None = None
         self._drift: Tensor | float = 0.0
-
-    def __getattr__(self, name):
-        return getattr(self._guider, name)
 
     def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
         level, (source, target) = float(sigma.max()), x.chunk(2)
