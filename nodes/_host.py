@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from ..samplers.blended_diffusion import Blend
-from ..samplers.core import Denoiser, SampleNoise, Step, descending
+from ..samplers.core import Denoiser, SampleNoise, Step, check_two, descending
 from ..samplers.ddim import ddim
 from ..samplers.guidance import branch_weights, cfg_with_empty
 from ..samplers.inversion import Inversion, invert, largest_error, report
@@ -98,6 +98,15 @@ def check_mask_fits(mask: Tensor, latent: Tensor) -> None:
         raise ValueError(
             f"{masks} noise masks for a batch of {latent.shape[0]} latents; give one for all or one for each"
         )
+
+
+def check_given(model, sigmas: Tensor, latent: Tensor, mask: Tensor | None) -> None:
+    """ValueError for what a guider cannot run on, before the host looks at it. A pack of latents is not looked into."""
+    check_two(sigmas)
+    if not latent.is_nested:
+        check_latent(model, latent)
+        if mask is not None:
+            check_mask_fits(mask, latent)
 
 
 @dataclass(frozen=True)
@@ -350,12 +359,7 @@ class SteerCFG(comfy.samplers.CFGGuider):
 
     def sample(self, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
         with errors_of(self.node):
-            if len(sigmas) < 2:
-                raise ValueError(f"sigmas: {len(sigmas)} given, a run needs at least two (from, to)")
-            if not latent_image.is_nested:
-                check_latent(self.model_patcher.model, latent_image)
-                if denoise_mask is not None:
-                    check_mask_fits(denoise_mask, latent_image)
+            check_given(self.model_patcher.model, sigmas, latent_image, denoise_mask)
             if "empty" in self.original_conds and "sampler_cfg_function" in self.model_options:
                 raise ValueError(
                     "the model has a patch that replaces the CFG formula (such as RescaleCFG), and `empty` asks for "

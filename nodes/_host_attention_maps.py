@@ -8,6 +8,7 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from ..attention.attention_maps import Recorder, Recording, nearest
 from ..attention.core import Attention, Site, Term
 from ..attention.prompt_to_prompt import Edit, Timing, coarse, edited, mixes, shared_queries
+from ..samplers.core import check_two
 from ._host import WrappedGuider, errors_of, log
 from ._host_attention import Transform, attention_sites, edits_of, sigma_at, with_edits, with_marked_edits
 
@@ -89,8 +90,8 @@ def recorded(
     node: str, noise, guider, sampler, sigmas, latent: dict, cross_end: float, self_end: float
 ) -> tuple[dict, Recording]:
     """Samples as SamplerCustomAdvanced does: the LATENT, and the attention of the run."""
-    if len(sigmas) < 2:
-        raise ValueError(f"{node}: sigmas: {len(sigmas)} given, a run needs at least two (from, to)")
+    with errors_of(node):
+        check_two(sigmas)
     at = sigma_at(guider.model_patcher)
     sampler = RecordingSampler(node, sampler, at(cross_end), at(self_end))
     run = getattr(SamplerCustomAdvanced, "execute", None) or SamplerCustomAdvanced().sample  # the host's old form

@@ -11,15 +11,7 @@ from torch import Tensor
 from ..attention.core import Attention, Site
 from ..attention.prompt_to_prompt import BlendMask, Edit, Timing, blended, coarse, edited, mixes, shared_queries
 from ..samplers.inversion import Inversion
-from ._host import (
-    InversionSampler,
-    WrappedGuider,
-    check_inversion_fits,
-    check_latent,
-    check_mask_fits,
-    errors_of,
-    noise_law,
-)
+from ._host import InversionSampler, WrappedGuider, check_given, check_inversion_fits, errors_of, noise_law
 from ._host_attention import Transform, attention_sites, edits_of, paired, with_edits
 
 
@@ -248,14 +240,10 @@ class PromptToPromptGuider(comfy.samplers.CFGGuider):
         return torch.cat([source, guided])
 
     def _check(self, latent_image, sampler, sigmas, denoise_mask) -> None:
-        if len(sigmas) < 2:
-            raise ValueError(f"sigmas: {len(sigmas)} given, a run needs at least two (from, to)")
         if isinstance(sampler, InversionSampler):
             raise ValueError(
                 "this guider samples two prompts; invert with a plain guider at cfg 1 and the source prompt"
             )
         if latent_image.is_nested:
             raise ValueError("latent_image holds several latents of different kinds; edit pictures one kind at a time")
-        check_latent(self.model_patcher.model, latent_image)
-        if denoise_mask is not None:
-            check_mask_fits(denoise_mask, latent_image)
+        check_given(self.model_patcher.model, sigmas, latent_image, denoise_mask)

@@ -23,14 +23,19 @@ class Step(NamedTuple):
     sigma: float
 
 
+def check_two(sigmas: Sequence[float]) -> None:
+    """ValueError unless there is a level to come from and one to go to."""
+    if len(sigmas) < 2:
+        raise ValueError(f"sigmas: {len(sigmas)} given, a run needs at least two (from, to)")
+
+
 def descending(sigmas: Sequence[float]) -> list[float]:
     """The sigmas as floats, checked: at least two, finite, never rising, and only the last may be 0.
 
     Raises ValueError saying which entry is wrong.
     """
+    check_two(sigmas)
     values = [float(sigma) for sigma in sigmas]
-    if len(values) < 2:
-        raise ValueError(f"sigmas: {len(values)} given, a run needs at least two (from, to)")
     for index, sigma in enumerate(values):
         if not isfinite(sigma) or sigma < 0.0:
             raise ValueError(f"sigmas[{index}] is {sigma:g}; noise levels are finite and not negative")
