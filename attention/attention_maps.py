@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .core import Attention, Site, Term
+from .core import Attention, Site, Term, paper_positions
 
 Grid = tuple[int, int]
 Layer = tuple[tuple[str, int, int], bool]
@@ -94,7 +94,7 @@ def heat(recording: Recording, positions: list[int], height: int, width: int) ->
     The mean over resolutions, from the coarsest up to four times the paper's 16 x 16: finer maps are noise, and the
     coarsest know best where a thing is.
     """
-    finest = 4.0 * max(256.0, recording.latent[0] * recording.latent[1] / 16)
+    finest = 4.0 * paper_positions(recording.latent)
     grids = [grid for grid in recording.maps if grid[0] * grid[1] <= finest] or [min(recording.maps)]
     total = 0.0
     for grid in grids:

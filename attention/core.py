@@ -30,8 +30,13 @@ class Site:
 
     @property
     def level(self) -> float:
-        """How many times as many positions as the paper's 16 x 16 maps, which of larger latents are (h/4) x (w/4)."""
-        return self.grid[0] * self.grid[1] / max(256.0, self.latent[0] * self.latent[1] / 16)
+        """How many times as many positions as the paper's maps."""
+        return self.grid[0] * self.grid[1] / paper_positions(self.latent)
+
+
+def paper_positions(latent: tuple[int, int]) -> float:
+    """The positions of the paper's 16 x 16 maps, which for larger latents are (h/4) x (w/4)."""
+    return max(256.0, latent[0] * latent[1] / 16)
 
 
 @dataclass(frozen=True)
