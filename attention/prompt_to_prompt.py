@@ -44,6 +44,10 @@ class Edit:
     blend: LocalBlend | None = None
 
 
+Mixed = tuple[Tensor | None, Tensor | None]
+"""What becomes of the columns of the source's map and the target's own: (source, target), (target,); None is 0."""
+
+
 class Timing:
     """When an edit acts, in sigmas: tokens from `first` down to `last` (target,), self-attention to `self_last`.
 
@@ -51,6 +55,7 @@ class Timing:
     """
 
     def __init__(self, edit: Edit, sigma_of: Callable[[float], float], cross_end: float, self_end: float):
+        self.edit, self._last = edit, None
         own = dict(edit.windows)
         shares = [own.get(position, (0.0, cross_end)) for position in range(edit.target.length)]
         self.first, self.last = torch.tensor([list(map(sigma_of, ends)) for ends in shares], dtype=torch.float64).T
@@ -64,22 +69,30 @@ class Timing:
     def acts(self, cross: bool, sigma: float) -> bool:
         return bool(self.gates(sigma).any()) if cross else sigma > self.self_last
 
+    def mixed(self, sigma: float, device: torch.device) -> Mixed:
+        """`mixes` at a level, on the device; kept for the level's other layers."""
+        made = self._last
+        if made is None or made[0] != (sigma, device):
+            found = mixes(self.edit, self.gates(sigma))
+            self._last = made = (sigma, device), tuple(x if x is None else x.to(device) for x in found)
+        return made[1]
 
-def mixes(edit: Edit, gates: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """What becomes of the columns of the source's map and the target's own: (source, target), (target,); None is 0."""
+
+def mixes(edit: Edit, gates: Tensor) -> Mixed:
+    """The columns while these tokens' windows are open: `gates` (target,), 1 or 0."""
     source = edit.mapper * (gates * edit.equalizer * edit.kept)
     target = gates * edit.equalizer * (1.0 - edit.kept) + (1.0 - gates)
     return (source if source.any() else None), (target if target.any() else None)
 
 
-def edited(source: Attention | Term, target: Attention, edit: Edit, mixed: tuple[Tensor | None, Tensor | None]):
+def edited(source: tuple[Term, ...], target: Attention, edit: Edit, mixed: Mixed) -> Attention:
     """The target's cross-attention with the source's maps in it; contexts that were repeated are folded back.
 
     A repeated context divides every probability over its copies: its first copy alone has the whole.
     """
     of_source, of_target = mixed
     terms = []
-    for term in source.terms if isinstance(source, Attention) else (source,):
+    for term in source:
         if of_source is not None:
             terms.append(_first(term, edit.source.length, of_source))
     for term in target.terms:

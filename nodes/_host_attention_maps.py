@@ -7,7 +7,7 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
 from ..attention.attention_maps import Recorder, Recording, nearest
 from ..attention.core import Attention, Site, Term
-from ..attention.prompt_to_prompt import Edit, Timing, coarse, edited, mixes, shared_queries
+from ..attention.prompt_to_prompt import Edit, Timing, coarse, edited, shared_queries
 from ..samplers.core import check_two
 from ._host import WrappedGuider, errors_of, log
 from ._host_attention import Transform, attention_sites, edits_of, sigma_at, with_edits, with_marked_edits
@@ -121,7 +121,7 @@ class Injected(Transform):
             raise ValueError(f"the recording is of {self.recording.latent} latents, this run is not; {SAME_RUN}")
         if not site.cross:
             return [shared_queries(Term(q, k), target)]
-        return [edited(Term(q, k), target, self.edit, mixes(self.edit, self.timing.gates(site.sigma)))]
+        return [edited((Term(q, k),), target, self.edit, self.timing.mixed(site.sigma, like.device))]
 
 
 SAME_RUN = "use the model, the sigmas, the sampler and the latent size of the recorded run"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..attention.core import Attention, Site
-from ..attention.prompt_to_prompt import BlendMask, Edit, Timing, blended, coarse, edited, mixes, shared_queries
+from ..attention.prompt_to_prompt import BlendMask, Edit, Timing, blended, coarse, edited, shared_queries
 from ..samplers.inversion import Inversion
 from ._host import InversionSampler, WrappedGuider, check_given, check_inversion_fits, errors_of, noise_law
 from ._host_attention import Transform, attention_sites, edits_of, paired, with_edits
@@ -21,7 +21,6 @@ class Lockstep(Transform):
     def __init__(self, edit: Edit, timing: Timing):
         self.edit, self.timing = edit, timing
         self.blend = BlendMask(edit.blend) if edit.blend else None
-        self._mixes: dict[float, tuple] = {}
 
     def acts(self, cross: bool, sigma: float) -> bool:
         return self.timing.acts(cross, sigma) or (cross and self.blend is not None)
@@ -32,19 +31,13 @@ class Lockstep(Transform):
         source, target = rows if len(rows) == 2 else rows[0].halves()
         if not site.cross:
             return [source, shared_queries(source.terms[0], target)]
-        target = edited(source, target, self.edit, self._mixed(site.sigma, target.v.device))
+        target = edited(source.terms, target, self.edit, self.timing.mixed(site.sigma, target.v.device))
         if self.blend and blended(site):
             self.blend.add(source.probs(), target.probs(), site.grid)
         return [source, target]
 
     def blends(self, sigma: float) -> bool:
         return self.blend is not None and sigma <= self.timing.blend_first
-
-    def _mixed(self, sigma: float, device) -> tuple:
-        if sigma not in self._mixes:
-            found = mixes(self.edit, self.timing.gates(sigma))
-            self._mixes = {sigma: tuple(x if x is None else x.to(device) for x in found)}
-        return self._mixes[sigma]
 
 
 class Track:

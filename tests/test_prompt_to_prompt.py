@@ -66,7 +66,7 @@ def test_the_edit_is_the_papers_on_explicit_maps(source, target, mapping, copies
             attention, terms=(Term(term.q, term.k.repeat(1, copies, 1)),), v=attention.v.repeat(1, copies, 1)
         )
 
-    out = edited(repeated(a), repeated(b), edit, mixes(edit, gates))
+    out = edited(repeated(a).terms, repeated(b), edit, mixes(edit, gates))
     assert torch.allclose(out.out(), apply(expected, b.v), atol=1e-5)
     assert torch.allclose(out.probs(), expected.mean(0), atol=1e-6)
 
