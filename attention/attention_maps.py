@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .core import Attention, Site, Term, paper_positions
+from .core import Attention, Site, Term, nearest, paper_positions
 
 Grid = tuple[int, int]
 Layer = tuple[tuple[str, int, int], bool]
@@ -38,12 +38,6 @@ class Recording:
         sigma = nearest(self.sigmas, site.sigma)
         found = None if sigma is None else self.queries.get((sigma, (site.block, site.cross)))
         return None if found is None else Term(*found)
-
-
-def nearest(sigmas: tuple[float, ...], sigma: float) -> float | None:
-    """The recorded level that is this one, up to rounding."""
-    best = min(sigmas, key=lambda level: abs(level - sigma), default=None)
-    return None if best is None or abs(best - sigma) > 1e-4 * sigma else best
 
 
 class Recorder:

@@ -6,7 +6,7 @@ changed values, and no map is ever made; only who looks at the maps (heatmaps, l
 (paint-with-words) computes the softmax, in float32, head by head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,6 +37,12 @@ class Site:
 def paper_positions(latent: tuple[int, int]) -> float:
     """The positions of the paper's 16 x 16 maps, which for larger latents are (h/4) x (w/4)."""
     return max(256.0, latent[0] * latent[1] / 16)
+
+
+def nearest(sigmas: Sequence[float], sigma: float) -> float | None:
+    """Which of these levels is this one, up to rounding; None where none is."""
+    best = min(sigmas, key=lambda level: abs(level - sigma), default=None)
+    return None if best is None or abs(best - sigma) > 1e-4 * max(sigma, 1e-3) else best
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import comfy.samplers
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
-from ..attention.attention_maps import Recorder, Recording, nearest
-from ..attention.core import Attention, Site, Term
+from ..attention.attention_maps import Recorder, Recording
+from ..attention.core import Attention, Site, Term, nearest
 from ..attention.prompt_to_prompt import Edit, Timing, coarse, edited, shared_queries
 from ..samplers.core import check_two
 from ._host import WrappedGuider, errors_of, log

@@ -8,7 +8,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..attention.core import Attention, Site
+from ..attention.core import Attention, Site, nearest
 from ..attention.prompt_to_prompt import BlendMask, Edit, Timing, blended, coarse, edited, shared_queries
 from ..samplers.inversion import Inversion
 from ._host import InversionSampler, WrappedGuider, check_given, check_inversion_fits, errors_of, noise_law
@@ -52,13 +52,13 @@ class Track:
 
     @staticmethod
     def _index(sigmas, sigma: float) -> int:
-        index = min(range(len(sigmas)), key=lambda i: abs(sigmas[i] - sigma))
-        if abs(sigmas[index] - sigma) > 1e-4 * max(sigma, 1e-3):
+        level = nearest(sigmas, sigma)
+        if level is None:
             raise ValueError(
-                f"sigma {sigma:.5g} is not one that the inversion recorded (nearest {sigmas[index]:.5g}); sample with "
-                "the sigmas it was made with, and a sampler that stays on them (euler, DDIM, heun, dpmpp_2m)"
+                f"sigma {sigma:.5g} is not one that the inversion recorded; sample with the sigmas it was made with, "
+                "and a sampler that stays on them (euler, DDIM, heun, dpmpp_2m)"
             )
-        return index
+        return sigmas.index(level)
 
     def at(self, sigma: float, like: Tensor) -> tuple[Tensor, Tensor]:
         """The source at a level, and the estimate that takes a deterministic step from there to the next level."""

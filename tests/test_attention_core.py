@@ -1,6 +1,6 @@
 import pytest
 import torch
-from steer.attention.core import Attention, Site, Term
+from steer.attention.core import Attention, Site, Term, nearest
 
 B, N, L, HEADS, D = 2, 12, 7, 3, 5
 
@@ -74,3 +74,10 @@ def test_half_precision_keeps_its_dtype(qkv):
 )
 def test_the_level_is_counted_from_the_papers_resolution(grid, latent, level):
     assert Site(("input", 1, 0), True, grid, latent, 1.0).level == level
+
+
+def test_a_level_is_found_up_to_rounding():
+    sigmas = (14.6, 1.0, 0.03)
+    assert nearest(sigmas, 14.6 * (1 + 5e-5)) == 14.6 and nearest(sigmas, 0.03) == 0.03
+    assert nearest(sigmas, 1.001) is None and nearest(sigmas, 0.0) is None and nearest((), 1.0) is None
+    assert nearest((1.0, 0.0), 0.0) == 0.0

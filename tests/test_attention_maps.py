@@ -1,6 +1,6 @@
 import pytest
 import torch
-from steer.attention.attention_maps import Recorder, Recording, heat, nearest
+from steer.attention.attention_maps import Recorder, Recording, heat
 from steer.attention.core import Attention, Site, Term
 
 HEADS, WIDTH, TOKENS = 2, 6, 5
@@ -94,12 +94,6 @@ class TestRecorder:
     def test_a_run_without_the_positive_conditioning(self):
         with pytest.raises(ValueError, match="never used its positive conditioning"):
             Recorder(0.0, 0.0).finish((1.0,), TOKENS)
-
-
-def test_a_level_is_found_up_to_rounding():
-    sigmas = (14.6, 1.0, 0.03)
-    assert nearest(sigmas, 14.6 * (1 + 5e-5)) == 14.6 and nearest(sigmas, 0.03) == 0.03
-    assert nearest(sigmas, 1.001) is None and nearest(sigmas, 0.0) is None and nearest((), 1.0) is None
 
 
 class TestHeat:
