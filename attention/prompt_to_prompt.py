@@ -129,8 +129,8 @@ class BlendMask:
 
     def add(self, source: Tensor, target: Tensor, grid: tuple[int, int]) -> None:
         """Maps (batch, positions, tokens) of one layer, of the source and of the (edited) target."""
-        words = [maps[..., list(tokens)].sum(-1) for maps, tokens in self._pairs(source, target)]
-        sums = torch.stack(words)  # (2, batch, positions)
+        pairs = (source, self.blend.source_tokens), (target, self.blend.target_tokens)
+        sums = torch.stack([maps[..., list(tokens)].sum(-1) for maps, tokens in pairs])  # (2, batch, positions)
         self._sums, self._grid = (sums, grid) if self._sums is None else (self._sums + sums, grid)
 
     def mask(self, height: int, width: int) -> Tensor:
@@ -142,8 +142,4 @@ class BlendMask:
             )
         maps = F.max_pool2d(self._sums.unflatten(-1, self._grid), 3, stride=1, padding=1)  # (2, batch, h, w)
         maps = maps / maps.amax((-2, -1), keepdim=True).clamp_min(1e-12)
-        inside = F.interpolate((maps > self.blend.threshold).any(0).float().unsqueeze(1), (height, width))
-        return inside
-
-    def _pairs(self, source: Tensor, target: Tensor):
-        return (source, self.blend.source_tokens), (target, self.blend.target_tokens)
+        return F.interpolate((maps > self.blend.threshold).any(0).float().unsqueeze(1), (height, width))
