@@ -89,23 +89,28 @@ def edits_of(conds: list[dict], *transforms: Transform) -> dict:
 
 
 def with_marked_edits(
-    model, node: str, mark: str, transform_of: Callable[[object], Transform | None], check: Callable = lambda *_: None
+    model,
+    node: str,
+    mark: str,
+    transform_of: Callable[[object], Transform | None],
+    check: Callable[[list[dict], Tensor, Tensor], None],
 ):
     """A clone of the model that edits the rows of every conditioning with this mark, in whatever guider it runs.
 
-    `transform_of(marked value)` is asked at each model call; `check(x, sigmas)` once, before the first.
+    `transform_of(marked value)` is asked at each model call; `check(marked conditionings, noise, sigmas)` once,
+    before the first.
     """
     sites = attention_sites(model.model)
 
     def before(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
-        given = [cond for conds in executor.class_obj.conds.values() for cond in conds]
+        marked = [cond for conds in executor.class_obj.conds.values() for cond in conds if mark in cond]
         with errors_of(node):
-            if not any(mark in cond and transform_of(cond[mark]) for cond in given):
+            if not any(transform_of(cond[mark]) for cond in marked):
                 raise ValueError(
                     "no conditioning of this run belongs to this patch; connect the CONDITIONING that was made for it "
                     "to the guider"
                 )
-            check(noise, sigmas)
+            check(marked, noise, sigmas)
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
     def during(executor, model, conds, x_in, timestep, model_options):

@@ -131,7 +131,7 @@ def with_recording(model, node: str, recording: Recording, edit: Edit, timing: T
     """A clone of the model that attends as recorded, under the edit's target conditioning."""
     transform = Injected(recording, edit, timing)
 
-    def check(noise, sigmas) -> None:
+    def check(_, noise, sigmas) -> None:
         batch = next(iter(recording.maps.values())).shape[0]
         if batch not in (1, noise.shape[0]) or tuple(noise.shape[-2:]) != recording.latent:
             raise ValueError(

@@ -4,7 +4,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ..attention.core import Attention, Site
 from ..attention.paint_with_words import Painting, painted
-from ._host import errors_of, noise_law
+from ._host import noise_law
 from ._host_attention import Transform, with_marked_edits
 
 MARK = "steer_paint"
@@ -32,16 +32,12 @@ def with_painting(model, node: str):
         return model.clone()
     flow = noise_law(model.get_model_object("model_sampling")).flow
 
-    def before(executor, noise, *args, **kwargs):
-        with errors_of(node):
-            for cond in (cond for conds in executor.class_obj.conds.values() for cond in conds if MARK in cond):
-                if cond.get("area") is not None or cond.get("set_area_to_bounds"):
-                    raise ValueError(
-                        "a painted conditioning has an area, and its regions are of the whole picture; remove the area"
-                    )
-                cond[MARK].check(noise.shape[0], *noise.shape[-2:])
-        return executor(noise, *args, **kwargs)
+    def check(marked, noise, _) -> None:
+        for cond in marked:
+            if cond.get("area") is not None or cond.get("set_area_to_bounds"):
+                raise ValueError(
+                    "a painted conditioning has an area, and its regions are of the whole picture; remove the area"
+                )
+            cond[MARK].check(noise.shape[0], *noise.shape[-2:])
 
-    model = with_marked_edits(model, node, MARK, lambda painting: Painted(painting, flow))
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, node, before)
-    return model
+    return with_marked_edits(model, node, MARK, lambda painting: Painted(painting, flow), check)
