@@ -18,7 +18,7 @@ from ..demo.metrics import markdown_table
 from ..demo.shapes import stock
 from ..nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from . import published_prompt_to_prompt
-from .host_run import sample_noise
+from .host_run import guider_of, sample_noise
 
 EULER = comfy.samplers.sampler_object("euler")
 SIDE, CFG, ENDS = 64, 7.5, (0.8, 0.4)
@@ -117,9 +117,7 @@ def variants(model, clip) -> dict:
     source, target, empty = random_texts(3)
     swap = edit_of(clip, "a photo of a dog on a mat", "dog")
     added = edit_of(clip, "a photo of a fluffy cat on a red mat", "cat")
-    host = comfy.samplers.CFGGuider(model)
-    host.set_conds([[torch.cat([source[0][0], target[0][0]]), {}]], empty)
-    host.set_cfg(CFG)
+    host = guider_of(model, [[torch.cat([source[0][0], target[0][0]]), {}]], empty, CFG)
     replace, refine = (
         SteerPromptToPromptGuider.execute(model, source, target, empty, CFG, edit, *ENDS).args[0]
         for edit in (swap, added)

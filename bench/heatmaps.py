@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from ..attention.attention_maps import Recording, heat
-from ..demo.metrics import attributes, markdown_table
+from ..demo.metrics import attributes, markdown_table, object_mask
 from ..demo.shapes import stock
 from ..demo.shapes.data import SIZE, caption, sample_scene
-from ..demo.shapes.reader import DISTANCE, read_image
+from ..demo.shapes.reader import distance, read_image
 from ..nodes._host_attention import tokenized
 from ..nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention
-from .host_run import encode_texts
+from .host_run import encode_texts, guider_of, to_bytes
 from .runner import FOLDER
 
 SCENES, BATCH, STEPS, CFG = 64, 16, 20, 5.0
@@ -64,9 +64,7 @@ class Noise:
 
 def captured(model, clip, vae, texts: list[str], seed: int):
     """Pictures, one for each text, and their attention."""
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(encode_texts(clip, texts), encode_texts(clip, [""]))
-    guider.set_cfg(CFG)
+    guider = guider_of(model, encode_texts(clip, texts), encode_texts(clip, [""]), CFG)
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
     euler, empty = comfy.samplers.sampler_object("euler"), {"samples": torch.zeros(len(texts), 4, 16, 16)}
     latent, recording = SteerCaptureAttention.execute(Noise(seed), guider, euler, sigmas, empty, 0.0, 0.0).args
@@ -128,20 +126,11 @@ def on_two_objects(clip, items) -> str:
     )
 
 
-def object_mask(picture: np.ndarray) -> np.ndarray:
-    """What is not background, by colour."""
-    return distance(picture, read_image(picture)["bg_rgb"]) > DISTANCE
-
-
 def object_masks(picture: np.ndarray, scene: dict) -> list[np.ndarray]:
     """The places of the two objects of a right picture, told apart by colour."""
     read = {obj["color"]: obj["rgb"] for obj in read_image(picture)["objs"]}
     far = [distance(picture, read[obj["color"]]) for obj in scene["objs"]]
     return [object_mask(picture) & (far[i] < far[1 - i]) for i in (0, 1)]
-
-
-def distance(picture: np.ndarray, rgb) -> np.ndarray:
-    return np.sqrt(((picture.astype(float) - np.array(rgb)) ** 2).sum(-1))
 
 
 def save_sheet(model, clip, vae) -> None:
@@ -155,7 +144,3 @@ def save_sheet(model, clip, vae) -> None:
             words += f", {scene['bg']}, {scene['objs'][0]['color']} {scene['objs'][0]['shape']}"
         rows.append(SteerAttentionHeatmap.execute(recording, clip, caption(scene), words, pixels).args[0][0])
     Image.fromarray(to_bytes(torch.cat(rows))).save(FOLDER / "heatmaps.png")
-
-
-def to_bytes(pixels) -> np.ndarray:
-    return (pixels.clamp(0, 1) * 255).round().byte().numpy()

@@ -1,5 +1,7 @@
-"""Texts as a batch, and one run of a sampler, in the host."""
+"""Texts as a batch, one run of a sampler, and pictures as bytes, in the host."""
 
+import comfy.samplers
+import numpy as np
 import torch
 
 
@@ -7,6 +9,14 @@ def encode_texts(clip, texts: list[str]):
     """One conditioning with a row for each text."""
     rows = [clip.encode_from_tokens(clip.tokenize(text), return_pooled=True) for text in texts]
     return [[torch.cat([cond for cond, _ in rows]), {"pooled_output": torch.cat([pooled for _, pooled in rows])}]]
+
+
+def guider_of(model, positive, negative, cfg: float):
+    """The host's CFGGuider."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
 
 
 def sample(guider, sampler, sigmas, latent, mask=None, seed=0):
@@ -18,3 +28,8 @@ def sample(guider, sampler, sigmas, latent, mask=None, seed=0):
 def sample_noise(guider, sampler, sigmas, latent, noise, mask=None, seed=0):
     """The same from a given noise."""
     return guider.sample(noise, latent.clone(), sampler, sigmas, denoise_mask=mask, disable_pbar=True, seed=seed)
+
+
+def to_bytes(picture) -> np.ndarray:
+    """A picture as the VAE gives it, in 8 bits."""
+    return (picture.clamp(0, 1) * 255).round().byte().numpy()

@@ -6,7 +6,7 @@ import comfy.samplers
 import numpy as np
 import torch
 
-from ..demo.metrics import markdown_table, psnr
+from ..demo.metrics import grown, markdown_table, psnr
 from ..demo.shapes import stock
 from ..demo.shapes.data import SIZE, caption, render, sample_scene
 from ..demo.shapes.reader import read_image
@@ -14,7 +14,7 @@ from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.guidance import SteerCFGGuider
 from ..nodes.repaint import SteerRePaintSampler
-from .host_run import encode_texts, sample
+from .host_run import encode_texts, sample, to_bytes
 
 SCENES, BATCH, CFG, STEPS = 64, 16, 5.0, 20
 MARGIN = 12  # pixels round the object that belong to the hole
@@ -81,12 +81,12 @@ def measured(problems, given, pictures, name, steps, calls) -> dict:
     right = {"colour": 0, "shape": 0, "both": 0, "count": 0}
     near, far = [], []
     for item, before, after in zip(problems, given, pictures.clamp(0, 1), strict=True):
-        found = read_image((after * 255).round().byte().numpy())["objs"]
+        found = read_image(to_bytes(after))["objs"]
         inside = [o for o in found if item["hole"][round(o["cy"]), round(o["cx"])]]
         colour, shape = (bool(inside) and inside[0][key] == item["target"][key] for key in ("color", "shape"))
         for key, value in zip(right, (colour, shape, colour and shape, len(found) == item["count"]), strict=True):
             right[key] += value
-        kept = torch.from_numpy(~item["hole"])
+        kept = ~item["hole"]
         near.append(psnr(after, before, kept))
         apart = kept & ~grown(item["hole"], APART)
         if apart.any():  # a hole in the middle may leave nothing so far away
@@ -94,8 +94,3 @@ def measured(problems, given, pictures, name, steps, calls) -> dict:
     share = {key: f"{100 * value / len(problems):.0f}%" for key, value in right.items()}
     return {"method": name, "steps": steps, "model calls": calls, **share,
             "PSNR outside": f"{np.mean(near):.1f} dB", "PSNR apart": f"{np.mean(far):.1f} dB"}  # fmt: skip
-
-
-def grown(hole, pixels: int):
-    square = torch.nn.functional.max_pool2d(torch.from_numpy(hole)[None].float(), 2 * pixels + 1, 1, pixels)
-    return square[0] > 0

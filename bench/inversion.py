@@ -16,7 +16,7 @@ from ..demo.shapes.data import caption, render, sample_scene
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.null_text import SteerNullText
-from .host_run import encode_texts, sample_noise
+from .host_run import encode_texts, guider_of, sample_noise, to_bytes
 
 PICTURES, STEPS, CFG = 32, 50, 7.5
 METHODS = {  # name: (cfg, refine, negative)
@@ -55,7 +55,7 @@ def run() -> str:
             started = time.perf_counter()
             latent = reconstruct(counter.model, given, *method)
             seconds += time.perf_counter() - started
-            values.append(psnr(to_bytes(vae.decode(latent)), given["round_trip"]))
+            values.append(psnr(to_bytes(vae.decode(latent)[0]), given["round_trip"]))
         rows.append(row(name, values, counter.rows / PICTURES, seconds / PICTURES))
     peer, ratio = beside_diffusers(model, problems, vae)
     return (
@@ -70,7 +70,7 @@ def problem(clip, vae, scene) -> dict:
     pixels = torch.from_numpy(render(scene).copy())[None].float() / 255
     latent = vae.encode(pixels)
     source, empty = (encode_texts(clip, [text]) for text in (caption(scene), ""))
-    return {"latent": latent, "round_trip": to_bytes(vae.decode(latent)), "source": source, "empty": empty,
+    return {"latent": latent, "round_trip": to_bytes(vae.decode(latent)[0]), "source": source, "empty": empty,
             "caption": caption(scene)}  # fmt: skip
 
 
@@ -89,13 +89,6 @@ def reconstruct(model, given, cfg, refine, negative):
     return sample_noise(
         guider, SteerDDIMSampler.execute(0.0)[0], sigmas, latent["samples"], noise.generate_noise(latent)
     )
-
-
-def guider_of(model, positive, negative, cfg):
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    return guider
 
 
 def diffusers_back(bridge, given):
@@ -120,7 +113,7 @@ def beside_diffusers(model, problems, vae) -> tuple[dict, str]:
             reconstruct(model, given, *METHODS["plain, cfg 1"])
             seconds += between - started
             ratios.append((time.perf_counter() - between) / (between - started))
-            values.append(psnr(to_bytes(vae.decode(latent)), given["round_trip"]))
+            values.append(psnr(to_bytes(vae.decode(latent)[0]), given["round_trip"]))
     ratio = (
         f"Plain inversion and sampling back take {np.median(ratios[1:]):.2f} of diffusers' seconds (median, in turns)."
     )
@@ -136,7 +129,3 @@ def row(name, values, rows, seconds) -> dict:
         "model rows": f"{rows:.0f}",
         "seconds": f"{seconds:.2f}",
     }
-
-
-def to_bytes(pixels):
-    return (pixels[0].clamp(0, 1) * 255).round().byte().numpy()

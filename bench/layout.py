@@ -8,12 +8,12 @@ import torch
 from PIL import Image, ImageDraw
 
 from ..demo.contact_sheet import contact_sheet
-from ..demo.metrics import aggregate, markdown_table
+from ..demo.metrics import aggregate, markdown_table, object_mask
 from ..demo.shapes import stock
 from ..demo.shapes.data import SIZE, caption, sample_scene
-from ..demo.shapes.reader import DISTANCE, read_image, score
+from ..demo.shapes.reader import read_image, score
 from ..nodes.paint_with_words import SteerPaintWithWords, SteerRegion, SteerRegionsFromSegmentation
-from .host_run import encode_texts, sample
+from .host_run import encode_texts, guider_of, sample, to_bytes
 from .runner import FOLDER
 
 RUNS, STEPS, CFG = 64, 20, 5.0
@@ -65,12 +65,10 @@ def picture_of(model, clip, vae, given: dict, paint, weight) -> np.ndarray:
     positive = encode_texts(clip, [text])
     if paint:
         model, positive = SteerPaintWithWords.execute(model, clip, text, paint(given), weight).args
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, empty)
-    guider.set_cfg(CFG)
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
+    guider = guider_of(model, positive, empty, CFG)
     latent = sample(guider, EULER, sigmas, torch.zeros(1, 4, 16, 16), seed=given["seed"])
-    return (vae.decode(latent)[0].clamp(0, 1) * 255).round().byte().numpy()
+    return to_bytes(vae.decode(latent)[0])
 
 
 def place(quarter: int) -> np.ndarray:
@@ -132,7 +130,7 @@ def judged(given: dict, picture: np.ndarray) -> dict:
         objs = sorted(objs, key=lambda obj: obj["cx" if scene["rel"] == "left of" else "cy"])
     wanted = [place(quarter) for quarter in given["quarters"]]
     there = [bool(mask[round(obj["cy"]), round(obj["cx"])]) for mask, obj in zip(wanted, objs, strict=False)]
-    solid = np.sqrt(((picture.astype(float) - read["bg_rgb"]) ** 2).sum(-1)) > DISTANCE
+    solid = object_mask(picture)
     inside = (solid & np.any(wanted, axis=0)).sum() / max(1, solid.sum())
     right = score(picture, caption(scene))
     return {

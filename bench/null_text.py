@@ -12,7 +12,7 @@ from ..demo.shapes.data import caption, render, sample_scene
 from ..nodes._host import gradients, with_branches
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.null_text import SteerNullText, windows
-from .host_run import encode_texts
+from .host_run import encode_texts, guider_of
 
 PICTURES, STEPS, CFG = 4, 50, 7.5
 
@@ -77,13 +77,6 @@ def measured(model, clip, vae, scene) -> dict[str, dict]:
         found[name] = {**sampled(optimised, CFG), "forward": count.forward, "backward": count.backward,
                        "seconds": seconds}  # fmt: skip
     return found
-
-
-def guider_of(model, positive, negative, cfg):
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    return guider
 
 
 class Counter:

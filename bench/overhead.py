@@ -10,7 +10,7 @@ from ..demo.metrics import markdown_table
 from ..demo.shapes import stock
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.guidance import SteerCFGGuider
-from .host_run import encode_texts, sample
+from .host_run import encode_texts, guider_of, sample
 
 STEPS, REPEATS = 20, 41
 TEXTS = "a red circle on a blue background", "a green star on a white background"
@@ -19,9 +19,7 @@ TEXTS = "a red circle on a blue background", "a green star on a white background
 def run() -> str:
     model, clip, _ = stock.load()
     positive, negative = (encode_texts(clip, [text]) for text in TEXTS)
-    host = comfy.samplers.CFGGuider(model)
-    host.set_conds(positive, negative)
-    host.set_cfg(7.5)
+    host = guider_of(model, positive, negative, 7.5)
     steer = SteerCFGGuider.execute(model, positive, negative, 7.5, 0.0, 1.0, 1.0)[0]
     euler, ddim = comfy.samplers.sampler_object("euler"), SteerDDIMSampler.execute(0.0)[0]
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 from ..demo.contact_sheet import contact_sheet
-from ..demo.metrics import aggregate, iou, markdown_table, psnr
+from ..demo.metrics import aggregate, grown, iou, markdown_table, object_mask, psnr
 from ..demo.shapes import stock
 from ..demo.shapes.data import BACKGROUNDS, COLORS, SHAPES, caption, render, sample_scene
-from ..demo.shapes.reader import DISTANCE, read_image
+from ..demo.shapes.reader import read_image
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.null_text import SteerNullText
 from ..nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
-from .host_run import encode_texts, sample_noise
+from .host_run import encode_texts, guider_of, sample_noise, to_bytes
 from .runner import FOLDER
 
 SCENES, STEPS, CFG = 64, 20, 5.0
@@ -91,15 +91,13 @@ def on_generated(model, clip, vae, scene, kind: str, seed: int) -> dict:
     empty, pictures = encode_texts(clip, [""]), {}
     for name, method in METHODS.items():
         if method is None:
-            guider = comfy.samplers.CFGGuider(model)
             text = caption(scene if name == "source" else swapped(scene, kind))
-            guider.set_conds(encode_texts(clip, [text]), empty)
-            guider.set_cfg(CFG)
+            guider = guider_of(model, encode_texts(clip, [text]), empty, CFG)
         else:
             source, target, edit = edit_nodes(clip, scene, kind, method[2])
             guider = SteerPromptToPromptGuider.execute(model, source, target, empty, CFG, edit, *method[:2]).args[0]
         latent = sample_noise(guider, EULER, sigmas, torch.zeros_like(noise), noise)[-1:]
-        pictures[name] = to_bytes(vae.decode(latent))
+        pictures[name] = to_bytes(vae.decode(latent)[0])
     return pictures
 
 
@@ -133,28 +131,21 @@ def real_edits(model, clip, vae, scene, kind: str) -> dict:
     pixels = torch.from_numpy(render(scene).copy())[None].float() / 255
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", REAL_STEPS)
     source, target, edit = edit_nodes(clip, scene, kind, False)
-    empty, guider = encode_texts(clip, [""]), comfy.samplers.CFGGuider(model)
-    guider.set_conds(source, empty)
+    empty = encode_texts(clip, [""])
     latent, noise, inversion = SteerDDIMInversion.execute(
-        guider, sigmas, {"samples": vae.encode(pixels)}, 0, 1e-4, check=False
+        guider_of(model, source, empty, 1.0), sigmas, {"samples": vae.encode(pixels)}, 0, 1e-4, check=False
     ).args
     null = SteerNullText.execute(model, source, empty, REAL_CFG, inversion, 10, 0.01, 1e-5)[0]
     negatives = {"DDIM": empty, "negative-prompt": source, "null-text": null, "Direct Inversion": empty}
-    results, before = {}, to_bytes(vae.decode(latent["samples"]))
+    results, before = {}, to_bytes(vae.decode(latent["samples"])[0])
     for name, negative in negatives.items():
         followed = inversion if name == "Direct Inversion" else None
         guider = SteerPromptToPromptGuider.execute(
             model, source, target, negative, REAL_CFG, edit, 0.8, 0.4, inversion=followed
         ).args[0]
         both = sample_noise(guider, EULER, sigmas, latent["samples"], noise.generate_noise(latent))
-        results[name] = before, *(to_bytes(vae.decode(half)) for half in both.chunk(2))
+        results[name] = before, *(to_bytes(vae.decode(half)[0]) for half in both.chunk(2))
     return results
-
-
-def object_mask(picture: np.ndarray) -> np.ndarray:
-    """What is not background, by colour."""
-    bg = np.array(read_image(picture)["bg_rgb"])
-    return np.sqrt(((picture.astype(float) - bg) ** 2).sum(-1)) > DISTANCE
 
 
 def judged(before, after, wanted, kind: str) -> dict:
@@ -163,10 +154,10 @@ def judged(before, after, wanted, kind: str) -> dict:
     key = SWAPS[kind]
     if kind == "background":
         right = read["bg"] == wanted["bg"]
-        kept = -grown(-places[0].astype(float), MARGIN // 2) > 0
+        kept = ~grown(~places[0], MARGIN // 2)
     else:
         right = bool(read["objs"]) and read["objs"][0][key] == wanted["objs"][0][key]
-        kept = grown(places[0].astype(float), MARGIN) == 0
+        kept = ~grown(places[0], MARGIN)
     obj, want = (read["objs"] or [{}])[0], wanted["objs"][0]
     everything = read["bg"] == wanted["bg"] and all(obj.get(k) == want[k] for k in ("color", "shape"))
     error = 10 ** (-psnr(before, after, kept) / 10) if kept.any() else float("nan")
@@ -187,17 +178,9 @@ def row(kind: str, name: str, values: list[dict]) -> dict:
     }
 
 
-def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
-    return torch.nn.functional.max_pool2d(torch.from_numpy(mask)[None], 2 * pixels + 1, 1, pixels)[0].numpy()
-
-
 def save(items, name: str, title: str, columns: int) -> None:
     def text(method, kind, scene):
         return f"{method}: {caption(scene if method == 'source' else swapped(scene, kind))}"
 
     cells = [(Image.fromarray(picture), text(method, kind, scene)) for method, kind, scene, picture in items]
     contact_sheet(cells, FOLDER / name, title, columns=columns)
-
-
-def to_bytes(pixels) -> np.ndarray:
-    return (pixels[0].clamp(0, 1) * 255).round().byte().numpy()

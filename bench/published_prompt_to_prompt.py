@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention.prompt_to_prompt import Edit
+from .host_run import guider_of, sample_noise
 
 BLOCKS = [*(("input", i) for i in range(12)), ("middle", 0), *(("output", i) for i in range(12))]
 
@@ -108,9 +109,7 @@ def sample(model, prompts, negative, cfg: float, edit: Edit, ends: tuple[float, 
         model.set_model_attn2_replace(partial(controller.attention, cross=True), *block)
     texts = [prompt[0][0] for prompt in prompts]
     tokens = int(torch.lcm(*(torch.tensor(text.shape[1]) for text in texts)))
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds([[torch.cat([text.repeat(1, tokens // text.shape[1], 1) for text in texts]), {}]], negative)
-    guider.set_cfg(cfg)
+    both = [[torch.cat([text.repeat(1, tokens // text.shape[1], 1) for text in texts]), {}]]
 
     def euler(model, x, sigmas, extra_args, callback, disable):
         for sigma, next_sigma in zip(sigmas[:-1], sigmas[1:], strict=True):
@@ -119,4 +118,5 @@ def sample(model, prompts, negative, cfg: float, edit: Edit, ends: tuple[float, 
         return x
 
     noise = noise.repeat(2, 1, 1, 1)
-    return guider.sample(noise, torch.zeros_like(noise), comfy.samplers.KSAMPLER(euler), sigmas, disable_pbar=True)
+    sampler = comfy.samplers.KSAMPLER(euler)
+    return sample_noise(guider_of(model, both, negative, cfg), sampler, sigmas, torch.zeros_like(noise), noise)

@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+from scipy import ndimage
 
-from .shapes.reader import read_image, score
+from .shapes.reader import DISTANCE, distance, read_image, score
 
 
 def psnr(a, b, where=None) -> float:
@@ -36,6 +37,16 @@ def iou(a, b) -> float:
         raise ValueError(f"the masks differ in shape: {a.shape} and {b.shape}")
     union = np.maximum(a, b).sum()
     return float(np.minimum(a, b).sum() / union) if union > 0 else 1.0
+
+
+def object_mask(picture) -> np.ndarray:
+    """What is not background in a uint8 shapes picture, by colour: True and False."""
+    return distance(picture, read_image(picture)["bg_rgb"]) > DISTANCE
+
+
+def grown(mask, pixels: int) -> np.ndarray:
+    """A mask of True and False, larger by so many pixels on every side (a square about each)."""
+    return ndimage.maximum_filter(mask, 2 * pixels + 1, mode="constant", cval=False)
 
 
 def attributes(picture, caption: str, hole=None) -> dict[str, float]:

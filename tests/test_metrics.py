@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from steer.demo.metrics import aggregate, attributes, iou, markdown_table, psnr
+from steer.demo.metrics import aggregate, attributes, grown, iou, markdown_table, object_mask, psnr
 from steer.demo.shapes.data import SIZE, caption, render, scene_of
 
 
@@ -70,3 +70,17 @@ def test_markdown_table():
     assert markdown_table(rows) == "| method | psnr |\n| --- | --- |\n| repaint | 33.22 |\n| blended | 7 |\n"
     with pytest.raises(ValueError, match="at least one row"):
         markdown_table([])
+
+
+def test_the_object_is_what_the_scene_says():
+    scene = scene_of("star", "yellow", "black", 80, 70, 26)
+    assert iou(object_mask(render(scene)), render(scene, only_mask=True) > 0) > 0.95
+
+
+def test_a_mask_grows_by_a_square_and_shrinks_as_its_outside_grows():
+    mask = np.zeros((9, 9), bool)
+    mask[4, 2] = True
+    expected = np.zeros((9, 9), bool)
+    expected[2:7, 0:5] = True
+    assert (grown(mask, 2) == expected).all() and grown(mask, 2).dtype == bool
+    assert (~grown(~expected, 2)).sum() == 3  # at the picture's edge there is no outside

@@ -26,12 +26,16 @@ def read_image(picture: np.ndarray) -> dict:
     """
     pixels = picture.astype(float)
     bg = np.median(_border(pixels), 0)
-    distance = np.sqrt(((pixels - bg) ** 2).sum(-1))
-    labels, _ = ndimage.label(distance > DISTANCE)
+    labels, _ = ndimage.label(distance(pixels, bg) > DISTANCE)
     found = enumerate(ndimage.find_objects(labels), 1)
     objs = [_read_object(pixels[window], labels[window] == number, bg, window) for number, window in found]
     objs = sorted((obj for obj in objs if obj), key=lambda obj: -obj["area"])
     return {"bg": nearest(bg, BACKGROUNDS), "bg_rgb": bg.tolist(), "objs": objs}
+
+
+def distance(picture: np.ndarray, rgb) -> np.ndarray:
+    """(H, W): how far each pixel is from a colour, in RGB."""
+    return np.sqrt(((picture.astype(float) - np.asarray(rgb)) ** 2).sum(-1))
 
 
 def score(picture: np.ndarray, text: str) -> dict:
