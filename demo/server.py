@@ -148,6 +148,7 @@ class Server:
         paths = {
             "custom_nodes": str(self.folder / "custom_nodes"),
             "checkpoints": "\n".join(str(folder) for folder in self.model_folders),
+            **{kind: str(SHAPES) for kind in ("text_encoders", "clip_vision", "classifiers")},
         }
         (self.folder / "paths.yaml").write_text(json.dumps({"steer": paths}))  # JSON is YAML
 

@@ -1,11 +1,12 @@
-"""`python -m demo.shapes COMMAND`: train the checkpoint again (`train_vae`, then `train`), or check it (`check`)."""
+"""`python -m demo.shapes COMMAND`: train the checkpoint (`train_vae`, then `train`) and
+the CLIP pair (`train_clip`) again, or check the checkpoint (`check`)."""
 
 import sys
 from importlib import import_module
 
 from ..package import load_steer
 
-COMMANDS = ("train_vae", "train", "check")
+COMMANDS = ("train_vae", "train", "train_clip", "check")
 
 
 def main(argv: list[str]) -> int:

@@ -19,9 +19,9 @@ class Network(nn.Module):
 
     def __init__(self, words: int):
         super().__init__()
-        self.unet = _initialised(UNetModel(**UNET_CONFIG, operations=OPERATIONS))
+        self.unet = initialised(UNetModel(**UNET_CONFIG, operations=OPERATIONS))
         _start_at_zero(self.unet)
-        self.text = _initialised(comfy.clip_model.CLIPTextModel(TEXT_CONFIG, None, None, OPERATIONS))
+        self.text = initialised(comfy.clip_model.CLIPTextModel(TEXT_CONFIG, None, None, OPERATIONS))
         self.text.set_input_embeddings(OPERATIONS.Embedding(words, TEXT_WIDTH))
         nn.init.normal_(self.text.get_input_embeddings().weight, std=0.3)
         nn.init.normal_(self.text.text_model.embeddings.position_embedding.weight, std=0.1)
@@ -44,6 +44,15 @@ def make_host_trainable() -> None:
     comfy.clip_model.CLIPLayer.forward = _text_layer
 
 
+def initialised(net: nn.Module) -> nn.Module:
+    """The host leaves weights uninitialised, for it always loads them."""
+    for part in net.modules():
+        for kind in INITIALISED:
+            if isinstance(part, kind):
+                kind.reset_parameters(part)
+    return net
+
+
 def checkpoint_state(weights: dict[str, Tensor], vocabulary: Tensor, vae: dict[str, Tensor]) -> dict[str, Tensor]:
     """The checkpoint in SD1.x's layout, fp16, the embedding rows at their places in the full CLIP table."""
     state = {}
@@ -58,15 +67,6 @@ def checkpoint_state(weights: dict[str, Tensor], vocabulary: Tensor, vae: dict[s
     state |= {"first_stage_model." + key: value for key, value in vae.items()}
     scalars = ("vae_scale", "vae_shift")
     return {key: (value if key.endswith(scalars) else value.half()).contiguous() for key, value in state.items()}
-
-
-def _initialised(net: nn.Module) -> nn.Module:
-    """The host leaves weights uninitialised, for it always loads them."""
-    for part in net.modules():
-        for kind in INITIALISED:
-            if isinstance(part, kind):
-                kind.reset_parameters(part)
-    return net
 
 
 def _start_at_zero(unet: nn.Module) -> None:

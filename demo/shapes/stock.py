@@ -1,4 +1,4 @@
-"""The checkpoint in the host, through its stock loader."""
+"""The checkpoint and the CLIP pair in the host, through its stock loaders."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import folder_paths
 import nodes
 
 from .. import shapes_loader
-from . import CHECKPOINT
+from . import CHECKPOINT, CLIP_TEXT, CLIP_VISION
 
 
 def load(checkpoint: Path = CHECKPOINT):
@@ -14,3 +14,12 @@ def load(checkpoint: Path = CHECKPOINT):
     shapes_loader.register()
     folder_paths.add_model_folder_path("checkpoints", str(checkpoint.parent))
     return nodes.CheckpointLoaderSimple().load_checkpoint(checkpoint.name)[:3]
+
+
+def load_clip_pair(text: Path = CLIP_TEXT, vision: Path = CLIP_VISION):
+    """(clip, clip_vision), two towers in one space: the text's pooled output, the picture's `image_embeds`."""
+    shapes_loader.register()
+    folder_paths.add_model_folder_path("text_encoders", str(text.parent))
+    folder_paths.add_model_folder_path("clip_vision", str(vision.parent))
+    clip = nodes.CLIPLoader().load_clip(text.name, "stable_diffusion")[0]
+    return clip, nodes.CLIPVisionLoader().load_clip(vision.name)[0]

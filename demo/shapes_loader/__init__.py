@@ -1,12 +1,14 @@
-"""Teaches ComfyUI's stock loaders the shapes checkpoint; for the demo and the tests only.
+"""Teaches ComfyUI's stock loaders the shapes checkpoint and its CLIP pair; for the demo and the tests only.
 
-As a custom node pack it brings no node: importing it registers the model class. It works under any module name, so
-the folder can be linked into `custom_nodes`.
+As a custom node pack it brings no node: importing it registers the model class and the pair. It works under any
+module name, so the folder can be linked into `custom_nodes`.
 """
 
 import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
+
+from . import clip_pair
 
 TEXT_WIDTH = 128
 TEXT_CONFIG = {
@@ -95,10 +97,11 @@ class Shapes(comfy.supported_models.SD15):
 
 
 def register() -> None:
-    """Make the host's loaders know the model; doing so again, under whatever module name, changes nothing."""
+    """Make the host's loaders know model and pair; doing so again, under whatever module name, changes nothing."""
     known = comfy.supported_models.models
     if not any(model.__name__ == Shapes.__name__ for model in known):
         known.append(Shapes)
+    clip_pair.register()
 
 
 register()
