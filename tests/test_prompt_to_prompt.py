@@ -95,6 +95,16 @@ def test_words_have_windows_of_their_own_in_sigmas():
     assert not Timing(edit_of("a", "a"), lambda share: 10.0 - 10.0 * share, 0.0, 0.0).acts(True, 10.0)
 
 
+def test_columns_are_mixed_anew_at_each_level():
+    edit = edit_of("a cat sits", "a dog sits", windows="dog: 0.2-0.5")
+    timing = Timing(edit, lambda share: 10.0 - 10.0 * share, 0.8, 0.4)
+    dog = torch.tensor([0, 0, 1.0] + [0] * (edit.target.length - 3))
+    for sigma, own in ((10.0, dog), (8.0, 0 * dog), (8.0, 0 * dog), (10.0, dog)):
+        source, target = timing.mixed(sigma, torch.device("cpu"))
+        assert torch.equal(source, edit.mapper * (1 - own))
+        assert torch.equal(0 * dog if target is None else target, own)
+
+
 def site(grid, latent=(64, 64), cross=True, block="input"):
     return Site((block, 1, 0), cross, grid, latent, 1.0)
 
