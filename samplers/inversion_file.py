@@ -7,6 +7,7 @@ SHA-256 over everything. The same inversion gives the same bytes.
 
 import json
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import sha256
 from math import inf
@@ -26,6 +27,7 @@ KINDS = {"law": str, "noise_scale": float, "latent_format": str, "from_top": boo
 METADATA, CONTENTS = ["contents", "sha256", "steer_inversion"], sorted(KINDS)
 MAX_HEADER = 16 * 2**20
 MAX_BYTES = 16 * 2**30
+ADVICE = "choose one that SteerSaveInversion wrote"
 DTYPES = {torch.float32: "F32", torch.float64: "F64"}
 
 NullText = list[list]
@@ -46,18 +48,22 @@ OPTIONS = {
 
 
 def save(path: str | os.PathLike, inversion: Inversion, null_text: NullText | None = None) -> None:
-    """Writes the file beside itself and renames it once it is on the disk; on any failure nothing is left behind.
+    """Writes the file, whole or not at all.
 
     Raises ValueError, before anything is written, for what `load` would refuse.
     """
     tensors, contents = _contents(inversion, null_text)
     header = _header(tensors, contents)
+    write_whole(path, [header, *map(_bytes, tensors.values())])
+
+
+def write_whole(path: str | os.PathLike, parts: Iterable[bytes | memoryview]) -> None:
+    """Writes the parts beside the file and renames it once it is on the disk; a failure leaves nothing behind."""
     partial = f"{os.fspath(path)}.{uuid4().hex}.part"
     try:
         with open(partial, "xb") as file:
-            file.write(header)
-            for tensor in tensors.values():
-                file.write(_bytes(tensor))
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -73,7 +79,7 @@ def load(path: str | os.PathLike) -> tuple[Inversion, NullText | None]:
     The tensors are copies: the file may change afterwards.
     """
     try:
-        _check_is_safetensors(path)
+        check_is_safetensors(path, MAX_BYTES, ADVICE)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             contents = _checked_contents(metadata)
@@ -248,21 +254,22 @@ def _header(tensors: dict[str, Tensor], contents: dict) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _check_is_safetensors(path: str | os.PathLike) -> None:
+def check_is_safetensors(path: str | os.PathLike, max_bytes: int, advice: str) -> None:
+    """ValueError, ending with the advice, unless the file begins as safetensors do and is small enough to be loaded."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         length, first = int.from_bytes(file.read(8), "little"), file.read(1)
     if first != b"{" or not 2 <= length <= min(size - 8, MAX_HEADER):
-        raise ValueError("it is not a safetensors file; choose one that SteerSaveInversion wrote")
-    if size > MAX_BYTES:
-        raise ValueError(f"it has {size / 2**30:.1f} GiB; inversions of up to {MAX_BYTES >> 30} GiB are loaded")
+        raise ValueError(f"it is not a safetensors file; {advice}")
+    if size > max_bytes:
+        raise ValueError(f"it has {size / 2**30:.1f} GiB; up to {max_bytes >> 30} GiB are loaded; {advice}")
 
 
 def _checked_contents(metadata: dict[str, str]) -> dict:
     """The JSON values, each of a known kind; the options of the null-text entries are looked at later."""
     version = metadata.get("steer_inversion")
     if version is None:
-        raise ValueError("it holds no inversion; choose one that SteerSaveInversion wrote")
+        raise ValueError(f"it holds no inversion; {ADVICE}")
     if version != VERSION:
         raise ValueError(f"it has version {version[:20]!r}, and this Steer reads version {VERSION}; update Steer")
     try:
