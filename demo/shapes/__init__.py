@@ -3,3 +3,4 @@
 from pathlib import Path
 
 CHECKPOINT = Path(__file__).with_name("shapes.safetensors")
+CLASSIFIER = Path(__file__).with_name("shapes_classifier.safetensors")

@@ -1,11 +1,12 @@
-"""`python -m demo.shapes COMMAND`: train the checkpoint again (`train_vae`, then `train`), or check it (`check`)."""
+"""`python -m demo.shapes COMMAND`: train the checkpoint again (`train_vae`, then `train`), check it (`check`), or train
+its classifier (`train_classifier`)."""
 
 import sys
 from importlib import import_module
 
 from ..package import load_steer
 
-COMMANDS = ("train_vae", "train", "check")
+COMMANDS = ("train_vae", "train", "train_classifier", "check")
 
 
 def main(argv: list[str]) -> int:
