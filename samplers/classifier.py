@@ -16,6 +16,7 @@ import json
 import os
 from dataclasses import dataclass
 from math import hypot, inf, log
+from textwrap import shorten
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -115,7 +116,8 @@ class Classifier:
         """The label's place, whatever its case and spaces. ValueError with the labels there are."""
         names = [_plain(name) for name in self.labels]
         if _plain(label) not in names:
-            raise ValueError(f"the classifier has no label {label[:MAX_LABEL]!r}; it has {', '.join(self.labels)}")
+            known = shorten(", ".join(self.labels), 2000, placeholder=" ...")
+            raise ValueError(f"the classifier has no label {label[:MAX_LABEL]!r}; it has {known}")
         return names.index(_plain(label))
 
 

@@ -115,7 +115,7 @@ def test_labels_are_found_whatever_their_case_and_spaces(label):
 
 @pytest.mark.parametrize("label", ["", "bluestar", "green star", "star"])
 def test_unknown_labels_are_refused_with_those_there_are(label):
-    with pytest.raises(ValueError, match="red circle, Blue  Star, two objects"):
+    with pytest.raises(ValueError, match="red circle, Blue Star, two objects"):
         classifier_of().index(label)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..shapes_loader import ShapesTokenizer
-from .data import caption, render, sample_scene
+from .data import Scene, caption, render, sample_scene
 from .train_vae import FILE, PREFIXES, SD15_SCALE, slim, slim_state
 
 BATCH = 8
@@ -36,26 +36,32 @@ def training_data(work: Path, scenes: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _encoded(vae: Path, scenes: int) -> dict[str, Tensor]:
-    rng, encode = random.Random(0), _encoder(vae)
+    if not vae.exists():
+        raise ValueError(f"{vae} is not there: train the autoencoder first (python -m demo.shapes train_vae 8)")
+    rng, encode = random.Random(0), encoder(load_file(vae))
     latents, captions = [], []
     while len(captions) < scenes:
         batch = [sample_scene(rng) for _ in range(BATCH)]
-        pictures = torch.stack([torch.from_numpy(render(scene).copy()) for scene in batch])
-        latents.append(encode(pictures.permute(0, 3, 1, 2).float() / 255))
+        latents.append(encode(pictures(batch)))
         captions += [caption(scene) for scene in batch]
     return {"latents": torch.cat(latents), **_tokens(captions)}
 
 
-def _encoder(vae: Path):
-    """Pictures (n, 3, H, W) in 0..1 to latents as the UNet sees them: the host's VAE, then its SD15 latent format."""
-    if not vae.exists():
-        raise ValueError(f"{vae} is not there: train the autoencoder first (python -m demo.shapes train_vae 8)")
-    state = load_file(vae)
-    encoder = slim(Encoder(4))
-    encoder.load_state_dict(slim_state(state, PREFIXES[0]))
-    encoder = encoder.to(memory_format=torch.channels_last)
+def pictures(scenes: list[Scene]) -> Tensor:
+    """The scenes as the autoencoder takes them: (n, 3, SIZE, SIZE), 0..1."""
+    return torch.stack([torch.from_numpy(render(scene).copy()) for scene in scenes]).permute(0, 3, 1, 2).float() / 255
+
+
+def encoder(state: dict[str, Tensor]):
+    """Pictures (n, 3, H, W) in 0..1 to latents as the UNet sees them: the host's VAE, then its SD15 latent format.
+
+    `state` has the tensors of the autoencoder's file; the padding to TAESD's width is left out, which is faster.
+    """
+    net = slim(Encoder(4))
+    net.load_state_dict(slim_state(state, PREFIXES[0]))
+    net = net.to(memory_format=torch.channels_last)
     scale = SD15_SCALE / state["vae_scale"]
-    return lambda pictures: encoder(pictures.contiguous(memory_format=torch.channels_last)).contiguous() * scale
+    return lambda pictures: net(pictures.contiguous(memory_format=torch.channels_last)).contiguous() * scale
 
 
 def _tokens(captions: list[str]) -> dict[str, Tensor]:
