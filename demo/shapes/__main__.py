@@ -1,5 +1,6 @@
-"""`python -m demo.shapes COMMAND`: train the checkpoint (`train_vae`, then `train`) and
-the CLIP pair (`train_clip`) again, or check the checkpoint (`check`)."""
+"""`python -m demo.shapes COMMAND`: train the checkpoint (`train_vae`, then `train`) or the CLIP pair (`train_clip`)
+again, or check the checkpoint (`check`).
+"""
 
 import sys
 from importlib import import_module
