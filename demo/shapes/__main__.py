@@ -1,12 +1,13 @@
-"""`python -m demo.shapes COMMAND`: train the checkpoint (`train_vae`, then `train`) and
-the CLIP pair (`train_clip`) again, or check the checkpoint (`check`)."""
+"""`python -m demo.shapes COMMAND`: train the checkpoint (`train_vae`, then `train`) or the CLIP pair (`train_clip`)
+again, or check one of them (`check`, `check_clip`).
+"""
 
 import sys
 from importlib import import_module
 
 from ..package import load_steer
 
-COMMANDS = ("train_vae", "train", "train_clip", "check")
+COMMANDS = ("train_vae", "train", "train_clip", "check", "check_clip")
 
 
 def main(argv: list[str]) -> int:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import CHECKPOINT
-from .data import SIZE, Scene, render, sample_scene
+from .data import COLORS, SIZE, Scene, render, sample_scene
 from .stock import load
 from .train_vae import PREFIXES, SD15_SCALE, slim, slim_state
 
@@ -24,6 +24,8 @@ LEAST_SIGMA = 0.03  # of the model's noise schedule
 SIGMAS = 0.3, 10.0  # of the denoised estimates, drawn log-uniformly
 LATE, LATE_SHARE = 5.0, 0.3  # of the draws above LATE this share is kept: there is little left to see
 CERTAIN, POSSIBLE = 0.85, 0.15  # of an object's box inside a crop: from here it counts as seen, below as not there
+BODY, OUTSIDE = 0.8, 1.2  # in radii from an object's centre
+UNDECIDED = -100  # what cross_entropy ignores
 JITTER, NOISE = 8 / 255, 0.04
 
 
@@ -36,6 +38,11 @@ def scenes_of(count: int, seed: int) -> list[Scene]:
 def renders(scenes: list[Scene]) -> Tensor:
     """uint8 (n, 3, SIZE, SIZE)."""
     return torch.stack([torch.from_numpy(render(scene).copy()) for scene in scenes]).permute(0, 3, 1, 2).contiguous()
+
+
+def masks(scenes: list[Scene]) -> Tensor:
+    """Where the objects are, uint8 (n, 1, SIZE, SIZE)."""
+    return torch.stack([torch.from_numpy(render(scene, only_mask=True) * 255).byte() for scene in scenes])[:, None]
 
 
 def estimates(work: Path, count: int) -> tuple[list[Scene], Tensor]:
@@ -83,18 +90,43 @@ class Estimator:
         return (decoded.float().clamp(0, 1) * 255).round().byte()
 
 
-def crops(pictures: Tensor, place: Tensor, whole_share: float = 0.3) -> tuple[Tensor, dict[str, Tensor]]:
-    """Random windows of pictures, as guidance sees them: float 0..1 (n, 3, INPUT, INPUT), and which objects they show.
-
-    `place` (n, 2, 3): centre and radius of the objects. The second is `truth`'s `seen`, bool (n, 2) each.
-    """
+def crops(pictures: Tensor, whole_share: float = 0.3) -> tuple[Tensor, Tensor]:
+    """Random windows of pictures, as guidance sees them: float 0..1 (n, c, INPUT, INPUT); and x, y, side (n, 3)."""
     windows = [_window(whole_share) for _ in pictures]
     cut = [p[None, :, y : y + s, x : x + s].float() for p, (x, y, s) in zip(pictures, windows, strict=True)]
     small = [F.adaptive_avg_pool2d(c, INPUT) if torch.rand(()) < 0.5 else _resized(c) for c in cut]
-    x, y, side = torch.tensor(windows, dtype=torch.float).T[:, :, None]  # (n, 1) each
-    cx, cy, r = place.unbind(-1)  # (n, 2) each
+    return torch.cat(small) / 255, torch.tensor(windows, dtype=torch.float)
+
+
+def seen(windows: Tensor, scene: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Which objects are in the windows, bool (n, 2) each, as `truth` takes it."""
+    (x, y, side), (cx, cy, r) = windows.T[:, :, None], scene["place"].unbind(-1)  # (n, 1), (n, 2)
     share = _inside(cx - x, r, side) * _inside(cy - y, r, side)
-    return torch.cat(small) / 255, {"certain": share >= CERTAIN, "possible": share >= POSSIBLE}
+    there = torch.arange(2) < scene["count"][:, None]
+    return {"certain": there & (share >= CERTAIN), "possible": there & (share >= POSSIBLE)}
+
+
+def patch_labels(windows: Tensor, scene: dict[str, Tensor], patch: int) -> tuple[Tensor, Tensor]:
+    """What each patch of the windows belongs to, (n, patches): the object's shape, 0 for none; its colour, else the
+    background's. UNDECIDED at outlines and where an object is cut off.
+    """
+    middle = (torch.arange(0, INPUT, patch) + patch / 2) / INPUT
+    x, y, side = windows.T[:, :, None, None]  # (n, 1, 1) each
+    across, down = x + side * middle, y + side * middle[:, None]  # (n, 1, columns), (n, rows, 1)
+    cx, cy, r = scene["place"].unbind(-1)
+    visible = seen(windows, scene)
+    shape = torch.zeros(len(windows), len(middle), len(middle), dtype=torch.long)
+    color = (len(COLORS) + scene["bg"])[:, None, None].expand_as(shape)
+    for index in range(2):
+        at = [value[:, index, None, None] for value in (cx, cy, r, visible["certain"], visible["possible"])]
+        distance = ((across - at[0]).square() + (down - at[1]).square()).sqrt() / at[2]
+        body, outline = (distance < BODY) & at[3], (distance < OUTSIDE) & at[4]
+        labels = (scene["shapes"][:, index, None, None] + 1, scene["colors"][:, index, None, None])
+        shape, color = (
+            torch.where(body, label, torch.where(outline, UNDECIDED, value))
+            for label, value in zip(labels, (shape, color), strict=True)
+        )
+    return shape.flatten(1), color.flatten(1)
 
 
 def disturbed(pictures: Tensor) -> Tensor:

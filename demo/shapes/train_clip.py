@@ -12,7 +12,6 @@ import random
 import time
 from pathlib import Path
 
-import comfy.clip_model
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -20,51 +19,15 @@ from torch import Tensor, nn
 
 from ..shapes_loader import clip_pair
 from . import CLIP_TEXT, CLIP_VISION
-from .network import OPERATIONS, TABLE, initialised, make_host_trainable
-from .pair_pictures import crops, disturbed, estimates, renders, scenes_of
-from .pair_texts import NAMED, TOKENS, VOCABULARY, Text, draw, fields, rows, scene_fields, truth
+from .network import make_host_trainable
+from .pair_network import Batch, Towers, files
+from .pair_pictures import crops, disturbed, estimates, masks, patch_labels, renders, scenes_of, seen
+from .pair_texts import NAMED, draw, fields, scene_fields, truth
 from .train_vae import WORK
 
-BATCH, LEARNING_RATE, WARM_UP, EMA = 64, 1e-3, 200, 0.998
-REPLAYS, STRENGTH = 3, 6 / 255  # of the perturbation, in 0..1
-PEACE = 0.15  # share of the run without perturbation; it grows up to twice that
-CERTAINTY, COLDEST = 10.0, 30.0  # what the cosine is multiplied by, at first and at most
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
-class Towers(nn.Module):
-    """Both towers as the host builds them; the text tower holds only the words and places in use."""
-
-    def __init__(self):
-        super().__init__()
-        config = clip_pair.TEXT_CONFIG | {"max_position_embeddings": TOKENS}
-        self.text = initialised(comfy.clip_model.CLIPTextModel(config, None, None, OPERATIONS))
-        self.text.set_input_embeddings(OPERATIONS.Embedding(len(VOCABULARY), clip_pair.JOINT))
-        nn.init.normal_(self.text.get_input_embeddings().weight, std=0.3)
-        nn.init.normal_(self.text.text_model.embeddings.position_embedding.weight, std=0.1)
-        vision = comfy.clip_model.CLIPVisionModelProjection(clip_pair.VISION_CONFIG, None, None, OPERATIONS)
-        self.vision = initialised(vision)
-        nn.init.normal_(self.vision.vision_model.embeddings.class_embedding, std=0.1)
-        nn.init.normal_(self.vision.vision_model.embeddings.position_embedding.weight, std=0.1)
-        self.scale, self.bias = nn.Parameter(torch.tensor(math.log(CERTAINTY))), nn.Parameter(torch.tensor(-CERTAINTY))
-        self.requires_grad_(True)
-
-    def read(self, texts: list[Text]) -> Tensor:
-        """Unit embeddings (m, joint) of texts, as the host pools them: at the first end token."""
-        ids, lengths = zip(*map(rows, texts), strict=True)
-        embeddings = self.text.get_input_embeddings()(torch.tensor(ids))
-        return F.normalize(self.text(embeds=embeddings, num_tokens=list(lengths))[2].float(), dim=-1)
-
-    def see(self, pictures: Tensor) -> Tensor:
-        """Unit embeddings (n, joint) of pictures (n, 3, 64, 64) in 0..1."""
-        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
-        return F.normalize(self.vision(pixel_values=(pictures - mean) / std)[2].float(), dim=-1)
-
-    def logits(self, pictures: Tensor, texts: list[Text]) -> Tensor:
-        """(n, m): how sure they are that a text is true of a picture."""
-        with torch.autocast("cpu", torch.bfloat16):
-            cosine = self.see(pictures) @ self.read(texts).T
-        return self.scale.exp().clamp(max=COLDEST) * cosine.float() + self.bias
+BATCH, LEARNING_RATE, WARM_UP, EMA = 64, 2e-3, 200, 0.998
+REPLAYS, STRENGTH = 3, 4 / 255  # of the perturbation, in 0..1
+PEACE = 0.4  # share of the run without perturbation; it grows up to twice that
 
 
 class Data:
@@ -73,20 +36,24 @@ class Data:
     def __init__(self, work: Path, count: int):
         fresh = scenes_of(count, 4)
         scenes, pictures = estimates(work, count)
-        self.pools = [(fresh, scene_fields(fresh), renders(fresh)), (scenes, scene_fields(scenes), pictures)]
+        pools = (fresh, renders(fresh)), (scenes, pictures)
+        self.pools = [(part, scene_fields(part), torch.cat((shown, masks(part)), 1)) for part, shown in pools]
         self.rng = random.Random(5)
 
-    def draw(self) -> tuple[Tensor, list[Text], Tensor, Tensor]:
-        """Pictures (BATCH, 3, 64, 64), texts, and (BATCH, texts): whether true, whether decided."""
+    def draw(self) -> Batch:
+        """A random batch; every text of NAMED is in it."""
         drawn = [torch.randint(len(pool[0]), (BATCH // 2,)) for pool in self.pools]
         pairs = list(zip(self.pools, drawn, strict=True))
         scene = {key: torch.cat([pool[1][key][at] for pool, at in pairs]) for key in self.pools[0][1]}
-        pictures, seen = crops(torch.cat([pool[2][at] for pool, at in pairs]), scene["place"])
-        there = torch.arange(2) < scene["count"][:, None]
+        pictures, windows = crops(torch.cat([pool[2][at] for pool, at in pairs]))
         told = {draw(pool[0][index], self.rng) for pool, at in pairs for index in at.tolist()}
         texts = [*NAMED, *sorted(told - set(NAMED), key=str)]
-        true, possible = truth(scene, {key: mask & there for key, mask in seen.items()}, fields(texts))
-        return disturbed(pictures), texts, true, true == possible
+        true, possible = truth(scene, seen(windows, scene), fields(texts))
+        pictures, mask = pictures.split((3, 1), 1)
+        patch = clip_pair.VISION_CONFIG["patch_size"]
+        labels = patch_labels(windows, scene, patch)
+        mask = F.unfold(mask, patch, stride=patch).transpose(1, 2)
+        return Batch(disturbed(pictures), texts, true, true == possible, labels, mask)
 
 
 class Training:
@@ -100,11 +67,10 @@ class Training:
         self.ema = {key: value.clone() for key, value in self.towers.state_dict().items()}
         self.step = 0
 
-    def update(self, pictures: Tensor, texts: list[Text], true: Tensor, decided: Tensor) -> tuple[float, Tensor]:
+    def update(self, pictures: Tensor, batch: Batch) -> tuple[float, Tensor]:
         """One step; the loss and its gradient by the pictures."""
         pictures = pictures.detach().requires_grad_()
-        logits = self.towers.logits(pictures, texts)
-        loss = F.binary_cross_entropy_with_logits(logits, true.float(), decided.float(), reduction="sum") / BATCH
+        loss = self.towers.loss(pictures, batch)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.towers.parameters(), 1.0)
@@ -139,13 +105,13 @@ def train(training: Training, data: Data, total: float) -> None:
     """Trains for `total` seconds."""
     start, done, losses, reported = time.monotonic(), 0.0, [], 0
     while done < 1:
-        pictures, texts, true, decided = data.draw()
+        batch = data.draw()
         strength = STRENGTH * min(1.0, max(0.0, done / PEACE - 1))
-        perturbation = strength * torch.empty_like(pictures).uniform_(-1, 1)
+        perturbation = strength * torch.empty_like(batch.pictures).uniform_(-1, 1)
         for _ in range(REPLAYS if strength else 1):
             done = min(1.0, (time.monotonic() - start) / total)
             training.optimizer.param_groups[0]["lr"] = _learning_rate(training.step, done)
-            loss, gradient = training.update(pictures + perturbation, texts, true, decided)
+            loss, gradient = training.update(batch.pictures + perturbation, batch)
             perturbation = (perturbation + strength * gradient.sign()).clamp(-strength, strength)
             losses.append(loss)
         if training.step - reported >= 100 or done == 1:
@@ -156,19 +122,6 @@ def train(training: Training, data: Data, total: float) -> None:
                 f"scale {scale:.1f} bias {bias:.1f} strength {strength:.4f}",
                 flush=True,
             )
-
-
-def files(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The text and the vision tower with the keys and in the sizes the host's loaders expect, fp16."""
-    parts = {}
-    for tower in ("text", "vision"):
-        parts[tower] = {key[len(tower) + 1 :]: value for key, value in weights.items() if key.startswith(f"{tower}.")}
-    config, text = clip_pair.TEXT_CONFIG, parts["text"]
-    table = torch.zeros(config["vocab_size"], clip_pair.JOINT)
-    text[TABLE] = table.index_copy(0, torch.tensor(VOCABULARY), text[TABLE])
-    places = text[clip_pair.TEXT_MARK[0]]
-    text[clip_pair.TEXT_MARK[0]] = F.pad(places, (0, 0, 0, config["max_position_embeddings"] - len(places)))
-    return tuple({key: value.half().contiguous() for key, value in part.items()} for part in parts.values())
 
 
 def _learning_rate(step: int, done: float) -> float:
