@@ -1,5 +1,5 @@
-"""`python -m demo.shapes COMMAND`: train the checkpoint (`train_vae`, then `train`) or the CLIP pair (`train_clip`)
-again, or check one of them (`check`, `check_clip`).
+"""`python -m demo.shapes COMMAND`: train the checkpoint (`train_vae`, then `train`), the CLIP pair (`train_clip`) or the
+classifier (`train_classifier`) again, or check one of the first two (`check`, `check_clip`).
 """
 
 import sys
@@ -7,7 +7,7 @@ from importlib import import_module
 
 from ..package import load_steer
 
-COMMANDS = ("train_vae", "train", "train_clip", "check", "check_clip")
+COMMANDS = ("train_vae", "train", "train_clip", "train_classifier", "check", "check_clip")
 
 
 def main(argv: list[str]) -> int:
