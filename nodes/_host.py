@@ -472,9 +472,11 @@ class Differentiable:
 
     def __init__(self, patcher, recompute: bool | None = None):
         self.patcher, self.recompute = patcher.clone(), recompute
-        for name, _ in self.patcher.model.named_parameters():
-            if name.endswith((".weight", ".bias")):
-                self.patcher.add_weight_wrapper(name, _cloned)
+        for name, layer in self.patcher.model.named_modules():
+            if hasattr(layer, "weight_function"):  # the host's layers; others use their weights as they are
+                for kind in ("weight", "bias"):
+                    if getattr(layer, kind, None) is not None:
+                        self.patcher.add_weight_wrapper(f"{name}.{kind}", _cloned)
 
     def __call__(self, call: Callable):
         """What `call()` returns, a function that calls the model."""
@@ -653,8 +655,8 @@ def check_inversion_fits(inversion: Inversion, model) -> None:
     law = noise_law(model.get_model_object("model_sampling"))
     if made_for != format_name or inversion.law != law:
         raise ValueError(
-            f"the inversion is of a {_kind(inversion.law)} model with {made_for} latents, and this model is a "
-            f"{_kind(law)} one with {format_name} latents; use the model that it was made with"
+            f"the inversion is of a {law_name(inversion.law)} model with {made_for} latents, and this model is a "
+            f"{law_name(law)} one with {format_name} latents; use the model that it was made with"
         )
     descending(inversion.sigmas)
     if len(inversion.latents) != len(inversion.sigmas):
@@ -663,7 +665,7 @@ def check_inversion_fits(inversion: Inversion, model) -> None:
         raise ValueError("the inversion holds NaN or infinite values; invert again, at a higher precision")
 
 
-def _kind(law: NoiseLaw) -> str:
+def law_name(law: NoiseLaw) -> str:
     return "rectified-flow" if law.flow else "variance-exploding"
 
 
