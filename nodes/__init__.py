@@ -5,7 +5,10 @@ from comfy_api.latest import ComfyExtension, io
 from . import (
     attention_maps,
     blended_diffusion,
+    classifier,
+    clip_guidance,
     ddim,
+    gradient_guidance,
     guidance,
     inversion,
     inversion_file,
@@ -18,7 +21,8 @@ from . import (
 
 METHODS = (
     guidance, ddim, sdedit, repaint, blended_diffusion, inversion, inversion_file, null_text, prompt_to_prompt,
-    attention_maps, paint_with_words,
+    attention_maps, paint_with_words, gradient_guidance, clip_guidance,
+    classifier,
 )  # fmt: skip
 
 

@@ -1,0 +1,79 @@
+"""Classifier guidance: a noise-aware classifier on latents, and the loss it makes."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..samplers.classifier import read_classifier
+from ._host import errors_of
+from ._host_gradient_guidance import ClassifierLoss
+from ._types import SteerClassifier, SteerLoss
+
+LOADER, LOSS = "SteerClassifierLoader", "SteerClassifierLoss"
+FOLDER = "classifiers"
+folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir, FOLDER)))
+# a folder of a kind that the host does not know has no file endings yet
+folder_paths.folder_names_and_paths[FOLDER] = (folder_paths.folder_names_and_paths[FOLDER][0], {".safetensors"})
+
+
+def classifier_names() -> list[str]:
+    return folder_paths.get_filename_list(FOLDER)
+
+
+class SteerClassifierLoader(io.ComfyNode):
+    """Reads a classifier that knows the noise level (arXiv:2105.05233, section 4)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=LOADER,
+            display_name="Load Classifier (Steer)",
+            category="Steer/losses",
+            description="A classifier of noisy latents, from models/classifiers.",
+            inputs=[
+                io.Combo.Input(
+                    "classifier_name",
+                    options=classifier_names(),
+                    tooltip="A safetensors file in models/classifiers, as this package's trainer writes them.",
+                )
+            ],
+            outputs=[SteerClassifier.Output(tooltip="For Classifier Loss.")],
+        )
+
+    @classmethod
+    def execute(cls, classifier_name) -> io.NodeOutput:
+        if classifier_name not in classifier_names():
+            raise ValueError(
+                f"{LOADER}: classifier_name {classifier_name!r} is not in models/classifiers, which holds "
+                f"{', '.join(classifier_names()) or 'no safetensors file'}"
+            )
+        with errors_of(LOADER):
+            return io.NodeOutput(read_classifier(folder_paths.get_full_path_or_raise(FOLDER, classifier_name)))
+
+
+class SteerClassifierLoss(io.ComfyNode):
+    """`-log p(label | x, sigma)` (arXiv:2105.05233, alg. 2)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=LOSS,
+            display_name="Classifier Loss (Steer)",
+            category="Steer/losses",
+            description="How unlikely a label is, by a classifier of noisy latents. For Gradient Guider: at scale 1 "
+            "and cfg 1 the result is a sample of the label, as far as the classifier is right.",
+            inputs=[
+                SteerClassifier.Input("classifier", tooltip="From Load Classifier; it has to be of the model's kind."),
+                io.String.Input("label", tooltip="One of the classifier's labels; a wrong one lists them."),
+            ],
+            outputs=[SteerLoss.Output(tooltip="For Gradient Guider.")],
+        )
+
+    @classmethod
+    def execute(cls, classifier, label) -> io.NodeOutput:
+        with errors_of(LOSS):
+            return io.NodeOutput(ClassifierLoss.of(classifier, classifier.index(label)))
+
+
+NODES = [SteerClassifierLoader, SteerClassifierLoss]

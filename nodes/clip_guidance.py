@@ -1,0 +1,86 @@
+"""Losses by CLIP: how far the picture is from a text, or from another picture."""
+
+from comfy_api.latest import io
+
+from ._host import check_number, errors_of
+from ._host_clip_guidance import CLIPLoss, image_target, text_target
+from ._types import SteerLoss
+
+TEXT, IMAGE = "SteerCLIPTextLoss", "SteerCLIPImageLoss"
+VISION = "The vision tower, from Load CLIP Vision."
+VAE = "The model's VAE: CLIP sees what it decodes."
+
+
+def cutouts_input():
+    return io.Int.Input(
+        "cutouts",
+        default=8,
+        min=1,
+        max=256,
+        tooltip="How many random squares of the picture CLIP looks at in each step. More is steadier and slower.",
+    )
+
+
+class SteerCLIPTextLoss(io.ComfyNode):
+    """The spherical distance of the picture's cutouts to a text in CLIP's space (arXiv:2112.10741, 2111.14818)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=TEXT,
+            display_name="CLIP Text Loss (Steer)",
+            category="Steer/losses",
+            description="How far the picture is from a text, by CLIP. For Gradient Guider. Text and vision tower have "
+            "to be of the same CLIP.",
+            inputs=[
+                io.ClipVision.Input("clip_vision", tooltip=VISION),
+                io.Vae.Input("vae", tooltip=VAE),
+                io.Clip.Input("clip", tooltip="The text tower of the same CLIP, from CLIPLoader (clip_l for ViT-L)."),
+                io.String.Input("text", multiline=True, tooltip="What the picture should show."),
+                cutouts_input(),
+            ],
+            outputs=[SteerLoss.Output(tooltip="For Gradient Guider.")],
+        )
+
+    @classmethod
+    def execute(cls, clip_vision, vae, clip, text, cutouts) -> io.NodeOutput:
+        check_number(TEXT, "cutouts", cutouts, 1)
+        if not text.strip():
+            raise ValueError(f"{TEXT}: text is empty; say what the picture should show")
+        with errors_of(TEXT):
+            target = text_target(clip, clip_vision, text)
+        return io.NodeOutput(CLIPLoss(clip_vision, vae, target, cutouts))
+
+
+class SteerCLIPImageLoss(io.ComfyNode):
+    """The same distance to another picture."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=IMAGE,
+            display_name="CLIP Image Loss (Steer)",
+            category="Steer/losses",
+            description="How far the picture is from another one in what it shows, by CLIP: not in its pixels. For "
+            "Gradient Guider.",
+            inputs=[
+                io.ClipVision.Input("clip_vision", tooltip=VISION),
+                io.Vae.Input("vae", tooltip=VAE),
+                io.Image.Input(
+                    "image",
+                    tooltip="What to come close to: one for all, or one for each of the batch. Its "
+                    "middle square counts.",
+                ),  # fmt: skip
+                cutouts_input(),
+            ],
+            outputs=[SteerLoss.Output(tooltip="For Gradient Guider.")],
+        )
+
+    @classmethod
+    def execute(cls, clip_vision, vae, image, cutouts) -> io.NodeOutput:
+        check_number(IMAGE, "cutouts", cutouts, 1)
+        with errors_of(IMAGE):
+            return io.NodeOutput(CLIPLoss(clip_vision, vae, image_target(clip_vision, image), cutouts))
+
+
+NODES = [SteerCLIPTextLoss, SteerCLIPImageLoss]

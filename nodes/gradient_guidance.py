@@ -1,0 +1,92 @@
+"""A guider steered by the gradient of a loss."""
+
+from comfy_api.latest import io
+
+from ._host import check_number
+from ._host_gradient_guidance import GradientGuider, term_of
+from ._types import SteerLoss
+
+NODE = "SteerGradientGuider"
+
+
+class SteerGradientGuider(io.ComfyNode):
+    """Gradient guidance on top of any guider (arXiv:2105.05233, 2302.07121)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=NODE,
+            display_name="Gradient Guider (Steer)",
+            category="Steer/guiders",
+            description="Lets a loss (CLIP text, CLIP image, classifier) steer any guider: at each step the estimate "
+            "is moved along the loss's gradient. Put one round another to use several losses at once; they share the "
+            "model's calls.",
+            inputs=[
+                io.Guider.Input("guider", tooltip="What to guide: the host's guiders, Steer's, or another of this."),
+                SteerLoss.Input("loss", tooltip="What is to become less: a CLIP distance, a classifier's doubt."),
+                io.Float.Input(
+                    "scale",
+                    default=100.0,
+                    min=-100000.0,
+                    max=100000.0,
+                    step=0.1,
+                    round=0.001,
+                    tooltip="How strongly. CLIP losses: tens to hundreds. A classifier: 1 is its probability as it is, "
+                    "2 to 10 sharpen it. Below 0 pushes away.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where guidance begins, as a share of the run.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where it ends. Outside the interval the run costs what it costs without.",
+                ),
+                io.Boolean.Input(
+                    "through_model",
+                    default=True,
+                    tooltip="On: the gradient goes through the diffusion model, as published; about three times the "
+                    "cost of a step, and its activations in memory. Off: it stops at the denoised estimate, far "
+                    "cheaper. A classifier reads the noisy latent and needs neither.",
+                ),
+                io.Mask.Input("mask", optional=True, tooltip="1 = steer here; elsewhere the estimate is left alone."),
+                io.Float.Input(
+                    "max_change",
+                    default=1.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="The estimate moves by at most this, as a multiple of what is still undecided at that "
+                    "noise level (RMS per picture). Lower it when pictures get harsh.",
+                ),
+            ],
+            outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, guider, loss, scale, start_percent, end_percent, through_model, mask=None, max_change=1.0
+    ) -> io.NodeOutput:
+        check_number(NODE, "scale", scale, -1e6, 1e6)
+        check_number(NODE, "max_change", max_change, 0.0)
+        check_number(NODE, "start_percent", start_percent, 0.0, 1.0)
+        check_number(NODE, "end_percent", end_percent, 0.0, 1.0)
+        if start_percent >= end_percent:
+            raise ValueError(
+                f"{NODE}: start_percent {start_percent:g} is not before end_percent {end_percent:g}; "
+                "0 and 1 guide the whole run"
+            )
+        term = term_of(NODE, guider, loss, scale, (start_percent, end_percent), through_model, max_change, mask)
+        return io.NodeOutput(GradientGuider(guider, term))
+
+
+NODES = [SteerGradientGuider]

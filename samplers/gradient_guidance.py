@@ -1,0 +1,56 @@
+"""Gradient guidance: a loss that nobody trained the model on steers the process.
+
+Classifier guidance (Dhariwal and Nichol 2021, arXiv:2105.05233, alg. 2) moves the predicted noise by the gradient of
+log p(y | x); in denoised estimates, by Tweedie's formula, `D' = D + scale (std^2 / alpha) grad_x log p(y | x)`. Any
+loss L in the place of -log p(y | x) guides the same way (Bansal et al. 2023, arXiv:2302.07121, eq. 5).
+"""
+
+from collections.abc import Callable
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from .noise_law import NoiseLaw
+
+Loss = Callable[[Tensor, float], Tensor]
+"""`loss(latent, sigma)`: (batch, channels, ...) to (batch,), what is to become less, each sample's by itself."""
+
+
+def change_by_x(gradient: Tensor, sigma: float, law: NoiseLaw) -> Tensor:
+    """`-(std^2 / alpha) dL/dx`, by how much a loss changes the denoised estimate.
+
+    0 at a flow model's sigma 1: alpha is 0 there, x says nothing of the picture, and the true gradient is 0 too.
+    """
+    alpha = law.alpha(sigma)
+    return -(law.std(sigma) ** 2) / alpha * gradient if alpha > 0.0 else torch.zeros_like(gradient)
+
+
+def change_by_estimate(gradient: Tensor, sigma: float, law: NoiseLaw) -> Tensor:
+    """The same from dL/dD, without the derivative of the model.
+
+    That is taken to be `dD/dx = alpha / (alpha^2 + std^2)`, as it is for independent data of unit variance. Taking it
+    to be 1, as is often done, overshoots by far at high levels, where the estimate hardly depends on x.
+    """
+    return -undecided(sigma, law) * gradient
+
+
+def undecided(sigma: float, law: NoiseLaw) -> float:
+    """`std^2 / (alpha^2 + std^2)`: the variance of the picture given x, for independent data of unit variance."""
+    noise = law.std(sigma) ** 2
+    return noise / (law.alpha(sigma) ** 2 + noise)
+
+
+def limited(change: Tensor, sigma: float, law: NoiseLaw, most: float, mask: Tensor | None = None) -> Tensor:
+    """The change inside the mask (1 = change), shortened where its RMS is above `most sqrt(undecided)`, per sample.
+
+    At high levels that is `most` times the latents' own spread, at low levels `most` times the noise: a gradient that
+    points the right way but too far cannot throw the estimate out of what is still possible. The RMS is over the mask.
+    """
+    weight = torch.ones_like(change) if mask is None else mask.to(change).expand_as(change)
+    change, axes = weight * change, tuple(range(1, change.ndim))
+    # scaled by the largest value first: the square of a large gradient has no place in float32
+    largest = change.abs().amax(axes, keepdim=True).clamp(min=1e-30)
+    mean = (change / largest).square().sum(axes, keepdim=True) / weight.sum(axes, keepdim=True)
+    rms = (largest * mean.sqrt()).clamp(min=1e-30)
+    return change * (most * sqrt(undecided(sigma, law)) / rms).clamp(max=1.0)

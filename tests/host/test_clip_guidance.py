@@ -1,0 +1,218 @@
+"""CLIP losses on the host: the towers and the VAE differentiated as they are, and what does not belong together."""
+
+import comfy.clip_vision
+import comfy.model_management
+import comfy.samplers
+import pytest
+import torch
+from steer.demo.shapes import stock
+from steer.demo.shapes.data import render, scene_of
+from steer.nodes import _host_clip_guidance
+from steer.nodes.clip_guidance import SteerCLIPImageLoss, SteerCLIPTextLoss
+from steer.nodes.gradient_guidance import SteerGradientGuider
+from steer.samplers.clip_guidance import spherical_distance
+from steer.tests.host_run import FLOW, counted, encode, host_guider, noise_of, relative, run, sigmas_of, with_law
+
+TEXT = "a green star"
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """(clip, clip_vision) of one small CLIP, through the host's stock loaders."""
+    with torch.inference_mode():
+        return stock.load_clip_pair()
+
+
+def picture(shape="star", color="green", bg="white"):
+    return torch.from_numpy(render(scene_of(shape, color, bg)).copy()).float()[None] / 255
+
+
+def text_loss(shapes, pair, text=TEXT, cutouts=4):
+    return SteerCLIPTextLoss.execute(pair[1], shapes[2], pair[0], text, cutouts)[0]
+
+
+def guided(guider, loss, scale=300.0, through_model=False, mask=None):
+    return SteerGradientGuider.execute(guider, loss, scale, 0.0, 1.0, through_model, mask)[0]
+
+
+def euler():
+    return comfy.samplers.sampler_object("euler")
+
+
+def empty_guider(shapes):
+    empty = encode(shapes[1], "")
+    return host_guider(shapes[0], empty, empty, 1.0)
+
+
+def distance(shapes, pair, latent, text=TEXT):
+    """By the host's own encoding of the decoded picture."""
+    found = pair[1].encode_image(shapes[2].decode(latent))["image_embeds"]
+    return spherical_distance(found, text_loss(shapes, pair, text).target)
+
+
+def test_the_towers_see_what_the_host_shows_them(shapes, pair):
+    """Our way from a picture to its embedding is the host's, but for its rounding to 8 bits."""
+    vision = pair[1]
+    pictures = torch.cat([picture(), picture("heart", "red", "black")])
+    expected = vision.encode_image(pictures)["image_embeds"]
+    squares = torch.nn.functional.interpolate(
+        pictures.movedim(-1, 1), (vision.image_size,) * 2, mode="bicubic", antialias=True
+    )
+    found = _host_clip_guidance._embedded(vision, lambda call: call(), squares)
+    assert (spherical_distance(found, expected) < 1e-3).all()
+    decoded = _host_clip_guidance._decoded(shapes[2], lambda call: call(), shapes[2].encode(pictures))
+    torch.testing.assert_close(
+        decoded.clamp(0, 1).movedim(1, -1), shapes[2].decode(shapes[2].encode(pictures)), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_gradient_is_the_losses(shapes, pair, monkeypatch):
+    """Against finite differences of the whole way: latent format, decoder, cutouts, tower; but for the clamping."""
+    monkeypatch.setattr(_host_clip_guidance, "within_range", lambda pictures: pictures)
+    from steer.nodes._host import Differentiable, NoiseLaw, Run
+    from steer.nodes._host_gradient_guidance import gradient
+
+    loss, latent = text_loss(shapes, pair, cutouts=2), shapes[0].model.process_latent_in(shapes[2].encode(picture()))
+    made = {id(patcher): Differentiable(patcher) for patcher in loss.patchers}
+    comfy.model_management.load_models_gpu([each.patcher for each in made.values()])
+
+    def value(x, step):
+        run = Run([1.0, 0.0], NoiseLaw(), latent, None, 0, latent)
+        started = loss.start(run, shapes[0].model.latent_format, lambda patcher: made[id(patcher)])
+        return gradient("test", started, x, 1.0) if step is None else started(x + step, 1.0).double()
+
+    latent = latent + 0.3 * noise_of(latent.shape, 2)  # off the clamped whites
+    found = value(latent, None)
+    direction = found / found.norm()
+    slope = float(value(latent, 1e-2 * direction) - value(latent, -1e-2 * direction)) / 2e-2
+    assert slope == pytest.approx(float(found.norm()), rel=0.1)
+
+
+@pytest.mark.parametrize("through_model", [True, False])
+def test_text_comes_closer(shapes, pair, through_model):
+    guider, sigmas, noise = empty_guider(shapes), sigmas_of(shapes[0], 12), noise_of((2, 4, 16, 16))
+    plain = distance(shapes, pair, run(guider, euler(), sigmas, noise))
+    out = run(guided(guider, text_loss(shapes, pair), through_model=through_model), euler(), sigmas, noise)
+    assert distance(shapes, pair, out).mean() < 0.85 * plain.mean()
+
+
+def test_image_comes_closer(shapes, pair):
+    guider, sigmas, noise = empty_guider(shapes), sigmas_of(shapes[0], 12), noise_of((2, 4, 16, 16))
+    images = torch.cat([picture(), picture("heart", "red", "black")])
+    for given in (images, images[:1]):
+        loss = SteerCLIPImageLoss.execute(pair[1], shapes[2], given, 4)[0]
+        target = pair[1].encode_image(given)["image_embeds"]
+        out, plain = (
+            spherical_distance(pair[1].encode_image(shapes[2].decode(each))["image_embeds"], target)
+            for each in (run(guided(guider, loss), euler(), sigmas, noise), run(guider, euler(), sigmas, noise))
+        )
+        assert (out < 0.8 * plain).all()
+
+
+def test_a_batch_is_its_singles_and_seeds_repeat(shapes, pair):
+    guider, sigmas, noise = empty_guider(shapes), sigmas_of(shapes[0], 4), noise_of((2, 4, 16, 16))
+    steered = guided(guider, text_loss(shapes, pair), 5.0)
+    both = run(steered, euler(), sigmas, noise)
+    assert torch.equal(run(steered, euler(), sigmas, noise), both)
+    singles = torch.cat([run(steered, euler(), sigmas, noise[i : i + 1]) for i in range(2)])
+    # rounding depends on the batch, and at a decoder's ReLUs it now and then decides where the gradient goes
+    assert relative(both, singles) < 1e-3
+    assert relative(run(steered, euler(), sigmas, noise, seed=4), both) > 1e-2  # other cutouts
+
+
+def test_scale_0_is_bitwise_plain(shapes, pair):
+    guider, sigmas, noise = empty_guider(shapes), sigmas_of(shapes[0], 3), noise_of((1, 4, 16, 16))
+    plain = run(guider, euler(), sigmas, noise)
+    for through_model in (True, False):
+        out = run(guided(guider, text_loss(shapes, pair), 0.0, through_model), euler(), sigmas, noise)
+        assert torch.equal(out, plain)
+
+
+def test_memory_is_where_it_was_and_plain_sampling_too(shapes, pair):
+    """After 20 guided runs what is alive is what was after 2; the models are bitwise what they were."""
+    import gc
+
+    guider, sigmas, noise = empty_guider(shapes), sigmas_of(shapes[0], 2), noise_of((1, 4, 16, 16))
+    before, shown = run(guider, euler(), sigmas, noise), shapes[2].decode(noise)
+    embedded = pair[1].encode_image(picture())["image_embeds"]
+
+    def alive():
+        gc.collect()
+        tensors = [each for each in gc.get_objects() if isinstance(each, torch.Tensor)]
+        return len(tensors), sum(each.numel() * each.element_size() for each in tensors)
+
+    for index in range(20):
+        run(guided(guider, text_loss(shapes, pair, cutouts=2), 20.0, index % 2 == 0), euler(), sigmas, noise)
+        if index == 1:
+            after_two = alive()
+    assert alive() == after_two
+    assert torch.equal(run(guider, euler(), sigmas, noise), before)
+    assert torch.equal(shapes[2].decode(noise), shown)
+    assert torch.equal(pair[1].encode_image(picture())["image_embeds"], embedded)
+    for model in (shapes[0].model, shapes[2].first_stage_model, pair[1].model):
+        assert not any(getattr(module, "weight_function", None) for module in model.modules())
+
+
+def test_the_mask_is_all_that_clip_sees(shapes, pair, monkeypatch):
+    seen = []
+    embedded = _host_clip_guidance._embedded
+    monkeypatch.setattr(
+        _host_clip_guidance, "_embedded", lambda vision, tower, x: seen.append(x.detach()) or embedded(vision, tower, x)
+    )
+    mask = torch.zeros(1, 128, 128)
+    mask[:, :, 64:] = 1
+    guider = empty_guider(shapes)
+    run(guided(guider, text_loss(shapes, pair), mask=mask), euler(), torch.tensor([2.0, 0.0]), noise_of((1, 4, 16, 16)))
+    (squares,) = seen
+    grey = (squares - 0.5).abs().amax(1) < 1e-3
+    assert 0.1 < grey.float().mean() < 0.9
+
+
+def test_on_a_flow_model(shapes, pair):
+    model = with_law(shapes[0], FLOW)
+    guider = host_guider(model, encode(shapes[1], ""), encode(shapes[1], ""), 1.0)
+    sigmas, noise = sigmas_of(model, 4), noise_of((1, 4, 16, 16))
+    for through_model in (True, False):
+        out = run(guided(guider, text_loss(shapes, pair), 20.0, through_model), euler(), sigmas, noise)
+        assert torch.isfinite(out).all() and not torch.equal(out, run(guider, euler(), sigmas, noise))
+
+
+def test_what_does_not_belong_together(shapes, pair):
+    clip, vision = pair
+    with pytest.raises(ValueError, match="SteerCLIPTextLoss: clip's text .* width 128 and clip_vision's 64"):
+        SteerCLIPTextLoss.execute(vision, shapes[2], shapes[1], TEXT, 4)
+    with pytest.raises(ValueError, match="SteerCLIPTextLoss: text is empty"):
+        SteerCLIPTextLoss.execute(vision, shapes[2], clip, " ", 4)
+    with pytest.raises(ValueError, match="cutouts is 0"):
+        SteerCLIPTextLoss.execute(vision, shapes[2], clip, TEXT, 0)
+    model, rows = counted(shapes[0])
+    guider = host_guider(model, encode(shapes[1], ""), encode(shapes[1], ""), 1.0)
+    sigmas, noise = torch.tensor([2.0, 0.0]), noise_of((1, 4, 16, 16))
+    three = SteerCLIPImageLoss.execute(vision, shapes[2], picture().repeat(3, 1, 1, 1), 4)[0]
+    with pytest.raises(ValueError, match="SteerGradientGuider: the loss has 3 targets for a batch of 1"):
+        run(guided(guider, three), euler(), sigmas, noise)
+    other = type("VAE", (), {"latent_channels": 16, "patcher": shapes[2].patcher, "vae_dtype": torch.float32,
+                             "memory_used_decode": staticmethod(shapes[2].memory_used_decode)})()  # fmt: skip
+    loss = SteerCLIPTextLoss.execute(vision, other, clip, TEXT, 4)[0]
+    with pytest.raises(ValueError, match="SteerGradientGuider: vae has 16 latent channels and the model works on 4"):
+        run(guided(guider, loss), euler(), sigmas, noise)
+    assert not rows
+
+
+def test_a_text_tower_without_its_projection(shapes, pair):
+    """Checkpoints of SD1.x leave it out, and the host puts the identity there, of the right size."""
+    clip, vision = pair
+    (tower,) = (m for m in clip.cond_stage_model.modules() if type(m).__name__ == "CLIPTextModel")
+    weight = tower.text_projection.weight.clone()
+    tower.text_projection.weight.copy_(torch.eye(len(weight)))
+    try:
+        with pytest.raises(ValueError, match="SteerCLIPTextLoss: clip has no text projection.*CLIPLoader"):
+            text_loss(shapes, pair)
+    finally:
+        tower.text_projection.weight.copy_(weight)
+
+
+def test_a_vision_model_without_text(shapes, pair):
+    other = type("Vision", (), {"model_type": "dinov2", "config": {}})()
+    with pytest.raises(ValueError, match="SteerCLIPTextLoss: clip_vision is a dinov2, which has no text tower"):
+        SteerCLIPTextLoss.execute(other, shapes[2], pair[0], TEXT, 4)

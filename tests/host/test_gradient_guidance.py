@@ -1,0 +1,324 @@
+"""Gradient guidance on the host: exact where the truth is known, and the model left as it was."""
+
+from dataclasses import dataclass, field
+
+import comfy.model_management
+import comfy.samplers
+import pytest
+import torch
+from steer.nodes.blended_diffusion import SteerBlendedSampler
+from steer.nodes.ddim import SteerDDIMSampler
+from steer.nodes.gradient_guidance import SteerGradientGuider
+from steer.nodes.guidance import SteerCFGGuider
+from steer.tests.host_run import (
+    EPS,
+    FLOW,
+    V,
+    closed_form,
+    counted,
+    encode,
+    hole,
+    host_guider,
+    mean_conditioning,
+    noise_of,
+    relative,
+    run,
+    sigmas_of,
+    with_law,
+)
+
+LAWS = [EPS, V, FLOW]
+PRIOR, MEAN, READ, NOISE = 0.5, 0.2, 1.0, 0.6  # x0 ~ N(MEAN, PRIOR), y = x0 + NOISE e = READ in every latent value
+POSTERIOR = 1 / (1 / PRIOR + 1 / NOISE**2)
+POSTERIOR_MEAN = POSTERIOR * (MEAN / PRIOR + READ / NOISE**2)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """`-log p(y | x)` of the reading, in closed form, from the estimate or from x."""
+
+    noisy: bool = False
+    seen: list = field(default_factory=list)
+    patchers = ()
+
+    def memory(self, shape):
+        return 0.0
+
+    def start(self, run, latent_format, differentiable):
+        def loss(latent, sigma):
+            self.seen.append((tuple(latent.shape), sigma, latent.dtype))
+            alpha, noise = run.law.alpha(sigma), run.law.std(sigma) ** 2
+            left = PRIOR * noise / (alpha**2 * PRIOR + noise)
+            if self.noisy:
+                latent = MEAN + alpha * PRIOR / (alpha**2 * PRIOR + noise) * (latent - alpha * MEAN)
+            return 0.5 * (READ - latent).square().flatten(1).sum(1) / (left + NOISE**2)
+
+        return loss
+
+
+class Square(Reading):
+    """The squared distance of the estimate to 0.8: finite at every level, with no model of x0."""
+
+    def start(self, run, latent_format, differentiable):
+        return lambda latent, sigma: 0.5 * (latent - 0.8).square().flatten(1).sum(1)
+
+
+def guided(guider, loss, scale=1.0, start=0.0, end=1.0, through_model=True, mask=None, max_change=1000.0):
+    return SteerGradientGuider.execute(guider, loss, scale, start, end, through_model, mask, max_change)[0]
+
+
+def known_guider(shapes, law, mean=MEAN, variance=PRIOR):
+    model = closed_form(shapes[0], law, variance)
+    return host_guider(model, mean_conditioning(mean), mean_conditioning(mean), 1.0)
+
+
+def euler():
+    return comfy.samplers.sampler_object("euler")
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize("law", LAWS)
+def test_the_classifiers_posterior_is_sampled(shapes, law, noisy):
+    """At scale 1, with the classifier in closed form, guided sampling is sampling of the conditional model."""
+    guider, noise = known_guider(shapes, law), noise_of((2, 4, 8, 8))
+    sigmas = sigmas_of(guider.model_patcher, 12)
+    sigmas[0] = min(float(sigmas[0]), 0.999) if law == FLOW else sigmas[0]
+    expected = run(known_guider(shapes, law, POSTERIOR_MEAN, POSTERIOR), euler(), sigmas, noise)
+    plain = run(guider, euler(), sigmas, noise)
+    assert relative(run(guided(guider, Reading(noisy)), euler(), sigmas, noise), expected) < 1e-5
+    assert relative(plain, expected) > 0.1
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_at_the_very_top(shapes, law):
+    """From pure noise; a flow model's first step has no gradient, which is right: x says nothing there yet."""
+    guider, noise = known_guider(shapes, law), noise_of((1, 4, 8, 8))
+    sigmas = sigmas_of(guider.model_patcher, 20)
+    out = run(guided(guider, Reading()), euler(), sigmas, noise)
+    expected = run(known_guider(shapes, law, POSTERIOR_MEAN, POSTERIOR), euler(), sigmas, noise)
+    assert torch.isfinite(out).all() and relative(out, expected) < (0.05 if law == FLOW else 1e-4)
+
+
+@pytest.mark.parametrize("through_model", [True, False])
+def test_scale_0_is_bitwise_plain(guider, through_model):
+    sigmas, noise = sigmas_of(guider.model_patcher, 5), noise_of((2, 4, 16, 16))
+    loss = Square()
+    out = run(guided(guider, loss, 0.0, through_model=through_model), euler(), sigmas, noise)
+    assert torch.equal(out, run(guider, euler(), sigmas, noise)) and not loss.seen
+
+
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "heun", "euler_ancestral"])
+@pytest.mark.parametrize("through_model", [True, False])
+def test_a_batch_is_its_singles_and_seeds_repeat(guider, through_model, name):
+    sampler = comfy.samplers.sampler_object(name)
+    if name == "euler_ancestral":  # the host draws its noise for the batch
+        sampler = SteerDDIMSampler.execute(1.0)[0]
+    sigmas, noise = sigmas_of(guider.model_patcher, 5), noise_of((2, 4, 16, 16))
+    steered = guided(guider, Square(), 1.0, through_model=through_model, max_change=0.5)
+    both = run(steered, sampler, sigmas, noise)
+    assert torch.equal(run(steered, sampler, sigmas, noise), both)
+    singles = torch.cat([run(steered, sampler, sigmas, noise[i : i + 1]) for i in range(2)])
+    assert relative(both, singles) < 2e-5  # float32 rounding, over up to ten calls
+    assert relative(both, run(guider, sampler, sigmas, noise)) > 0.01
+
+
+@pytest.mark.parametrize("through_model", [True, False])
+@pytest.mark.parametrize("law", [EPS, FLOW])
+def test_more_steps_converge_to_one_result(shapes, law, through_model):
+    guider, noise = known_guider(shapes, law), noise_of((1, 4, 8, 8))
+    model_sampling = guider.model_patcher.get_model_object("model_sampling")
+    top = 0.98 if law == FLOW else float(model_sampling.sigma_max)
+    results = []
+    for steps in (20, 40, 80, 160):
+        levels = torch.linspace(0, 1, steps + 1)
+        sigmas = top * (1 - levels) if law == FLOW else (top**0.3 * (1 - levels)) ** (1 / 0.3)
+        results.append(run(guided(guider, Square(), 1.0, through_model=through_model), euler(), sigmas, noise))
+    gaps = [relative(a, b) for a, b in zip(results, results[1:], strict=False)]
+    assert gaps[1] < 0.6 * gaps[0] and gaps[2] < 0.6 * gaps[1] and gaps[2] < 0.02
+
+
+def test_the_gradient_through_the_model_is_its_derivative(shapes, guider):
+    """One call, against finite differences of the loss of the host's own guider."""
+    noise, sigmas = noise_of((1, 4, 16, 16)), torch.tensor([2.0, 0.0])
+    plain = run(guider, euler(), sigmas, noise)
+    moved = run(guided(guider, Square(), 1e-3), euler(), sigmas, noise)
+    to_model = guider.model_patcher.model.process_latent_in
+    change = (to_model(moved) - to_model(plain)) / 1e-3
+    direction = change / change.norm()
+
+    def loss(step):
+        # the starting noise is scaled by sigma (and is not at the model's top, so by nothing else)
+        denoised = to_model(run(guider, euler(), sigmas, noise + step * direction / 2.0))
+        return float(0.5 * (denoised.double() - 0.8).square().sum())
+
+    slope = (loss(2e-2) - loss(-2e-2)) / 4e-2
+    # D' - D = -sigma^2 dL/dx
+    assert float((change * direction).sum()) == pytest.approx(-4.0 * slope, rel=0.02)
+
+
+def test_interval_and_costs(shapes):
+    model, rows = counted(shapes[0])
+    conds = encode(shapes[1], "a red circle on a blue background"), encode(shapes[1], "")
+    steps = 10
+    sigmas = sigmas_of(model, steps)
+    loss = Reading()
+    run(guided(host_guider(model, *conds, 3.0), loss, 1.0, 0.2, 0.6), euler(), sigmas, noise_of((1, 4, 16, 16)))
+    assert sum(rows) == 2 * steps
+    at = model.get_model_object("model_sampling").percent_to_sigma
+    expected = [float(sigma) for sigma in sigmas[:-1] if at(0.6) <= sigma <= at(0.2)]
+    assert [sigma for _, sigma, _ in loss.seen] == expected and 0 < len(expected) < steps
+    assert {dtype for *_, dtype in loss.seen} == {torch.float32}
+
+
+@pytest.mark.parametrize("through_model", [True, False])
+def test_the_limit(guider, through_model):
+    sigmas, noise = torch.tensor([3.0, 0.0]), noise_of((2, 4, 16, 16))
+    to_model = guider.model_patcher.model.process_latent_in
+    plain = to_model(run(guider, euler(), sigmas, noise))
+    steered = guided(guider, Square(), 1e4, through_model=through_model, max_change=0.3)
+    change = to_model(run(steered, euler(), sigmas, noise)) - plain
+    most = 0.3 * (9 / 10) ** 0.5
+    torch.testing.assert_close(change.square().mean((1, 2, 3)).sqrt(), torch.tensor([most, most]), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("through_model, close", [(True, 1e-5), (False, 0.0)])
+def test_the_mask_bounds_the_change(guider, through_model, close):
+    sigmas, noise = torch.tensor([3.0, 0.0]), noise_of((2, 4, 16, 16))
+    mask = torch.zeros(1, 128, 128)
+    mask[:, 32:96, 32:96] = 1
+    plain = run(guider, euler(), sigmas, noise)
+    out = run(guided(guider, Square(), 1.0, mask=mask, through_model=through_model), euler(), sigmas, noise)
+    inside = (out - plain)[..., 4:12, 4:12].clone()
+    out[..., 4:12, 4:12] = plain[..., 4:12, 4:12]
+    assert relative(out, plain) <= close and inside.abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("through_model", [True, False])
+def test_two_losses_add_up_over_one_model_call(shapes, through_model):
+    model, rows = counted(shapes[0])
+    conds = encode(shapes[1], "a red circle on a blue background"), encode(shapes[1], "")
+    guider, sigmas, noise = host_guider(model, *conds, 3.0), torch.tensor([3.0, 0.0]), noise_of((1, 4, 16, 16))
+    plain = run(guider, euler(), sigmas, noise)
+    losses = Square(), Reading(noisy=True)
+    alone = [run(guided(guider, loss, 0.5, through_model=through_model), euler(), sigmas, noise) for loss in losses]
+    rows.clear()
+    nested = guided(guided(guider, losses[0], 0.5, through_model=through_model), losses[1], 0.5, through_model=True)
+    both = run(nested, euler(), sigmas, noise)
+    assert sum(rows) == 2
+    torch.testing.assert_close(both - plain, sum(alone) - 2 * plain, rtol=1e-4, atol=1e-5)
+
+
+def test_round_steers_guider_and_inside_blended_diffusion(shapes):
+    conds = [encode(shapes[1], text) for text in ("a red circle on a blue background", "a star", "")]
+    steer = SteerCFGGuider.execute(shapes[0], *conds[:2], 3.0, 0.0, 0.7, 0.5, conds[2])[0]
+    sigmas, noise, known = sigmas_of(shapes[0], 6), noise_of((1, 4, 16, 16)), noise_of((1, 4, 16, 16), 5)
+    sampler, mask = SteerBlendedSampler.execute(euler(), 0)[0], hole()
+    plain = run(steer, sampler, sigmas, noise, known, mask)
+    out = run(guided(steer, Square(), 1.0), sampler, sigmas, noise, known, mask)
+    outside = (1 - mask).bool().expand_as(out)
+    torch.testing.assert_close(out[outside], known[outside], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(out, plain, atol=1e-2)
+
+
+def test_the_model_is_as_it_was(shapes, guider):
+    sigmas, noise = sigmas_of(shapes[0], 4), noise_of((1, 4, 16, 16))
+    before, options = run(guider, euler(), sigmas, noise), repr(guider.model_options)
+    patcher, wrappers = guider.model_patcher, len(guider.model_patcher.weight_wrapper_patches)
+    for through_model in (True, False):
+        run(guided(guider, Square(), 1.0, through_model=through_model), euler(), sigmas, noise)
+        assert torch.equal(run(guider, euler(), sigmas, noise), before)
+    assert guider.model_patcher is patcher and len(patcher.weight_wrapper_patches) == wrappers
+    assert repr(guider.model_options) == options and not patcher.additional_models
+    assert not any(getattr(module, "weight_function", None) for module in shapes[0].model.modules())
+
+
+class Failing(Square):
+    """Fails, or has the run interrupted, in the third call."""
+
+    def __init__(self, how):
+        super().__init__()
+        object.__setattr__(self, "how", how)
+
+    def start(self, run, latent_format, differentiable):
+        def loss(latent, sigma):
+            self.seen.append(sigma)
+            if len(self.seen) == 3:
+                self.how()
+            return (latent - 1).square().flatten(1).sum(1)
+
+        return loss
+
+
+@pytest.mark.parametrize("through_model", [True, False])
+def test_failure_and_interrupt_leave_the_model(shapes, guider, through_model):
+    sigmas, noise = sigmas_of(shapes[0], 5), noise_of((1, 4, 16, 16))
+    before = run(guider, euler(), sigmas, noise)
+
+    def fail():
+        raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        run(guided(guider, Failing(fail), 1.0, through_model=through_model), euler(), sigmas, noise)
+    assert torch.equal(run(guider, euler(), sigmas, noise), before)
+    interrupting = Failing(lambda: comfy.model_management.interrupt_current_processing(True))
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(guided(guider, interrupting, 1.0, through_model=through_model), euler(), sigmas, noise)
+    assert len(interrupting.seen) == 3
+    assert torch.equal(run(guider, euler(), sigmas, noise), before)
+
+
+@pytest.mark.parametrize("through_model", [True, False])
+def test_nan_gradients_are_said(guider, through_model):
+    class Broken(Square):
+        def start(self, run, latent_format, differentiable):
+            return lambda latent, sigma: (latent * float("inf")).flatten(1).sum(1)
+
+    with pytest.raises(ValueError, match="SteerGradientGuider: the gradient holds NaN"):
+        run(guided(guider, Broken(), through_model=through_model), euler(), torch.tensor([3.0, 0.0]),
+            noise_of((1, 4, 16, 16)))  # fmt: skip
+
+
+def test_a_patch_that_cuts_the_gradient_is_said(shapes, guider):
+    guider.model_options = {
+        **guider.model_options,
+        "sampler_post_cfg_function": [lambda args: args["denoised"].detach()],
+    }
+    with pytest.raises(ValueError, match="SteerGradientGuider: .*cuts.*through_model off"):
+        run(guided(guider, Square()), euler(), torch.tensor([3.0, 0.0]), noise_of((1, 4, 16, 16)))
+
+
+def test_too_little_memory_is_said_before_the_first_call(shapes, monkeypatch):
+    model, rows = counted(shapes[0])
+    guider = host_guider(model, encode(shapes[1], "a red circle on a blue background"), encode(shapes[1], ""), 3.0)
+    monkeypatch.setattr(
+        comfy.model_management, "get_free_memory", lambda device=None, both=False: (2**20,) * 2 if both else 2**20
+    )
+    with pytest.raises(ValueError, match="SteerGradientGuider: about .* GiB .* through_model off"):
+        run(guided(guider, Square()), euler(), torch.tensor([3.0, 0.0]), noise_of((1, 4, 16, 16)))
+    assert not rows
+
+
+def test_bad_input(shapes, guider):
+    for wrong in ({"scale": float("nan")}, {"start": 0.5, "end": 0.5}, {"end": 1.5}, {"max_change": -1.0}):
+        with pytest.raises(ValueError, match="SteerGradientGuider: "):
+            guided(guider, Square(), **wrong)
+    sigmas, noise = torch.tensor([3.0, 0.0]), noise_of((1, 4, 16, 16))
+    for mask, message in ((torch.zeros(1, 128, 128), "empty"), (torch.ones(1, 64, 128), "aspect"),
+                          (torch.ones(3, 128, 128), "3 noise masks")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"SteerGradientGuider: .*{message}"):
+            run(guided(guider, Square(), mask=mask), euler(), sigmas, noise)
+    with pytest.raises(ValueError, match="SteerGradientGuider: .*16 channels"):
+        run(guided(guider, Square()), euler(), sigmas, noise_of((1, 16, 16, 16)), torch.ones(1, 16, 16, 16))
+
+
+def test_flow_and_v_on_the_real_network(shapes):
+    """The shapes network under other laws draws no shapes, but every law's path has to run and to steer."""
+    for law in (V, FLOW):
+        model = with_law(shapes[0], law)
+        guider = host_guider(model, encode(shapes[1], "a red circle on a blue background"), encode(shapes[1], ""), 3.0)
+        sigmas, noise = sigmas_of(model, 4), noise_of((1, 4, 16, 16))
+        plain = run(guider, euler(), sigmas, noise)
+        for through_model in (True, False):
+            steered = guided(guider, Square(), 0.5, through_model=through_model, max_change=1.0)
+            out = run(steered, euler(), sigmas, noise)
+            assert torch.isfinite(out).all() and not torch.allclose(out, plain)
