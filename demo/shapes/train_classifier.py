@@ -25,7 +25,7 @@ from .train_vae import WORK
 
 TWO = "two objects"
 LABELS = (*(f"{color} {shape}" for color in COLORS for shape in SHAPES), TWO)
-TWO_SHARE = 0.5  # of the scenes, as many as the unconditional model draws
+TWO_SHARE = 0.5  # of the scenes; the checkpoint saw 40%, later 70%
 WIDTH, BATCH = 32, 128
 LEARNING_RATE, FLOOR, WARM_UP, WEIGHT_DECAY, EMA = 2e-3, 1e-5, 100, 0.05, 0.999
 UPPER = 0.3  # of the levels are drawn from the noisier half, the others from all
