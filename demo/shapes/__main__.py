@@ -1,5 +1,5 @@
-"""`python -m demo.shapes COMMAND`: train the checkpoint (`train_vae`, then `train`), the CLIP pair (`train_clip`) or the
-classifier (`train_classifier`) again, or check one of the first two (`check`, `check_clip`).
+"""`python -m demo.shapes COMMAND`: train the checkpoint (`train_vae`, then `train`), the CLIP pair (`train_clip`) or
+the classifier (`train_classifier`) again, or check one of the first two (`check`, `check_clip`).
 """
 
 import sys
