@@ -62,7 +62,7 @@ def run() -> str:
         f"# Inversion\n\n{PICTURES} held-aside pictures (8 bits in, 8 bits out), their captions as prompts, {STEPS} "
         "steps, scheduler ddim_uniform (diffusers' timesteps); PSNR of the picture sampled back against the VAE round "
         "trip. Model rows are UNet evaluations of one picture, inversion and sampling together (backward passes not "
-        "counted).\n\n" + markdown_table(rows)
+        "counted).\n\n" + markdown_table([*rows, peer]) + f"\n{ratio}"
     )
 
 
