@@ -30,10 +30,13 @@ class CLIPLoss:
         return self.vae.patcher, self.clip_vision.patcher
 
     def memory(self, shape: tuple[int, ...]) -> float:
-        config = self.clip_vision.config
-        positions = (config["image_size"] // config["patch_size"]) ** 2 + 1
         # what a layer keeps: about 20 times its input, in float32; the decoder computes again what does not fit
-        tower = shape[0] * self.cutouts * positions * config["hidden_size"] * config["num_hidden_layers"] * 20 * 4
+        tower = self.clip_vision.model
+        weights = sum(weight.numel() for weight in tower.parameters())
+        width = next(weight.shape[0] for weight in tower.parameters() if weight.ndim == 4)
+        positions = next(weight.shape[0] for name, weight in tower.named_parameters() if "position_embedding" in name)
+        # a layer has 12 width^2 weights
+        tower = shape[0] * self.cutouts * positions * weights / (12 * width) * 20 * 4
         return 2.0 * self.vae.memory_used_decode(shape, self.vae.vae_dtype) + tower
 
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
@@ -99,14 +102,15 @@ def _copied(saved: Tensor) -> Tensor:
 
 def text_target(clip, clip_vision, text: str) -> Tensor:
     """The text's embedding (1, width) in the space of the vision tower; ValueError when they share none."""
-    if getattr(clip_vision, "model_type", "") != "clip_vision_model":
+    shared = getattr(getattr(clip_vision.model, "visual_projection", None), "weight", None)
+    if shared is None:
         raise ValueError(
-            f"clip_vision is a {getattr(clip_vision, 'model_type', type(clip_vision).__name__)}, which has no text "
-            "tower; load a CLIP vision model"
+            f"clip_vision is a {type(clip_vision.model).__name__} without a projection into the space that CLIP shares "
+            "with text; load a CLIP vision model (CLIP-ViT-L, -H or -bigG)"
         )
     # "unprojected", since whether the host projects depends on what the encoder was loaded for
     pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled="unprojected")[1]
-    projection, width = _text_projection(clip, pooled), clip_vision.config.get("projection_dim")
+    projection, width = _text_projection(clip, pooled), shared.shape[0]
     if projection.shape[0] != width:
         raise ValueError(
             f"clip's text embedding has width {projection.shape[0]} and clip_vision's {width}: the two towers share no "

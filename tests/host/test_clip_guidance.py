@@ -84,20 +84,21 @@ def test_the_gradient_is_the_losses(shapes, pair, monkeypatch):
 
 @pytest.mark.parametrize("through_model", [True, False])
 def test_one_small_step_comes_closer(shapes, pair, through_model, monkeypatch):
-    """By the loss itself, with the cutouts of that step: the first order has to win over everything else."""
-    seen = []
-    distances = spherical_distance
+    """By the host's own encoding of the whole picture: the gradient points the way, through the model and without."""
     monkeypatch.setattr(
-        _host_clip_guidance, "spherical_distance", lambda a, b: seen.append(distances(a, b)) or seen[-1]
-    )
-    guider, noise = empty_guider(shapes), noise_of((2, 4, 16, 16))
-    sigmas = torch.tensor([1.0, 0.0])
-    for scale in (1e-9, 3.0):
-        steered = guided(guider, text_loss(shapes, pair), scale, through_model)
-        latent = run(steered, euler(), sigmas, noise)
-        run(guided(guider, text_loss(shapes, pair), 1e-9), euler(), torch.tensor([1e-3, 0.0]), noise, latent)
-    before, after = seen[1].mean(1), seen[3].mean(1)
-    assert (after < before).all()
+        _host_clip_guidance, "cutouts",
+        lambda pictures, draws, size: torch.nn.functional.interpolate(
+            pictures, (size, size), mode="bicubic", antialias=True
+        )[:, None],
+    )  # fmt: skip
+    guider, sigmas, noise = empty_guider(shapes), torch.tensor([1.0, 0.0]), noise_of((4, 4, 16, 16))
+    loss = text_loss(shapes, pair)
+
+    def distances(scale):
+        pictures = shapes[2].decode(run(guided(guider, loss, scale, through_model), euler(), sigmas, noise))
+        return spherical_distance(pair[1].encode_image(pictures)["image_embeds"], loss.target)
+
+    assert (distances(1.0) < distances(0.0)).all()
 
 
 def test_each_picture_has_its_own_target(shapes, pair):
@@ -111,14 +112,14 @@ def test_each_picture_has_its_own_target(shapes, pair):
 
 
 def test_a_batch_is_its_singles_and_seeds_repeat(shapes, pair):
-    guider, sigmas, noise = empty_guider(shapes), sigmas_of(shapes[0], 4), noise_of((2, 4, 16, 16))
-    steered = guided(guider, text_loss(shapes, pair), 5.0)
+    guider, sigmas, noise = empty_guider(shapes), torch.tensor([2.0, 0.5, 0.0]), noise_of((2, 4, 16, 16))
+    steered = guided(guider, text_loss(shapes, pair), 2.0)
     both = run(steered, euler(), sigmas, noise)
     assert torch.equal(run(steered, euler(), sigmas, noise), both)
     singles = torch.cat([run(steered, euler(), sigmas, noise[i : i + 1]) for i in range(2)])
     # rounding depends on the batch, and at a decoder's ReLUs it now and then decides where the gradient goes
     assert relative(both, singles) < 1e-3
-    assert relative(run(steered, euler(), sigmas, noise, seed=4), both) > 1e-2  # other cutouts
+    assert relative(run(steered, euler(), sigmas, noise, seed=4), both) > 3e-3  # other cutouts
 
 
 def test_scale_0_is_bitwise_plain(shapes, pair):
@@ -214,6 +215,6 @@ def test_a_text_tower_without_its_projection(shapes, pair):
 
 
 def test_a_vision_model_without_text(shapes, pair):
-    other = type("Vision", (), {"model_type": "dinov2", "config": {}})()
-    with pytest.raises(ValueError, match="SteerCLIPTextLoss: clip_vision is a dinov2, which has no text tower"):
+    other = type("Vision", (), {"model": torch.nn.Linear(2, 2)})()
+    with pytest.raises(ValueError, match="SteerCLIPTextLoss: clip_vision is a Linear without a projection"):
         SteerCLIPTextLoss.execute(other, shapes[2], pair[0], TEXT, 4)
