@@ -51,6 +51,17 @@ def check_number(node: str, name: str, value: float, low: float, high: float = i
         )
 
 
+def check_interval(node: str, start_percent: float, end_percent: float) -> None:
+    """ValueError unless the two are shares of a run, the first before the second."""
+    check_number(node, "start_percent", start_percent, 0.0, 1.0)
+    check_number(node, "end_percent", end_percent, 0.0, 1.0)
+    if start_percent >= end_percent:
+        raise ValueError(
+            f"{node}: start_percent {start_percent:g} is not before end_percent {end_percent:g}; "
+            "0 and 1 guide the whole run"
+        )
+
+
 def strength_sigma(model_sampling, strength: float) -> float:
     """The noise level at a strength, the share of diffusion time from 0 (clean) to 1 (all noise)."""
     # at percent 0 the host answers a placeholder far above the model's range

@@ -36,8 +36,8 @@ class CLIPLoss:
         width = next(weight.shape[0] for weight in tower.parameters() if weight.ndim == 4)
         positions = next(weight.shape[0] for name, weight in tower.named_parameters() if "position_embedding" in name)
         # a layer has 12 width^2 weights
-        tower = shape[0] * self.cutouts * positions * weights / (12 * width) * 20 * 4
-        return 2.0 * self.vae.memory_used_decode(shape, self.vae.vae_dtype) + tower
+        kept = shape[0] * self.cutouts * positions * weights / (12 * width) * 20 * 4
+        return 2.0 * self.vae.memory_used_decode(shape, self.vae.vae_dtype) + kept
 
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
         _check_fits(self, run)

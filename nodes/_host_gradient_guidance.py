@@ -115,7 +115,7 @@ class _Room:
 
     def __init__(self, terms: tuple[Term, ...], through_model: bool, shape):
         self.node, self.through_model = terms[-1].node, through_model
-        self.losses, self.shape = max(term.loss.memory(tuple(shape)) for term in terms), shape
+        self.losses = max(term.loss.memory(tuple(shape)) for term in terms)
 
     def __call__(self, executor, model, noise_shape, conds, *args, **kwargs):
         # a call needs room for the positive and the negative; the way back about as much again, the activations

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ._host import check_number
+from ._host import check_interval, check_number
 from ._host_gradient_guidance import GradientGuider, term_of
 from ._types import SteerLoss
 
@@ -32,7 +32,7 @@ class SteerGradientGuider(io.ComfyNode):
                     step=0.1,
                     round=0.001,
                     tooltip="How strongly. CLIP losses: tens to hundreds. A classifier: 1 is its probability as it is, "
-                    "2 to 10 sharpen it. Below 0 pushes away.",
+                    "2 to 20 sharpen it. Below 0 pushes away.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -78,13 +78,7 @@ class SteerGradientGuider(io.ComfyNode):
     ) -> io.NodeOutput:
         check_number(NODE, "scale", scale, -1e6, 1e6)
         check_number(NODE, "max_change", max_change, 0.0)
-        check_number(NODE, "start_percent", start_percent, 0.0, 1.0)
-        check_number(NODE, "end_percent", end_percent, 0.0, 1.0)
-        if start_percent >= end_percent:
-            raise ValueError(
-                f"{NODE}: start_percent {start_percent:g} is not before end_percent {end_percent:g}; "
-                "0 and 1 guide the whole run"
-            )
+        check_interval(NODE, start_percent, end_percent)
         term = term_of(NODE, guider, loss, scale, (start_percent, end_percent), through_model, max_change, mask)
         return io.NodeOutput(GradientGuider(guider, term))
 

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ._host import SteerCFG, check_number
+from ._host import SteerCFG, check_interval, check_number
 
 NODE = "SteerCFGGuider"
 
@@ -72,13 +72,7 @@ class SteerCFGGuider(io.ComfyNode):
     ) -> io.NodeOutput:
         check_number(NODE, "cfg", cfg, 0.0)
         check_number(NODE, "negative_scale", negative_scale, 0.0)
-        check_number(NODE, "start_percent", start_percent, 0.0, 1.0)
-        check_number(NODE, "end_percent", end_percent, 0.0, 1.0)
-        if start_percent >= end_percent:
-            raise ValueError(
-                f"{NODE}: start_percent {start_percent:g} is not before end_percent {end_percent:g}; "
-                "0 and 1 guide the whole run"
-            )
+        check_interval(NODE, start_percent, end_percent)
         if empty is None and negative_scale != 1.0:
             raise ValueError(
                 f"{NODE}: negative_scale is {negative_scale:g}, which needs the empty conditioning to be told from "
