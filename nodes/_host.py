@@ -428,16 +428,17 @@ class _PlainTensors(TorchFunctionMode):
     def __init__(self):
         super().__init__()
         self.limit = inf
-        """How many bytes may be kept, the model's own weights aside."""
+        """How many bytes may be kept, but for the storages in `free`."""
+        self.free: set[int] = set()
         self._kept: dict[int, list[ref[Tensor]]] = {}
         self._sizes: dict[int, int] = {}
 
     def keep(self, tensor: Tensor) -> Tensor:
-        alias, storage = tensor.detach(), tensor.untyped_storage()
-        kept = self._kept.setdefault(storage.data_ptr(), [])
+        alias, place = tensor.detach(), _place(tensor)
+        kept = self._kept.setdefault(place, [])
         kept[:] = [*(held for held in kept if held() is not None), ref(alias)]
-        if self.limit < inf and not isinstance(tensor, torch.nn.Parameter):
-            self._sizes[storage.data_ptr()] = storage.nbytes()
+        if self.limit < inf and place not in self.free:
+            self._sizes[place] = tensor.untyped_storage().nbytes()
             if sum(self._sizes.values()) > self.limit:
                 raise GraphTooLarge
         return alias
@@ -463,7 +464,7 @@ class _PlainTensors(TorchFunctionMode):
 
     def _spare(self, tensor: Tensor) -> None:
         """Gives what was kept of a tensor that is about to change a memory of its own."""
-        for held in self._kept.pop(tensor.untyped_storage().data_ptr(), ()):
+        for held in self._kept.pop(_place(tensor), ()):
             alias = held()
             if alias is not None:
                 alias.data = alias.data.clone()
@@ -523,9 +524,9 @@ class GraphTooLarge(Exception):
 class Differentiable:
     """A model patcher's model (a model, a VAE, a CLIP vision) as it is called inside `gradients`.
 
-    `patcher` is a clone to load and run instead of the given one. There each weight is cloned as it is used, so that
-    what the way back needs is not in a buffer that the host reuses for the next offloaded layer, and so that layers
-    with quantised arithmetic compute in full. The weights themselves are shared and stay as they are.
+    `patcher` is a clone to load and run instead of the given one. There each weight goes through `_usable`, so that
+    autograd can keep it, and so that layers with quantised arithmetic compute in full. The weights themselves are
+    shared and stay as they are.
     Where the activations do not fit they are not kept, and computed again block by block: `recompute` says so, None
     until the first call has found it out.
     """
@@ -536,14 +537,15 @@ class Differentiable:
             if hasattr(layer, "weight_function"):  # the host's layers; others use their weights as they are
                 for kind in ("weight", "bias"):
                     if getattr(layer, kind, None) is not None:
-                        self.patcher.add_weight_wrapper(f"{name}.{kind}", _cloned)
+                        self.patcher.add_weight_wrapper(f"{name}.{kind}", partial(_usable, layer, kind))
 
     def __call__(self, call: Callable):
         """What `call()` returns, a function that calls the model."""
         if self.recompute is None:
             try:
                 # the way back needs room of its own
-                with _graph_within(0.6 * comfy.model_management.get_free_memory(self.patcher.load_device)):
+                free = comfy.model_management.get_free_memory(self.patcher.load_device)
+                with _graph_within(0.6 * free, self.patcher.model):
                     result = call()
                 self.recompute = False
                 return result
@@ -557,15 +559,24 @@ class Differentiable:
             return call()
 
 
-def _cloned(weight: Tensor, **_) -> Tensor:
+def _usable(layer: torch.nn.Module, kind: str, weight: Tensor, **_) -> Tensor:
+    """The weight as autograd can keep it: not an inference tensor, nor in a buffer for the next offloaded layer."""
+    own, changes = getattr(layer, kind).data, getattr(layer, f"{kind}_function", ())
+    if type(own) is Tensor and len(changes) == 1 and (own.device, own.dtype) == (weight.device, weight.dtype):
+        shared = torch.empty(0, dtype=own.dtype, device=own.device)
+        return shared.set_(own.untyped_storage(), own.storage_offset(), own.shape, own.stride())
     return weight.detach().clone()
 
 
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
 @contextmanager
-def _graph_within(limit: float):
+def _graph_within(limit: float, model: torch.nn.Module):
     """Raises GraphTooLarge as soon as autograd keeps more than `limit` bytes, the model's own weights aside."""
     keeping = _keeping.get()
-    keeping.limit = limit
+    keeping.limit, keeping.free = limit, {_place(weight) for weight in model.parameters()}
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
-from steer.nodes._host import Differentiable, blocks_of, gradient_options, gradients
+from steer.nodes._host import Differentiable, _graph_within, blocks_of, gradient_options, gradients
 from steer.tests.host_run import encode, host_guider, noise_of, run, sigmas_of, tiny_flux
 
 X, CONTEXT, SIGMA = noise_of((1, 4, 16, 16)), noise_of((1, 77, 128), 1), torch.tensor([2.0])
@@ -112,6 +112,19 @@ def test_with_weights_kept_away_between_layers(shapes):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     finally:
         differentiable.patcher.unpatch_model(torch.device("cpu"))
+
+
+def test_weights_at_hand_are_not_copied(shapes):
+    """For a small picture the way back keeps less than the weights are."""
+    differentiable = loaded(shapes)
+    model = differentiable.patcher.model
+    limit = 0.5 * sum(weight.nbytes for weight in model.parameters())
+    with gradients():
+        x = noise_of((1, 4, 8, 8)).requires_grad_()
+        with _graph_within(limit, model):
+            denoised = predict(differentiable, x, CONTEXT)
+        (gradient,) = torch.autograd.grad(denoised.square().sum(), x)
+    assert gradient.abs().sum() > 0
 
 
 def test_a_buffer_of_the_host_can_be_filled(shapes):
