@@ -744,18 +744,14 @@ def check_inversion_fits(inversion: Inversion, model) -> None:
     law = noise_law(model.get_model_object("model_sampling"))
     if made_for != format_name or inversion.law != law:
         raise ValueError(
-            f"the inversion is of a {law_name(inversion.law)} model with {made_for} latents, and this model is a "
-            f"{law_name(law)} one with {format_name} latents; use the model that it was made with"
+            f"the inversion is of a {inversion.law.name} model with {made_for} latents, and this model is a "
+            f"{law.name} one with {format_name} latents; use the model that it was made with"
         )
     descending(inversion.sigmas)
     if len(inversion.latents) != len(inversion.sigmas):
         raise ValueError(f"the inversion holds {len(inversion.latents)} latents for {len(inversion.sigmas)} sigmas")
     if not all(torch.isfinite(latent).all() for latent in inversion.latents):
         raise ValueError("the inversion holds NaN or infinite values; invert again, at a higher precision")
-
-
-def law_name(law: NoiseLaw) -> str:
-    return "rectified-flow" if law.flow else "variance-exploding"
 
 
 def negative_takes_over(positive, negative) -> dict:
