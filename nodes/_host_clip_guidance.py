@@ -22,6 +22,8 @@ class CLIPLoss:
     target: Tensor
     """(1 or batch, width)"""
     cutouts: int
+    smallest: float = 0.0
+    """Of the cutouts' sides, as a share of the picture's shorter side."""
 
     noisy = False
 
@@ -51,7 +53,7 @@ class CLIPLoss:
             if run.mask is not None:
                 pictures = inside(pictures, interpolate(run.mask, pictures.shape[-2:], mode="bilinear"))
             uniform = torch.special.ndtr(draw(denoised.new_empty(denoised.shape[0], self.cutouts, 3)))
-            squares = cutouts(pictures, uniform, self.clip_vision.image_size)
+            squares = cutouts(pictures, uniform, self.clip_vision.image_size, self.smallest)
             found = _embedded(self.clip_vision, tower, squares.flatten(0, 1)).unflatten(0, squares.shape[:2])
             return spherical_distance(found, target[:, None]).mean(1)
 

@@ -188,6 +188,8 @@ def test_what_does_not_belong_together(shapes, pair):
         SteerCLIPTextLoss.execute(vision, shapes[2], clip, " ", 4)
     with pytest.raises(ValueError, match="cutouts is 0"):
         SteerCLIPTextLoss.execute(vision, shapes[2], clip, TEXT, 0)
+    with pytest.raises(ValueError, match="smallest_cutout is 1.5; it needs to be from 0 to 1"):
+        SteerCLIPImageLoss.execute(vision, shapes[2], picture(), 4, 1.5)
     model, rows = counted(shapes[0])
     guider = host_guider(model, encode(shapes[1], ""), encode(shapes[1], ""), 1.0)
     sigmas, noise = torch.tensor([2.0, 0.0]), noise_of((1, 4, 16, 16))
