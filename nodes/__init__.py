@@ -8,6 +8,7 @@ from . import (
     classifier,
     clip_guidance,
     ddim,
+    diffedit,
     gradient_guidance,
     guidance,
     inversion,
@@ -23,7 +24,7 @@ from . import (
 METHODS = (
     guidance, ddim, sdedit, repaint, blended_diffusion, inversion, inversion_file, null_text, prompt_to_prompt,
     attention_maps, paint_with_words, gradient_guidance, clip_guidance,
-    classifier, trajectory_blend,
+    classifier, diffedit, trajectory_blend,
 )  # fmt: skip
 
 

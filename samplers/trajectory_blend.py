@@ -39,8 +39,8 @@ class Path:
 
         Beyond the recorded levels the first or last line goes on.
         """
-        last = len(self.sigmas) - 2
-        above = next((i for i in range(last) if sigma > self.sigmas[i + 1] and not _same(sigma, self.sigmas[i + 1])), last)
+        below = [i for i, level in enumerate(self.sigmas) if i and sigma > level and not _same(sigma, level)]
+        above = min(below, default=len(self.sigmas) - 1) - 1
         (high, low), (x_high, x) = self.sigmas[above : above + 2], self.latents[above : above + 2]
         return x.to(like), ((x_high - x) / (high - low)).to(like), low
 

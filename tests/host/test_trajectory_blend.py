@@ -14,8 +14,8 @@ from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.host_run import (
     EPS,
     FLOW,
-    V,
     Noise,
+    V,
     closed_form,
     counted,
     encode,
