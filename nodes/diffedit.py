@@ -29,7 +29,7 @@ class SteerDiffEditMask(io.ComfyNode):
             "where the model's answers to the two prompts differ most. For Set Latent Noise Mask.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that will edit."),
-                io.Conditioning.Input("source", tooltip="What the picture shows; an empty prompt is worse, but works."),
+                io.Conditioning.Input("source", tooltip="What the picture shows, or an empty prompt."),
                 io.Conditioning.Input(
                     "target", tooltip="What it is to show: best the same prompt with the word changed."
                 ),
@@ -59,7 +59,7 @@ class SteerDiffEditMask(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="What is in the mask has more than 3 x threshold times the picture's mean contrast: at 0.5 "
-                    "one and a half times. Less makes the mask larger; for a change of most of the picture 0.2 to 0.3.",
+                    "one and a half times. Less makes the mask larger; for a new background 0.1 to 0.2.",
                 ),  # fmt: skip
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of the noises."),
             ],
