@@ -251,6 +251,8 @@ class TestRefused:
     def test_another_picture(self, made):
         other = {"samples": made[4][0]["samples"].flip(0)}
         self.refused(made, "not the picture that was inverted", latent=other, noise=made[4][1])
+        nothing = torch.zeros(2, 4, 16, 16)
+        self.refused(made, "not the picture that was inverted", latent={"samples": nothing}, noise=Noise(nothing))
 
     def test_masks(self, made):
         self.refused(made, "has no noise mask", mask=())
