@@ -54,7 +54,7 @@ def continues(run: Run, inversion: Inversion) -> bool:
         )
     if (run.known - source).abs().max() <= CLOSE * source.abs().max():
         return False
-    if run.start_noise.any():
+    if run.start_noise.any() or not run.known.any():
         raise ValueError(
             "latent_image is not the picture that was inverted; connect the LATENT of the same inversion (or, to go on "
             "from a run that stopped early, its LATENT with Disable Noise)"
