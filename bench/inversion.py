@@ -38,9 +38,12 @@ class Counter:
         self.model = model.clone()
         self.model.set_model_unet_function_wrapper(self._call)
 
-    def _call(self, apply_model, args):
+    def count(self, rows: int) -> None:
         self.calls += 1
-        self.rows += args["input"].shape[0]
+        self.rows += rows
+
+    def _call(self, apply_model, args):
+        self.count(args["input"].shape[0])
         return apply_model(args["input"], args["timestep"], **args["c"])
 
 

@@ -8,6 +8,7 @@ from . import (
     classifier,
     clip_guidance,
     ddim,
+    diffedit,
     gradient_guidance,
     guidance,
     inversion,
@@ -17,12 +18,13 @@ from . import (
     prompt_to_prompt,
     repaint,
     sdedit,
+    trajectory_blend,
 )
 
 METHODS = (
     guidance, ddim, sdedit, repaint, blended_diffusion, inversion, inversion_file, null_text, prompt_to_prompt,
     attention_maps, paint_with_words, gradient_guidance, clip_guidance,
-    classifier,
+    classifier, diffedit, trajectory_blend,
 )  # fmt: skip
 
 

@@ -141,7 +141,9 @@ class Run:
         return lambda like: torch.cat([drawn(like[:size])] * self.lockstep)
 
 
-def checked_run(guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor, mask, needs_mask: bool) -> Run:
+def checked_run(
+    guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor, mask, needs_mask: bool, may_be_empty=False
+) -> Run:
     """The run, after everything that can be checked before the first model call. Raises ValueError."""
     model = guider.inner_model
     check_latent(model, latent, getattr(model, "latent_shapes", None))
@@ -153,7 +155,7 @@ def checked_run(guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent:
                 "latent_image has no noise mask, so there is nothing to keep; "
                 "put 'Set Latent Noise Mask' between the VAE encode and the sampler"
             )
-        check_mask(mask)
+        check_mask(mask, may_be_empty)
         if "denoise_mask_function" in extra_args["model_options"]:
             raise ValueError(
                 "the model changes the mask at each step (Differential Diffusion), which this sampler does not follow; "
@@ -297,10 +299,14 @@ def inversion_start(inversion: Inversion) -> tuple[Tensor, InvertedNoise]:
     latent_format, sigma, law = latent_format_of(inversion), inversion.sigmas[0], inversion.law
     samples = latent_format.process_out(inversion.latents[-1])
     source = latent_format.process_in(samples) if samples.any() else samples
-    # what the host multiplies the noise by; at the model's highest level more, where alpha is 1
-    factor = hypot(1.0, sigma) if inversion.from_top and not law.flow else law.std(sigma)
-    noise = (inversion.latents[0].double() - law.alpha(sigma) * source.double()) / factor
-    return samples, InvertedNoise(noise.float())
+    return samples, InvertedNoise(noise_to(inversion.latents[0], source, sigma, law, inversion.from_top))
+
+
+def noise_to(x: Tensor, source: Tensor, sigma: float, law: NoiseLaw, from_top: bool) -> Tensor:
+    """The noise from which the host makes x at level sigma of the source; `from_top`: the model's highest level."""
+    # what the host multiplies the noise by; at the highest level more, where alpha is 1
+    factor = hypot(1.0, sigma) if from_top and not law.flow else law.std(sigma)
+    return ((x.double() - law.alpha(sigma) * source.double()) / factor).float()
 
 
 class InversionSampler(comfy.samplers.Sampler):
