@@ -88,7 +88,7 @@ def test_one_small_step_comes_closer(shapes, pair, through_model, monkeypatch):
     """By the host's own encoding of the whole picture: the gradient points the way, through the model and without."""
     monkeypatch.setattr(
         _host_clip_guidance, "cutouts",
-        lambda pictures, draws, size: torch.nn.functional.interpolate(
+        lambda pictures, draws, size, smallest: torch.nn.functional.interpolate(
             pictures, (size, size), mode="bicubic", antialias=True
         )[:, None],
     )  # fmt: skip
