@@ -60,7 +60,7 @@ class SteerGradientGuider(io.ComfyNode):
                 io.Mask.Input("mask", optional=True, tooltip="1 = steer here; elsewhere the estimate is left alone."),
                 io.Float.Input(
                     "max_change",
-                    default=1.0,
+                    default=3.0,
                     min=0.0,
                     max=1000.0,
                     step=0.01,
@@ -74,7 +74,7 @@ class SteerGradientGuider(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, guider, loss, scale, start_percent, end_percent, through_model, mask=None, max_change=1.0
+        cls, guider, loss, scale, start_percent, end_percent, through_model, mask=None, max_change=3.0
     ) -> io.NodeOutput:
         check_number(NODE, "scale", scale, -1e6, 1e6)
         check_number(NODE, "max_change", max_change, 0.0)
