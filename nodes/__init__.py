@@ -14,15 +14,18 @@ from . import (
     inversion_file,
     null_text,
     paint_with_words,
+    poisson_blend,
     prompt_to_prompt,
+    reconstruct,
     repaint,
     sdedit,
+    stitch,
 )
 
 METHODS = (
     guidance, ddim, sdedit, repaint, blended_diffusion, inversion, inversion_file, null_text, prompt_to_prompt,
     attention_maps, paint_with_words, gradient_guidance, clip_guidance,
-    classifier,
+    classifier, stitch, poisson_blend, reconstruct,
 )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ MOST = 100  # iterations; no mask that was tried took more than ten
 def poisson_blend(source: Tensor, edited: Tensor, inside: Tensor) -> Tensor:
     """The source with, inside the mask, the picture that has the edit's gradients and meets the source at the edge.
 
-    Pictures (h, w, channels) in 0..1, `inside` (h, w) of True and False. Where the mask covers the whole picture nothing
-    is given at any edge, and the edit is returned as it is. RuntimeError should the solver not get there.
+    Pictures (h, w, channels) in 0..1, `inside` (h, w) of True and False. Where the mask covers the whole picture
+    nothing is given at any edge, and the edit is returned as it is. RuntimeError should the solver not get there.
     """
     if not inside.any():
         return source

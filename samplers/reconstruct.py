@@ -58,9 +58,9 @@ def reconstruct(
                 foreground = picture.detach()
                 fitted = [(parameter, Adam(learning_rate)) for parameter in parameters()]
             loss = preservation_loss(picture, foreground, source, mask)
-        if not isfinite(float(loss)):
-            raise ValueError(f"the loss is {float(loss):g} after {updates} updates; lower learning_rate")
-        yield Reconstruction(updates, float(loss), picture.detach())
+        if not isfinite(loss.item()):
+            raise ValueError(f"the loss is {loss.item():g} after {updates} updates; lower learning_rate")
+        yield Reconstruction(updates, loss.item(), picture.detach())
         if updates < steps:
             with context():
                 _update(loss, fitted)
