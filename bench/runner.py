@@ -10,7 +10,10 @@ import torch
 
 from ..demo.host import find_host, load_host
 
-NAMES = ("attention_cost", "heatmaps", "inpainting", "inversion", "layout", "null_text", "overhead", "prompt_to_prompt")
+NAMES = (
+    "attention_cost", "background", "heatmaps", "inpainting", "inversion", "layout", "null_text", "overhead",
+    "poisson_blend", "prompt_to_prompt",
+)  # fmt: skip
 FOLDER = Path(__file__).parent
 
 

@@ -18,8 +18,8 @@ class SteerStitch(io.ComfyNode):
             node_id=NODE,
             display_name="Stitch (Steer)",
             category="Steer/background",
-            description="Puts what was edited back into the source with a soft edge. Outside the mask the picture is "
-            "the source exactly. Where the two differ at the edge a seam can show: Poisson Blend hides it.",
+            description="Puts what was edited back into the source with a soft edge. Outside it the picture is the "
+            "source exactly. Where the two differ at the edge a seam can show: Poisson Blend hides it.",
             inputs=[
                 io.Image.Input("source", tooltip="The picture whose background is to stay."),
                 io.Image.Input("edited", tooltip="The whole edited picture, of the same size."),
@@ -27,9 +27,10 @@ class SteerStitch(io.ComfyNode):
                 io.Int.Input(
                     "feather",
                     default=8,
-                    min=0,
+                    min=-256,
                     max=256,
-                    tooltip="Width of the soft edge in pixels; it lies inside the mask. 0 pastes the mask as it is.",
+                    tooltip="Width of the soft edge in pixels. It lies inside the mask, so that nothing outside "
+                    "changes; with a negative value outside, so that nothing of what was there shows inside.",
                 ),
             ],
             outputs=[io.Image.Output(tooltip="The source with the edit in it.")],
@@ -37,7 +38,7 @@ class SteerStitch(io.ComfyNode):
 
     @classmethod
     def execute(cls, source, edited, mask, feather) -> io.NodeOutput:
-        check_number(NODE, "feather", feather, 0, 256)
+        check_number(NODE, "feather", feather, -256, 256)
         with errors_of(NODE):
             source, edited, mask = three_together(source, edited, mask)
         soft = feathered(mask, feather)

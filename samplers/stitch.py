@@ -8,9 +8,11 @@ from torch.nn.functional import max_pool2d
 def feathered(mask: Tensor, feather: int) -> Tensor:
     """The mask (batch, h, w) with a smooth ramp `feather` pixels wide, which lies inside it: nowhere more than before.
 
-    A pixel's value is a smoothstep of its distance to what is not masked; the picture's own border counts as inside.
-    Soft masks are ramped at each of their levels. Parts thinner than twice the feather do not reach the full value.
+    With a negative feather it lies outside: nowhere less than before. A pixel's value is a smoothstep of its distance
+    to the other side; the picture's own border counts as neither. Soft masks are ramped at each of their levels.
     """
+    if feather < 0:
+        return 1.0 - feathered(1.0 - mask, -feather)
     ramp = torch.linspace(0.0, 1.0, feather + 2, dtype=torch.float64)
     weights = (ramp * ramp * (3.0 - 2.0 * ramp)).diff().tolist()
     total, shrunk = torch.zeros_like(mask), mask

@@ -59,6 +59,15 @@ def test_the_ramp_lies_inside_and_is_as_wide_as_asked(feather):
     torch.testing.assert_close(row[:feather], along**2 * (3 - 2 * along), rtol=0, atol=1e-6)
 
 
+def test_a_negative_feather_ramps_outside():
+    mask = square()
+    soft = feathered(mask, -3)
+    assert (soft >= mask).all() and (soft[mask == 1] == 1).all()
+    torch.testing.assert_close(soft[0, 12, 2:6].flip(0), feathered(mask, 3)[0, 12, 5:9].flip(0), rtol=0, atol=1e-6)
+    assert (soft[0, 12, :3] == 0).all() and (soft[0, 12, 3:6] > 0).all()
+    assert torch.equal(feathered(torch.zeros(1, 9, 9), -4), torch.zeros(1, 9, 9))
+
+
 def test_no_ramp_at_the_picture_border():
     mask = torch.zeros(1, 20, 20)
     mask[:, :, 10:] = 1

@@ -336,7 +336,7 @@ def test_the_best_picture_is_kept(shapes):
 @pytest.mark.parametrize("method, wanted", [("auto", True), ("none", False)])
 def test_progress_and_previews(shapes, method, wanted, monkeypatch):
     seen = []
-    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.from_string(method))
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod(method))
     monkeypatch.setattr(
         comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, **_: seen.append((value, total, preview))
     )

@@ -61,6 +61,14 @@ def test_an_empty_mask_is_the_source_and_a_full_one_the_edit(node, caplog):
         assert torch.equal(BOTH[node](source, edited, torch.ones(1, 40, 48)), edited)
 
 
+def test_a_soft_edge_outside_leaves_the_whole_edit():
+    (source, edited), mask = pictures(), masks()
+    out = SteerStitch.execute(source, edited, mask, -4)[0]
+    far = torch.nn.functional.max_pool2d(mask, 9, stride=1, padding=4) == 0
+    assert torch.equal(out[mask == 1], edited[mask == 1]) and torch.equal(out[far], source[far])
+    assert not torch.equal(out[mask == 0], source[mask == 0])
+
+
 def test_a_mask_thinner_than_its_feather_is_told(caplog):
     source, edited = pictures()
     mask = torch.zeros(1, 40, 48)
@@ -107,7 +115,7 @@ def test_what_does_not_fit(node):
     bad(r"source has shape \(1, 40, 48, 4\).*alpha", node, source=torch.ones(1, 40, 48, 4))
 
 
-@pytest.mark.parametrize("feather", [-1, 300])
+@pytest.mark.parametrize("feather", [-257, 300])
 def test_a_feather_out_of_range(feather):
     with pytest.raises(ValueError, match=f"SteerStitch: feather is {feather}"):
         SteerStitch.execute(*pictures(), masks(), feather)
