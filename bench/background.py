@@ -66,9 +66,9 @@ Squares that leave {ROOM} pixels round the old object.
 The old object's outline and {TIGHT} pixels round it, as a segmentation or a click gives it.
 
 {{tables[1]}}
-The order published (arXiv:2206.02779, section 3.2) appears: the plain paste leaves a seam, Poisson blending hides it and
-changes the edit's colours, the more the closer the mask; the fitted decoder has the closest background of what has no
-seam, and the least change inside; the fitted latent lies between it and plain decoding.
+The order published (arXiv:2206.02779, section 3.2) appears: the plain paste leaves a seam, Poisson blending hides it
+and changes the edit's colours, the more the closer the mask; of what leaves no seam and keeps the colours the fitted
+decoder has the closest background. The fitted latent lies between it and plain decoding.
 
 ![sheet](background.png)"""
 
