@@ -113,11 +113,12 @@ def loaded(node: str, vae, shape, weights: bool) -> Iterator[Differentiable]:
         raise type(error)(f"{node}: the gradients do not fit into memory; {LESS}. ({error})") from error
     finally:
         comfy.model_management.load_models_gpu([vae.patcher])
+        comfy.model_management.soft_empty_cache()
 
 
 LESS = (
-    "take a smaller picture, or crop source, latent and mask to the mask with some margin and paste the result back; "
-    "SteerPoissonBlend and SteerStitch need no gradients"
+    "take a smaller picture, or crop source, mask and latent (Crop Image, Crop Mask, Crop Latent) to the mask with a "
+    "margin and paste the result back; SteerPoissonBlend and SteerStitch need no gradients"
 )
 
 
@@ -194,7 +195,7 @@ def fitted_picture(vae, decoder: Differentiable, problem: Problem, show: Callabl
             if best is None or item.loss < best.loss:
                 best = item
             show(item)
-    return best.picture.movedim(1, -1).clamp(0.0, 1.0).cpu()
+    return best.picture.movedim(1, -1).clamp(0.0, 1.0).to(problem.source.device)
 
 
 def fit_each(node: str, vae, fitted: Callable, problems: list[Problem]) -> Tensor:

@@ -57,6 +57,8 @@ def reconstruct(
             if foreground is None:
                 foreground = picture.detach()
                 fitted = [(parameter, Adam(learning_rate)) for parameter in parameters()]
+                if not fitted or not picture.requires_grad:
+                    raise ValueError("vae's decoding uses no weights that can be changed, or cuts its gradient off")
             loss = preservation_loss(picture, foreground, source, mask)
         if not isfinite(loss.item()):
             raise ValueError(f"the loss is {loss.item():g} after {updates} updates; lower learning_rate")

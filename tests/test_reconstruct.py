@@ -97,6 +97,14 @@ def test_from_inference_mode_and_nothing_is_yielded_inside_the_context():
     assert item.updates == 3 and not any(weight.is_inference() for weight in weights)
 
 
+def test_nothing_to_change():
+    decoder = small_decoder()
+    weights = list(decoder.parameters())
+    for decode, parameters in ((lambda: decoder(LATENT), []), (lambda: decoder(LATENT).detach(), weights)):
+        with pytest.raises(ValueError, match="no weights that can be changed, or cuts its gradient off"):
+            list(reconstruct(decode, lambda given=parameters: given, SOURCE, MASK, 3, 1e-3))
+
+
 def test_a_loss_that_is_not_a_number():
     decoder = small_decoder()
     with pytest.raises(ValueError, match="the loss is nan after 0 updates"):
