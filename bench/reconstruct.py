@@ -29,12 +29,15 @@ def run() -> str:
                 kind = "recomputed" if again else "kept"
                 # the last picture is decoded without a way back
                 rows.append(row(size, name, kind, (taken - seconds) / UPDATES, seconds, memory, f"{needed:.0f}"))
-    return (
-        f"# Reconstruction at SD1.x's size\n\nAutoencoderKL with random weights, in float32. Seconds of a decoding and of one update (of "
-        "75), with how many decodings that is; by how much the process's memory rose, and what the node reckons before "
-        "it starts, which is for activations that are computed again. Where there is room they are kept.\n\n"
-        f"{markdown_table(rows)}"
-    )
+    return f"{TEXT}\n{markdown_table(rows)}"
+
+
+TEXT = """# Reconstruction at SD1.x's size
+
+AutoencoderKL with random weights, in float32. Seconds of a decoding and of one update (of 75), with how many decodings
+that is; by how much the process's memory rose, and what the node reckons before it starts, which is for activations
+that are computed again. Where there is room for them they are kept.
+"""
 
 
 def fitted(vae, latent, name: str, again: bool):
