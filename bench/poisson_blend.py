@@ -32,7 +32,7 @@ def run() -> str:
                     "error": f"{error:.2g}", "changed outside": f"{outside:.2g}",
                 }
             )  # fmt: skip
-    return f"{TEXT}\n{markdown_table(rows)}\n{CONCLUSION}"
+    return f"{TEXT}\n\n{markdown_table(rows)}\n{CONCLUSION}"
 
 
 TEXT = """# Poisson blend
