@@ -20,7 +20,7 @@ from ._host import Differentiable, errors_of, gradients, log, show_progress_text
 from ._host_clip_guidance import decoded
 
 PREVIEW = 512  # pixels that a preview has at most
-ACTIVATIONS = 2.0  # of what the host reckons for decoding in float32: measured, the activations computed again
+ACTIVATIONS = 1.7  # of what the host reckons for decoding in float32; bench/reconstruct.md measures it
 
 
 def check_tunable(vae, latent: Tensor) -> None:
