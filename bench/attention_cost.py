@@ -10,7 +10,6 @@ import comfy.model_management as management
 import comfy.samplers
 import comfy.supported_models
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_patcher import ModelPatcher
 from torch.profiler import ProfilerActivity, profile
 
@@ -18,7 +17,7 @@ from ..demo.metrics import markdown_table
 from ..demo.shapes import stock
 from ..nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from . import published_prompt_to_prompt
-from .host_run import guider_of, sample_noise
+from .host_run import guider_of, sample_noise, with_pytorch_attention
 
 EULER = comfy.samplers.sampler_object("euler")
 SIDE, CFG, ENDS = 64, 7.5, (0.8, 0.4)
@@ -149,11 +148,7 @@ def random_model():
             weight.fill_(float(name.endswith("weight")))
         else:
             weight.normal_(0, weight[0].numel() ** -0.5, generator=generator)
-    patcher = ModelPatcher(model, device, management.unet_offload_device())
-    patcher.model_options["transformer_options"]["optimized_attention_override"] = lambda _, *args, **kwargs: (
-        attention_pytorch(*args, **kwargs)
-    )
-    return patcher
+    return with_pytorch_attention(ModelPatcher(model, device, management.unet_offload_device()))
 
 
 def random_texts(count: int) -> list:

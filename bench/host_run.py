@@ -3,12 +3,21 @@
 import comfy.samplers
 import numpy as np
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 
 
 def encode_texts(clip, texts: list[str]):
     """One conditioning with a row for each text."""
     rows = [clip.encode_from_tokens(clip.tokenize(text), return_pooled=True) for text in texts]
     return [[torch.cat([cond for cond, _ in rows]), {"pooled_output": torch.cat([pooled for _, pooled in rows])}]]
+
+
+def with_pytorch_attention(model):
+    """A clone of the model with PyTorch's own attention: the host's default on GPUs, not on CPUs."""
+    model = model.clone()
+    options = model.model_options.setdefault("transformer_options", {})
+    options["optimized_attention_override"] = lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)
+    return model
 
 
 def guider_of(model, positive, negative, cfg: float):

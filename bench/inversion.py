@@ -16,9 +16,9 @@ from ..demo.shapes.data import caption, render, sample_scene
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.null_text import SteerNullText
-from .host_run import encode_texts, guider_of, sample_noise, to_bytes
+from .host_run import encode_texts, guider_of, sample_noise, to_bytes, with_pytorch_attention
 
-PICTURES, STEPS, CFG = 32, 50, 7.5
+PICTURES, BATCH, STEPS, CFG = 32, 8, 50, 7.5
 METHODS = {  # name: (cfg, refine, negative)
     "plain, cfg 1": (1.0, 0, "empty"),
     "refined, cfg 1": (1.0, 5, "empty"),
@@ -38,9 +38,12 @@ class Counter:
         self.model = model.clone()
         self.model.set_model_unet_function_wrapper(self._call)
 
-    def _call(self, apply_model, args):
+    def count(self, rows: int) -> None:
         self.calls += 1
-        self.rows += args["input"].shape[0]
+        self.rows += rows
+
+    def _call(self, apply_model, args):
+        self.count(args["input"].shape[0])
         return apply_model(args["input"], args["timestep"], **args["c"])
 
 
@@ -57,12 +60,12 @@ def run() -> str:
             seconds += time.perf_counter() - started
             values.append(psnr(to_bytes(vae.decode(latent)[0]), given["round_trip"]))
         rows.append(row(name, values, counter.rows / PICTURES, seconds / PICTURES))
-    peer, ratio = beside_diffusers(model, problems, vae)
+    peer, beside = beside_diffusers(model, problems, vae)
     return (
         f"# Inversion\n\n{PICTURES} held-aside pictures (8 bits in, 8 bits out), their captions as prompts, {STEPS} "
         "steps, scheduler ddim_uniform (diffusers' timesteps); PSNR of the picture sampled back against the VAE round "
         "trip. Model rows are UNet evaluations of one picture, inversion and sampling together (backward passes not "
-        "counted).\n\n" + markdown_table([*rows, peer]) + f"\n{ratio}"
+        "counted).\n\n" + markdown_table([*rows, peer]) + f"\n{beside}"
     )
 
 
@@ -71,7 +74,7 @@ def problem(clip, vae, scene) -> dict:
     latent = vae.encode(pixels)
     source, empty = (encode_texts(clip, [text]) for text in (caption(scene), ""))
     return {"latent": latent, "round_trip": to_bytes(vae.decode(latent)[0]), "source": source, "empty": empty,
-            "caption": caption(scene)}  # fmt: skip
+            "captions": [caption(scene)]}  # fmt: skip
 
 
 def reconstruct(model, given, cfg, refine, negative):
@@ -94,7 +97,7 @@ def reconstruct(model, given, cfg, refine, negative):
 def diffusers_back(bridge, given):
     """DDIMInverseScheduler, then DDIMScheduler, in the loop of diffusers' own pipelines, on the same weights."""
     settings = {**SCHEDULER, "set_alpha_to_one": False, "steps_offset": 1}
-    context, z = bridge.encode_text([given["caption"]]), given["latent"] * LATENT_SCALE
+    context, z = bridge.encode_text(given["captions"]), given["latent"] * LATENT_SCALE
     for scheduler in (DDIMInverseScheduler(**settings), DDIMScheduler(**settings)):
         scheduler.set_timesteps(STEPS)
         for t in scheduler.timesteps:
@@ -103,21 +106,50 @@ def diffusers_back(bridge, given):
 
 
 def beside_diffusers(model, problems, vae) -> tuple[dict, str]:
-    """diffusers' row, and plain inversion timed in turns with it on the same pictures."""
-    bridge, values, ratios, seconds = load_bridge(), [], [], 0.0
+    """diffusers' row, and plain inversion timed in turns with it, alone and in batches."""
+    bridge, same = load_bridge(), with_pytorch_attention(model)
     with torch.inference_mode():
-        for given in [problems[0], *problems]:  # the first again: it warms up
-            started = time.perf_counter()
-            latent = diffusers_back(bridge, given)
-            between = time.perf_counter()
-            reconstruct(model, given, *METHODS["plain, cfg 1"])
-            seconds += between - started
-            ratios.append((time.perf_counter() - between) / (between - started))
-            values.append(psnr(to_bytes(vae.decode(latent)[0]), given["round_trip"]))
-    ratio = (
-        f"Plain inversion and sampling back take {np.median(ratios[1:]):.2f} of diffusers' seconds (median, in turns)."
+        started = time.perf_counter()
+        values = [psnr(to_bytes(vae.decode(diffusers_back(bridge, given))[0]), given["round_trip"])
+                  for given in problems]  # fmt: skip
+        seconds = (time.perf_counter() - started) / len(problems)
+        batches = [together(problems[at : at + BATCH]) for at in range(0, PICTURES, BATCH)]
+        ratios = {
+            (which, size): seconds_over(bridge, ours, given)
+            for size, given in (("one picture", problems[::4]), (f"{BATCH} pictures", batches))
+            for which, ours in (("the same attention", same), ("the host's default attention on CPUs", model))
+        }
+    rows = [{"": which, "at a time": size, "seconds over diffusers'": f"{ratios[which, size]:.3f}"}
+            for which, size in ratios]  # fmt: skip
+    text = (
+        "Plain inversion and sampling back, timed in turns with diffusers' on the same pictures (median): with the "
+        "attention that diffusers uses, PyTorch's, which is the host's default on GPUs (and on CPUs with "
+        f"`--use-pytorch-cross-attention`), and with the host's default on CPUs.\n\n{markdown_table(rows)}"
     )
-    return row("diffusers, plain, cfg 1", values[1:], 2 * STEPS, seconds / len(values)), ratio
+    return row("diffusers, plain, cfg 1", values, 2 * STEPS, seconds), text
+
+
+def together(problems: list[dict]) -> dict:
+    """Several pictures as one batch, each with its own caption."""
+    texts = {name: [[torch.cat([given[name][0][0] for given in problems]), {}]] for name in ("source", "empty")}
+    captions = [caption for given in problems for caption in given["captions"]]
+    return {"latent": torch.cat([given["latent"] for given in problems]), "captions": captions, **texts}
+
+
+def seconds_over(bridge, model, problems: list[dict]) -> float:
+    """Our seconds over diffusers', the median over the pictures; each goes first in turn."""
+    ratios = []
+    for turn, given in enumerate([problems[0], *problems]):  # the first again: it warms up
+        spent = {}
+        for name in ("ours", "theirs")[:: -1 if turn % 2 else 1]:
+            started = time.perf_counter()
+            if name == "ours":
+                reconstruct(model, given, *METHODS["plain, cfg 1"])
+            else:
+                diffusers_back(bridge, given)
+            spent[name] = time.perf_counter() - started
+        ratios.append(spent["ours"] / spent["theirs"])
+    return float(np.median(ratios[1:]))
 
 
 def row(name, values, rows, seconds) -> dict:

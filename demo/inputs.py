@@ -20,13 +20,14 @@ FINE = 4  # strokes are drawn this many times larger
 
 
 def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
-    """Write `strokes.png`, `inpaint.png`, `outpaint.png`, `photo.png` and `segmentation.png`, scaled to `size` pixels.
+    """Write `strokes.png`, `inpaint.png`, `outpaint.png`, `photo.png`, `segmentation.png` and `example.png`.
 
-    `inpaint.png` is transparent where it is to be redrawn; `outpaint.png` has three quarters of the width; `photo.png`
-    is the real picture to invert. The paths by name.
+    All scaled to `size` pixels. `inpaint.png` is transparent where it is to be redrawn; `outpaint.png` has three
+    quarters of the width; `photo.png` is the real picture to invert; `example.png` shows what to come close to.
+    The paths by name.
     """
     pictures = {"strokes": strokes(), "inpaint": inpaint(), "outpaint": outpaint(), "photo": photo(),
-                "segmentation": segmentation()}  # fmt: skip
+                "segmentation": segmentation(), "example": example()}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in pictures}
     for name, picture in pictures.items():
@@ -77,6 +78,11 @@ def segmentation() -> Image.Image:
     draw.ellipse((8, 64, 58, 114), fill="#e6194b")
     draw.ellipse((72, 14, 118, 60), fill="#4363d8")
     return picture
+
+
+def example() -> Image.Image:
+    """A blue heart on white, off the middle."""
+    return Image.fromarray(render(scene_of("heart", "blue", "white", 50, 74, 30)))
 
 
 def hole_mask() -> np.ndarray:

@@ -8,6 +8,7 @@ from . import (
     classifier,
     clip_guidance,
     ddim,
+    diffedit,
     gradient_guidance,
     guidance,
     inversion,
@@ -20,12 +21,13 @@ from . import (
     repaint,
     sdedit,
     stitch,
+    trajectory_blend,
 )
 
 METHODS = (
     guidance, ddim, sdedit, repaint, blended_diffusion, inversion, inversion_file, null_text, prompt_to_prompt,
     attention_maps, paint_with_words, gradient_guidance, clip_guidance,
-    classifier, stitch, poisson_blend, reconstruct,
+    classifier, diffedit, trajectory_blend, stitch, poisson_blend, reconstruct,
 )  # fmt: skip
 
 

@@ -4,9 +4,11 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from math import hypot, inf, isfinite
+from weakref import ref
 
 import comfy.latent_formats
 import comfy.model_management
@@ -18,8 +20,7 @@ from comfy.model_sampling import CONST
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
-from torch.utils.checkpoint import checkpoint
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from tqdm.auto import tqdm
 
 from ..samplers.blended_diffusion import Blend
@@ -140,7 +141,9 @@ class Run:
         return lambda like: torch.cat([drawn(like[:size])] * self.lockstep)
 
 
-def checked_run(guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor, mask, needs_mask: bool) -> Run:
+def checked_run(
+    guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor, mask, needs_mask: bool, may_be_empty=False
+) -> Run:
     """The run, after everything that can be checked before the first model call. Raises ValueError."""
     model = guider.inner_model
     check_latent(model, latent, getattr(model, "latent_shapes", None))
@@ -152,7 +155,7 @@ def checked_run(guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent:
                 "latent_image has no noise mask, so there is nothing to keep; "
                 "put 'Set Latent Noise Mask' between the VAE encode and the sampler"
             )
-        check_mask(mask)
+        check_mask(mask, may_be_empty)
         if "denoise_mask_function" in extra_args["model_options"]:
             raise ValueError(
                 "the model changes the mask at each step (Differential Diffusion), which this sampler does not follow; "
@@ -296,10 +299,14 @@ def inversion_start(inversion: Inversion) -> tuple[Tensor, InvertedNoise]:
     latent_format, sigma, law = latent_format_of(inversion), inversion.sigmas[0], inversion.law
     samples = latent_format.process_out(inversion.latents[-1])
     source = latent_format.process_in(samples) if samples.any() else samples
-    # what the host multiplies the noise by; at the model's highest level more, where alpha is 1
-    factor = hypot(1.0, sigma) if inversion.from_top and not law.flow else law.std(sigma)
-    noise = (inversion.latents[0].double() - law.alpha(sigma) * source.double()) / factor
-    return samples, InvertedNoise(noise.float())
+    return samples, InvertedNoise(noise_to(inversion.latents[0], source, sigma, law, inversion.from_top))
+
+
+def noise_to(x: Tensor, source: Tensor, sigma: float, law: NoiseLaw, from_top: bool) -> Tensor:
+    """The noise from which the host makes x at level sigma of the source; `from_top`: the model's highest level."""
+    # what the host multiplies the noise by; at the highest level more, where alpha is 1
+    factor = hypot(1.0, sigma) if from_top and not law.flow else law.std(sigma)
+    return ((x.double() - law.alpha(sigma) * source.double()) / factor).float()
 
 
 class InversionSampler(comfy.samplers.Sampler):
@@ -417,11 +424,30 @@ class SteerCFG(comfy.samplers.CFGGuider):
         return denoised
 
 
-IN_PLACE = {Tensor.__iadd__: torch.add, Tensor.__isub__: torch.sub, Tensor.__imul__: torch.mul}
-
-
 class _PlainTensors(TorchFunctionMode):
-    """Lets autograd work with what it meets in the host: inference tensors, and `h += control`."""
+    """Lets autograd work with what it meets in the host: inference tensors, and blocks that work in place.
+
+    `keep` is for what autograd saves for the way back. What the host then changes in place (`h += control`, the
+    residuals of Flux's blocks) is first copied where it was saved.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.limit = inf
+        """How many bytes may be kept, but for the storages in `free`."""
+        self.free: set[int] = set()
+        self._kept: dict[int, list[ref[Tensor]]] = {}
+        self._sizes: dict[int, int] = {}
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        alias, place = tensor.detach(), _place(tensor)
+        kept = self._kept.setdefault(place, [])
+        kept[:] = [*(held for held in kept if held() is not None), ref(alias)]
+        if self.limit < inf and place not in self.free:
+            self._sizes[place] = tensor.untyped_storage().nbytes()
+            if sum(self._sizes.values()) > self.limit:
+                raise GraphTooLarge
+        return alias
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -429,18 +455,25 @@ class _PlainTensors(TorchFunctionMode):
         if name == "__get__":  # a tensor's shape, dtype and the like
             return func(*args, **kwargs)
         tensors = _tensors_in((*args, *kwargs.values()))
+        in_place = name == "__setitem__" or name.endswith("_") and not name.endswith("__")
+        if in_place and tensors:
+            self._spare(tensors[0])
         if any(tensor.requires_grad for tensor in tensors):
             if any(tensor.is_inference() for tensor in tensors):
                 # autograd may save any of them for the way back, and it cannot save an inference tensor
                 args, kwargs = tree_map(_plain, (args, kwargs))
-            if func in IN_PLACE and not args[0]._is_view():
-                # the left side may be saved for the way back; what is assigned is the same, if not in the same place
-                return IN_PLACE[func](*args, **kwargs).to(args[0].dtype)
-        elif name.endswith("_") and not name.endswith("__") and tensors and tensors[0].is_inference():
+        elif in_place and tensors and tensors[0].is_inference():
             # the host fills a buffer of its own, such as the one for weights on their way from the CPU
             with torch.inference_mode():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
+
+    def _spare(self, tensor: Tensor) -> None:
+        """Gives what was kept of a tensor that is about to change a memory of its own."""
+        for held in self._kept.pop(_place(tensor), ()):
+            alias = held()
+            if alias is not None:
+                alias.data = alias.data.clone()
 
 
 def _tensors_in(values) -> list[Tensor]:
@@ -457,14 +490,37 @@ def _plain(value):
     return value.detach().clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
+_keeping: ContextVar[_PlainTensors] = ContextVar("steer_gradients")
+
+
 @contextmanager
 def gradients():
     """Inside, calls of a `Differentiable`'s model can be differentiated, even from a node's inference mode.
 
     The way back has to be inside as well. Never yield inside: the modes would leak to whoever iterates.
     """
-    with torch.inference_mode(False), torch.enable_grad(), _PlainTensors():
+    keeping = _PlainTensors()
+    hooks = torch.autograd.graph.saved_tensors_hooks(keeping.keep, lambda tensor: tensor)
+    token = _keeping.set(keeping)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), _in_training(), hooks, keeping:
+            yield
+    finally:
+        _keeping.reset(token)
+
+
+@contextmanager
+def _in_training():
+    """The host's own sign that what is computed will be differentiated: fused kernels have no way back."""
+    before = getattr(comfy.model_management, "in_training", None)
+    if before is None:  # older hosts, which have no such kernels
         yield
+        return
+    comfy.model_management.in_training = True
+    try:
+        yield
+    finally:
+        comfy.model_management.in_training = before
 
 
 class GraphTooLarge(Exception):
@@ -474,9 +530,9 @@ class GraphTooLarge(Exception):
 class Differentiable:
     """A model patcher's model (a model, a VAE, a CLIP vision) as it is called inside `gradients`.
 
-    `patcher` is a clone to load and run instead of the given one. There each weight is cloned as it is used, so that
-    what the way back needs is not in a buffer that the host reuses for the next offloaded layer, and so that layers
-    with quantised arithmetic compute in full. The weights themselves are shared and stay as they are.
+    `patcher` is a clone to load and run instead of the given one. There each weight goes through `_usable`, so that
+    autograd can keep it, and so that layers with quantised arithmetic compute in full. The weights themselves are
+    shared and stay as they are.
     Where the activations do not fit they are not kept, and computed again block by block: `recompute` says so, None
     until the first call has found it out.
     """
@@ -487,14 +543,15 @@ class Differentiable:
             if hasattr(layer, "weight_function"):  # the host's layers; others use their weights as they are
                 for kind in ("weight", "bias"):
                     if getattr(layer, kind, None) is not None:
-                        self.patcher.add_weight_wrapper(f"{name}.{kind}", _cloned)
+                        self.patcher.add_weight_wrapper(f"{name}.{kind}", partial(_usable, layer, kind))
 
     def __call__(self, call: Callable):
         """What `call()` returns, a function that calls the model."""
         if self.recompute is None:
             try:
                 # the way back needs room of its own
-                with _graph_within(0.6 * comfy.model_management.get_free_memory(self.patcher.load_device)):
+                free = comfy.model_management.get_free_memory(self.patcher.load_device)
+                with _graph_within(0.6 * free, self.patcher.model):
                     result = call()
                 self.recompute = False
                 return result
@@ -508,24 +565,28 @@ class Differentiable:
             return call()
 
 
-def _cloned(weight: Tensor, **_) -> Tensor:
+def _usable(layer: torch.nn.Module, kind: str, weight: Tensor, **_) -> Tensor:
+    """The weight as autograd can keep it: not an inference tensor, nor in a buffer for the next offloaded layer."""
+    own, changes = getattr(layer, kind).data, getattr(layer, f"{kind}_function", ())
+    if type(own) is Tensor and len(changes) == 1 and (own.device, own.dtype) == (weight.device, weight.dtype):
+        shared = torch.empty(0, dtype=own.dtype, device=own.device)
+        return shared.set_(own.untyped_storage(), own.storage_offset(), own.shape, own.stride())
     return weight.detach().clone()
 
 
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
 @contextmanager
-def _graph_within(limit: float):
+def _graph_within(limit: float, model: torch.nn.Module):
     """Raises GraphTooLarge as soon as autograd keeps more than `limit` bytes, the model's own weights aside."""
-    kept: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            if sum(kept.values()) > limit:
-                raise GraphTooLarge
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    keeping = _keeping.get()
+    keeping.limit, keeping.free = limit, {_place(weight) for weight in model.parameters()}
+    try:
         yield
+    finally:
+        keeping.limit = inf
 
 
 def blocks_of(module: torch.nn.Module) -> list[torch.nn.Module]:
@@ -559,21 +620,44 @@ def _recomputing(blocks: list[torch.nn.Module]):
 
 
 def _recomputed(forward: Callable, *args, **kwargs):
-    # blocks note their place in the options they are given: the second time they have to find them as the first time
-    args, kwargs = _own_options(args, kwargs)
+    # blocks note their place in the options they are given: each time they get a copy of these, as they are now
+    values, structure = tree_flatten((args, kwargs))
+    places = [place for place, value in enumerate(values) if isinstance(value, Tensor) and value.requires_grad]
+    tensors = [values[place] for place in places]
+    values = [None if place in places else value for place, value in enumerate(values)]  # kept, but not those tensors
 
-    def compute():
-        own_args, own_kwargs = _own_options(args, kwargs)
+    def call(*tensors: Tensor):
+        own = list(values)
+        for place, tensor in zip(places, tensors, strict=True):
+            own[place] = tensor.clone()  # the block may change it
+        own_args, own_kwargs = tree_unflatten(own, structure)
         return forward(*own_args, **own_kwargs)
 
-    return checkpoint(compute, use_reentrant=False)
+    return _ComputedTwice.apply(call, *tensors) if places else forward(*args, **kwargs)
 
 
-def _own_options(args, kwargs):
-    def own(value):
-        return dict(value) if isinstance(value, dict) else value
+class _ComputedTwice(torch.autograd.Function):
+    """`call(*tensors)`, of which nothing but its input is kept for the way back.
 
-    return [own(value) for value in args], {name: own(value) for name, value in kwargs.items()}
+    PyTorch's own checkpoint does not notice when what it has saved is changed in place.
+    """
+
+    @staticmethod
+    def forward(ctx, call: Callable, *tensors: Tensor):
+        ctx.call = call
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        return call(*tensors)
+
+    @staticmethod
+    def backward(ctx, *given: Tensor):
+        with gradients():
+            tensors = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+            out = ctx.call(*tensors)
+            pairs = zip(out if isinstance(out, tuple) else (out,), given, strict=True)
+            reached = [(each, gradient) for each, gradient in pairs if gradient is not None and each.requires_grad]
+            outs, back = zip(*reached, strict=True)
+            return None, *torch.autograd.grad(outs, tensors, back, allow_unused=True)
 
 
 def gradient_options(model_options: dict) -> dict:
@@ -666,18 +750,14 @@ def check_inversion_fits(inversion: Inversion, model) -> None:
     law = noise_law(model.get_model_object("model_sampling"))
     if made_for != format_name or inversion.law != law:
         raise ValueError(
-            f"the inversion is of a {law_name(inversion.law)} model with {made_for} latents, and this model is a "
-            f"{law_name(law)} one with {format_name} latents; use the model that it was made with"
+            f"the inversion is of a {inversion.law.name} model with {made_for} latents, and this model is a "
+            f"{law.name} one with {format_name} latents; use the model that it was made with"
         )
     descending(inversion.sigmas)
     if len(inversion.latents) != len(inversion.sigmas):
         raise ValueError(f"the inversion holds {len(inversion.latents)} latents for {len(inversion.sigmas)} sigmas")
     if not all(torch.isfinite(latent).all() for latent in inversion.latents):
         raise ValueError("the inversion holds NaN or infinite values; invert again, at a higher precision")
-
-
-def law_name(law: NoiseLaw) -> str:
-    return "rectified-flow" if law.flow else "variance-exploding"
 
 
 def negative_takes_over(positive, negative) -> dict:

@@ -22,6 +22,8 @@ class CLIPLoss:
     target: Tensor
     """(1 or batch, width)"""
     cutouts: int
+    smallest: float = 0.0
+    """Of the cutouts' sides, as a share of the picture's shorter side."""
 
     noisy = False
 
@@ -30,19 +32,19 @@ class CLIPLoss:
         return self.vae.patcher, self.clip_vision.patcher
 
     def memory(self, shape: tuple[int, ...]) -> float:
-        # what a layer keeps: about 20 times its input, in float32; the decoder computes again what does not fit
+        # at the least, in float32: each layer's input, and of one layer about 20 times as much; the rest is computed
+        # again, as is what does not fit of the decoder
         tower = self.clip_vision.model
         weights = sum(weight.numel() for weight in tower.parameters())
         width = next(weight.shape[0] for weight in tower.parameters() if weight.ndim == 4)
         positions = next(weight.shape[0] for name, weight in tower.named_parameters() if "position_embedding" in name)
-        # a layer has 12 width^2 weights
-        kept = shape[0] * self.cutouts * positions * weights / (12 * width) * 20 * 4
+        layers = weights / (12 * width**2)
+        kept = shape[0] * self.cutouts * positions * width * (layers + 20) * 4
         return 2.0 * self.vae.memory_used_decode(shape, self.vae.vae_dtype) + kept
 
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
         _check_fits(self, run)
         decoder, tower = (differentiable(patcher) for patcher in self.patchers)
-        tower.recompute = False  # a layer that changes its input cannot be computed again from it
         draw = run.noise("cutouts")
         target = self.target.to(run.known.device, torch.float32)
 
@@ -51,7 +53,7 @@ class CLIPLoss:
             if run.mask is not None:
                 pictures = inside(pictures, interpolate(run.mask, pictures.shape[-2:], mode="bilinear"))
             uniform = torch.special.ndtr(draw(denoised.new_empty(denoised.shape[0], self.cutouts, 3)))
-            squares = cutouts(pictures, uniform, self.clip_vision.image_size)
+            squares = cutouts(pictures, uniform, self.clip_vision.image_size, self.smallest)
             found = _embedded(self.clip_vision, tower, squares.flatten(0, 1)).unflatten(0, squares.shape[:2])
             return spherical_distance(found, target[:, None]).mean(1)
 
@@ -94,13 +96,7 @@ def _embedded(clip_vision, tower, pictures: Tensor) -> Tensor:
         for values in (clip_vision.image_mean, clip_vision.image_std)
     )
     pixels = (pictures - mean) / std
-    # the host's layers add in place to what their norms have saved for the way back, so that has to be a copy
-    with torch.autograd.graph.saved_tensors_hooks(_copied, lambda saved: saved):
-        return tower(lambda: clip_vision.model(pixel_values=pixels, intermediate_output=-2))[2].float()
-
-
-def _copied(saved: Tensor) -> Tensor:
-    return saved.detach().clone() if saved.requires_grad else saved
+    return tower(lambda: clip_vision.model(pixel_values=pixels, intermediate_output=-2))[2].float()
 
 
 def text_target(clip, clip_vision, text: str) -> Tensor:

@@ -27,7 +27,6 @@ from ._host import (
     errors_of,
     gradient_options,
     gradients,
-    law_name,
     log,
     noise_law,
 )
@@ -268,8 +267,8 @@ class ClassifierLoss:
         made_for, given = (self.classifier.law, self.classifier.latent_format), (run.law, type(latent_format).__name__)
         if made_for != given:
             raise ValueError(
-                f"the classifier is of a {law_name(made_for[0])} model with {made_for[1]} latents, and this model is a "
-                f"{law_name(given[0])} one with {given[1]} latents; use one that was trained for this model"
+                f"the classifier is of a {made_for[0].name} model with {made_for[1]} latents, and this model is a "
+                f"{given[0].name} one with {given[1]} latents; use one that was trained for this model"
             )
         network = differentiable(self.patchers[0])
 

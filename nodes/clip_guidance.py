@@ -21,6 +21,20 @@ def cutouts_input():
     )
 
 
+def smallest_input():
+    return io.Float.Input(
+        "smallest_cutout",
+        default=0.0,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        optional=True,
+        tooltip="The least side of a cutout, as a share of the picture's shorter side (never below CLIP's own input "
+        "size, which is what 0 means). Small cutouts ask for it in every part of the picture, large ones in the "
+        "picture as a whole: 0.8 for one subject.",
+    )
+
+
 class SteerCLIPTextLoss(io.ComfyNode):
     """The spherical distance of the picture's cutouts to a text in CLIP's space (arXiv:2112.10741, 2111.14818)."""
 
@@ -38,18 +52,20 @@ class SteerCLIPTextLoss(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text tower of the same CLIP, from CLIPLoader (clip_l for ViT-L)."),
                 io.String.Input("text", multiline=True, tooltip="What the picture should show."),
                 cutouts_input(),
+                smallest_input(),
             ],
             outputs=[SteerLoss.Output(tooltip="For Gradient Guider.")],
         )
 
     @classmethod
-    def execute(cls, clip_vision, vae, clip, text, cutouts) -> io.NodeOutput:
+    def execute(cls, clip_vision, vae, clip, text, cutouts, smallest_cutout=0.0) -> io.NodeOutput:
         check_number(TEXT, "cutouts", cutouts, 1)
+        check_number(TEXT, "smallest_cutout", smallest_cutout, 0.0, 1.0)
         if not text.strip():
             raise ValueError(f"{TEXT}: text is empty; say what the picture should show")
         with errors_of(TEXT):
             target = text_target(clip, clip_vision, text)
-        return io.NodeOutput(CLIPLoss(clip_vision, vae, target, cutouts))
+        return io.NodeOutput(CLIPLoss(clip_vision, vae, target, cutouts, smallest_cutout))
 
 
 class SteerCLIPImageLoss(io.ComfyNode):
@@ -72,15 +88,18 @@ class SteerCLIPImageLoss(io.ComfyNode):
                     "middle square counts.",
                 ),  # fmt: skip
                 cutouts_input(),
+                smallest_input(),
             ],
             outputs=[SteerLoss.Output(tooltip="For Gradient Guider.")],
         )
 
     @classmethod
-    def execute(cls, clip_vision, vae, image, cutouts) -> io.NodeOutput:
+    def execute(cls, clip_vision, vae, image, cutouts, smallest_cutout=0.0) -> io.NodeOutput:
         check_number(IMAGE, "cutouts", cutouts, 1)
+        check_number(IMAGE, "smallest_cutout", smallest_cutout, 0.0, 1.0)
         with errors_of(IMAGE):
-            return io.NodeOutput(CLIPLoss(clip_vision, vae, image_target(clip_vision, image), cutouts))
+            target = image_target(clip_vision, image)
+        return io.NodeOutput(CLIPLoss(clip_vision, vae, target, cutouts, smallest_cutout))
 
 
 NODES = [SteerCLIPTextLoss, SteerCLIPImageLoss]

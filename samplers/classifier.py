@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .inversion_file import check_is_safetensors, write_whole
-from .noise_law import NoiseLaw
+from .noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING, NoiseLaw
 
 FORMAT, VERSION = "steer-classifier", "1"
 KEYS = {"format", "version", "labels", "law", "noise_scale", "latent_format", "channels", "width", "precision"}
-LAWS = {"variance-exploding": False, "rectified-flow": True}
+LAWS = {law.name: law.flow for law in (VARIANCE_EXPLODING, RECTIFIED_FLOW)}
 PRECISIONS = {"float16": (torch.float16, "F16"), "float32": (torch.float32, "F32")}
 MAX_BYTES = 2**30
 MAX_LABELS, MAX_LABEL, MAX_CHANNELS, MAX_WIDTH = 10_000, 200, 1024, 512
@@ -141,7 +141,7 @@ def write_classifier(path: str | os.PathLike, classifier: Classifier, precision:
         "format": FORMAT,
         "version": VERSION,
         "labels": json.dumps(list(classifier.labels)),
-        "law": next(name for name, flow in LAWS.items() if flow == law.flow),
+        "law": law.name,
         "noise_scale": repr(float(law.noise_scale)),
         "latent_format": classifier.latent_format,
         "channels": str(network.channels),

@@ -16,15 +16,15 @@ def spherical_distance(a: Tensor, b: Tensor) -> Tensor:
     return 2.0 * (chord / 2.0).clamp(max=1.0 - 1e-6).asin().square()
 
 
-def cutouts(pictures: Tensor, draws: Tensor, size: int) -> Tensor:
+def cutouts(pictures: Tensor, draws: Tensor, size: int, smallest: float = 0.0) -> Tensor:
     """Random squares of each picture, as CLIP takes them: (batch, 3, h, w) to (batch, cutouts, 3, size, size).
 
     `draws` (batch, cutouts, 3) are uniform in 0..1: side, top and left of each. The sides run evenly from CLIP's `size`
-    (the whole picture's shorter side where that is less) to the shorter side.
+    or `smallest` of the picture's shorter side, whichever is more, to the shorter side.
     """
     height, width = pictures.shape[-2:]
     longest = min(height, width)
-    shortest = min(longest, size)
+    shortest = min(longest, max(size, round(smallest * longest)))
     out = []
     for picture, places in zip(pictures, draws.tolist(), strict=True):
         for part, down, right in places:

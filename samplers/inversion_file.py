@@ -109,9 +109,8 @@ def check_inversion(inversion: Inversion) -> None:
     if len(latents) != len(sigmas):
         raise ValueError(f"{len(latents)} latents for {len(sigmas)} sigmas; one for each is needed")
     if not 0.0 < law.noise_scale < inf or law.flow and sigmas[0] > 1.0:
-        kind = "rectified-flow" if law.flow else "variance-exploding"
         raise ValueError(
-            f"sigmas from {sigmas[0]:g} with noise_scale {law.noise_scale:g} belong to no {kind} model; "
+            f"sigmas from {sigmas[0]:g} with noise_scale {law.noise_scale:g} belong to no {law.name} model; "
             "invert with the model that will sample"
         )
     if not inversion.latent_format.isidentifier() or len(inversion.latent_format) > 100:

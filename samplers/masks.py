@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 
-def check_mask(mask: Tensor) -> None:
+def check_mask(mask: Tensor, may_be_empty: bool = False) -> None:
     """ValueError unless the mask is finite, within 0..1 and generates something."""
     low, high = float(mask.min()), float(mask.max())
     # bilinear resizing may leave a rounding error beyond the ends; a NaN fails every comparison
     if not (low >= -1e-4 and high <= 1.0 + 1e-4):
         raise ValueError(f"the mask runs from {low:g} to {high:g}; it needs values from 0 (keep) to 1 (generate)")
-    if high <= 0.0:
+    if high <= 0.0 and not may_be_empty:
         raise ValueError("the mask is empty (0 everywhere), so there is nothing to generate; paint the part to change")
 
 

@@ -25,6 +25,10 @@ class NoiseLaw:
     flow: bool = False
     noise_scale: float = 1.0
 
+    @property
+    def name(self) -> str:
+        return "rectified-flow" if self.flow else "variance-exploding"
+
     def alpha(self, sigma: float) -> float:
         return 1.0 - sigma if self.flow else 1.0
 

@@ -170,6 +170,21 @@ def tiny_sdxl(seed=0):
          "transformer_depth_middle": 2, "use_linear_in_transformer": True, "num_classes": "sequential",
          "adm_in_channels": 2816}
     )  # fmt: skip
+    return _random_weights(config, seed)
+
+
+def tiny_flux(seed=0):
+    """A model of Flux's structure (blocks that add to what they are given in place) with random weights."""
+    config = comfy.supported_models.Flux(
+        {"image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 32, "context_in_dim": 48,
+         "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2,
+         "axes_dim": [8, 12, 12], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": True,
+         "txt_ids_dims": []}
+    )  # fmt: skip
+    return _random_weights(config, seed)
+
+
+def _random_weights(config, seed):
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "")
     generator = torch.Generator().manual_seed(seed)

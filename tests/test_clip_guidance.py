@@ -49,6 +49,14 @@ def test_cutouts_are_the_squares_drawn(height, width):
     torch.testing.assert_close(out[0, 3], picture[0, :, -64:, -64:], rtol=0, atol=1e-5)
 
 
+def test_cutouts_can_be_kept_large():
+    picture, draws = ramp(96, 160), torch.rand(1, 500, 3, generator=torch.Generator().manual_seed(0))
+    out = cutouts(picture, draws, 8, smallest=0.75)[0]
+    sides = (out[:, 0, -1].mean(-1) - out[:, 0, 0].mean(-1)) * 8 / 7 * 96
+    assert 70 < sides.min() < 74 and 94 < sides.max() < 97
+    torch.testing.assert_close(cutouts(picture, draws, 80, smallest=0.75), cutouts(picture, draws, 80))
+
+
 def test_cutouts_of_small_pictures_and_of_each_sample():
     pictures = torch.rand(2, 3, 40, 48, generator=torch.Generator().manual_seed(0))
     draws = torch.rand(2, 5, 3, generator=torch.Generator().manual_seed(1))

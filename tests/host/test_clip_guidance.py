@@ -60,14 +60,15 @@ def test_the_towers_see_what_the_host_shows_them(shapes, pair):
     )
 
 
-def test_the_gradient_is_the_losses(shapes, pair, monkeypatch):
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_gradient_is_the_losses(shapes, pair, monkeypatch, recompute):
     """Against finite differences of the whole way: latent format, decoder, cutouts, tower; but for the clamping."""
     monkeypatch.setattr(_host_clip_guidance, "within_range", lambda pictures: pictures)
     from steer.nodes._host import Differentiable, NoiseLaw, Run
     from steer.nodes._host_gradient_guidance import gradient
 
     loss, latent = text_loss(shapes, pair, cutouts=2), shapes[0].model.process_latent_in(shapes[2].encode(picture()))
-    made = {id(patcher): Differentiable(patcher) for patcher in loss.patchers}
+    made = {id(patcher): Differentiable(patcher, recompute) for patcher in loss.patchers}
     comfy.model_management.load_models_gpu([each.patcher for each in made.values()])
 
     def value(x, step):
@@ -87,7 +88,7 @@ def test_one_small_step_comes_closer(shapes, pair, through_model, monkeypatch):
     """By the host's own encoding of the whole picture: the gradient points the way, through the model and without."""
     monkeypatch.setattr(
         _host_clip_guidance, "cutouts",
-        lambda pictures, draws, size: torch.nn.functional.interpolate(
+        lambda pictures, draws, size, smallest: torch.nn.functional.interpolate(
             pictures, (size, size), mode="bicubic", antialias=True
         )[:, None],
     )  # fmt: skip
@@ -187,6 +188,8 @@ def test_what_does_not_belong_together(shapes, pair):
         SteerCLIPTextLoss.execute(vision, shapes[2], clip, " ", 4)
     with pytest.raises(ValueError, match="cutouts is 0"):
         SteerCLIPTextLoss.execute(vision, shapes[2], clip, TEXT, 0)
+    with pytest.raises(ValueError, match="smallest_cutout is 1.5; it needs to be from 0 to 1"):
+        SteerCLIPImageLoss.execute(vision, shapes[2], picture(), 4, 1.5)
     model, rows = counted(shapes[0])
     guider = host_guider(model, encode(shapes[1], ""), encode(shapes[1], ""), 1.0)
     sigmas, noise = torch.tensor([2.0, 0.0]), noise_of((1, 4, 16, 16))

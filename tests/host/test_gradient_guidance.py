@@ -24,6 +24,7 @@ from steer.tests.host_run import (
     relative,
     run,
     sigmas_of,
+    tiny_flux,
     with_law,
 )
 
@@ -322,3 +323,15 @@ def test_flow_and_v_on_the_real_network(shapes):
             steered = guided(guider, Square(), 0.5, through_model=through_model, max_change=1.0)
             out = run(steered, euler(), sigmas, noise)
             assert torch.isfinite(out).all() and not torch.allclose(out, plain)
+
+
+@pytest.mark.parametrize("through_model", [True, False])
+def test_on_fluxs_structure(through_model):
+    model = tiny_flux()
+    text = [[noise_of((1, 12, 48), 1), {"pooled_output": noise_of((1, 32), 2), "guidance": 3.5}]]
+    guider, sigmas, noise = host_guider(model, text, text, 1.0), sigmas_of(model, 4), noise_of((2, 16, 8, 8))
+    plain = run(guider, euler(), sigmas, noise)
+    out = run(guided(guider, Square(), 0.5, through_model=through_model, max_change=1.0), euler(), sigmas, noise)
+    distances = [(model.model.process_latent_in(each) - 0.8).square().mean() for each in (out, plain)]
+    assert distances[0] < 0.8 * distances[1]
+    assert torch.equal(run(guider, euler(), sigmas, noise), plain)

@@ -5,8 +5,8 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
-from steer.nodes._host import Differentiable, blocks_of, gradient_options, gradients
-from steer.tests.host_run import encode, host_guider, noise_of, run, sigmas_of
+from steer.nodes._host import Differentiable, _graph_within, blocks_of, gradient_options, gradients
+from steer.tests.host_run import encode, host_guider, noise_of, run, sigmas_of, tiny_flux
 
 X, CONTEXT, SIGMA = noise_of((1, 4, 16, 16)), noise_of((1, 77, 128), 1), torch.tensor([2.0])
 
@@ -114,6 +114,19 @@ def test_with_weights_kept_away_between_layers(shapes):
         differentiable.patcher.unpatch_model(torch.device("cpu"))
 
 
+def test_weights_at_hand_are_not_copied(shapes):
+    """For a small picture the way back keeps less than the weights are."""
+    differentiable = loaded(shapes)
+    model = differentiable.patcher.model
+    limit = 0.5 * sum(weight.nbytes for weight in model.parameters())
+    with gradients():
+        x = noise_of((1, 4, 8, 8)).requires_grad_()
+        with _graph_within(limit, model):
+            denoised = predict(differentiable, x, CONTEXT)
+        (gradient,) = torch.autograd.grad(denoised.square().sum(), x)
+    assert gradient.abs().sum() > 0
+
+
 def test_a_buffer_of_the_host_can_be_filled(shapes):
     """The host copies offloaded weights into a buffer it made in inference mode, and uses it for the next layer too."""
     buffer = torch.zeros(8)
@@ -127,22 +140,55 @@ def test_a_buffer_of_the_host_can_be_filled(shapes):
     assert torch.equal(gradient, torch.full((8,), 32.0))
 
 
-def test_control_added_in_place(shapes):
-    """ControlNets are added with `+=` to what the next block has already read."""
-
-    def control():
-        return {"output": [noise_of((1, 64, 16, 16), 7)] * 2, "input": [noise_of((1, 64, 16, 16), 8)] * 2}
-
-    differentiable = loaded(shapes)
-    model = differentiable.patcher.model
+def check_by_differences(differentiable, call, given):
+    """The gradient of the squares of `call(given)`, against finite differences."""
+    plain = call(given)
     with gradients():
-        context = CONTEXT.clone().requires_grad_()
-        denoised = model.apply_model(X, SIGMA, c_crossattn=context, control=control(), transformer_options={})
-        (gradient,) = torch.autograd.grad(denoised.square().sum(), context)
-    plain = model.apply_model(X, SIGMA, c_crossattn=CONTEXT, control=control(), transformer_options={})
-    torch.testing.assert_close(denoised.detach(), plain, rtol=1e-5, atol=1e-5)
-    assert gradient.abs().sum() > 0
-    assert not torch.allclose(plain, predict(differentiable, X, CONTEXT))
+        asked = given.clone().requires_grad_()
+        out = differentiable(lambda: call(asked))
+        (gradient,) = torch.autograd.grad(out.square().sum(), asked)
+    torch.testing.assert_close(out.detach(), plain, rtol=1e-5, atol=1e-5)
+    direction = gradient / gradient.norm()
+    ends = [call(given + step * direction).double().square().sum() for step in (1e-2, -1e-2)]
+    assert float(ends[0] - ends[1]) / 2e-2 == pytest.approx(float(gradient.norm()), rel=0.01)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_control_added_in_place(shapes, recompute):
+    """ControlNets are added with `+=` to what the next block has already read."""
+    differentiable = loaded(shapes, recompute)
+    model, seen = differentiable.patcher.model, []
+
+    def note(h, options):
+        seen.append(h.shape)
+        return h
+
+    plain = predict(differentiable, X, CONTEXT, {"patches": {"input_block_patch": [note]}})
+
+    def call(context):
+        control = {"output": [0.5 * noise_of(shape, 7) for shape in seen], "middle": [0.5 * noise_of(seen[-1], 8)]}
+        return model.apply_model(X, SIGMA, c_crossattn=context, control=control, transformer_options={})
+
+    assert not torch.allclose(call(CONTEXT), plain, atol=0.1)
+    check_by_differences(differentiable, call, CONTEXT)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("which", ["x", "context"])
+def test_blocks_that_change_what_they_are_given(recompute, which):
+    """Flux's add to it in place after their norms have read it."""
+    differentiable = Differentiable(tiny_flux(), recompute)
+    comfy.model_management.load_models_gpu([differentiable.patcher])
+    given = {"x": noise_of((1, 16, 8, 8)), "context": noise_of((1, 12, 48), 1)}
+
+    def call(value):
+        x, context = ({**given, which: value}[name] for name in ("x", "context"))
+        return differentiable.patcher.model.apply_model(
+            x, torch.tensor([0.6]), c_crossattn=context, y=noise_of((1, 32), 2), guidance=torch.tensor([3.5]),
+            transformer_options={},
+        )  # fmt: skip
+
+    check_by_differences(differentiable, call, given[which])
 
 
 def test_attention_without_a_way_back_is_replaced_and_patches_of_it_are_kept(shapes):

@@ -1,0 +1,112 @@
+"""DiffEdit's contrast of two prompts, in a run of the host that calls the model at one level."""
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..samplers.diffedit import contrast, draws, found
+from ..samplers.masks import check_mask
+from ._host import check_given, checked_run, errors_of, noise_law, strength_sigma
+
+FREE = 1.5  # times what the host reckons a call takes has to be free, as where it batches conditionings itself
+
+
+class ContrastSampler(comfy.samplers.Sampler):
+    """Not a sampler, but what to do where the host samples. Made for one run, which leaves `mask` and `heat`.
+
+    Both are (batch, ...) without channels, on the CPU.
+    """
+
+    def __init__(self, node: str, samples: int, threshold: float):
+        self.node, self.samples, self.threshold = node, samples, threshold
+        self.mask: Tensor | None = None
+        self.heat: Tensor | None = None
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        model, prompts, done = model_wrap.inner_model, [model_wrap.conds[name] for name in ("source", "target")], 0
+        with errors_of(self.node):
+            run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, None, needs_mask=False)
+            check_active(model_wrap.conds, run.sigmas[0])
+        noises = draws(extra_args["seed"], self.samples, run.known)
+        together = draws_at_once(model, run.known.shape, self.samples, run.known.device)
+
+        def estimates(x: Tensor, sigma: float) -> list[Tensor]:
+            nonlocal done
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            level, batch = x.new_full((x.shape[0],), sigma), run.known.shape[0]
+            both = comfy.samplers.calc_cond_batch(model, prompts, x, level, extra_args["model_options"])
+            done += x.shape[0] // batch
+            callback(done - 1, both[1][:batch], x[:batch], self.samples)
+            return both
+
+        difference = contrast(estimates, run.known, run.sigmas[0], run.law, noises, together)
+        if not torch.isfinite(difference).all():
+            raise ValueError(f"{self.node}: the model's answers hold NaN; run it at a higher precision (--force-fp32)")
+        within = None if denoise_mask is None else denoise_mask[:, 0]
+        self.mask, self.heat = (each.cpu() for each in found(difference, self.threshold, within))
+        return latent_image
+
+
+def contrasted(node: str, model, source, target, latent: dict, samples: Tensor, settings, callback, quiet: bool):
+    """(mask, heat), both (batch, ...): where the two prompts disagree about the latent `samples`. ValueError.
+
+    `settings`: (strength, number of draws, threshold, seed). Equal prompts are not run.
+    """
+    strength, count, threshold, seed = settings
+    model_sampling, given = model.get_model_object("model_sampling"), latent.get("noise_mask")
+    sigmas = torch.tensor([strength_sigma(model_sampling, strength), 0.0])
+    with errors_of(node):
+        if samples.is_nested:
+            raise ValueError("latent_image holds several latents of different kinds; give the picture's alone")
+        if samples.ndim < 4:
+            raise ValueError(f"latent_image has {samples.ndim - 2} dimensions; encode a picture or a video")
+        check_given(model.model, sigmas, samples, given)
+        noise_law(model_sampling)
+        if not samples.any():
+            raise ValueError("latent_image is empty (all zero); encode the picture to edit")
+        if given is not None:
+            check_mask(given)
+    if equal(source, target):
+        nothing = torch.zeros(samples.shape[0], *samples.shape[2:])
+        return nothing, nothing
+    guider, sampler = comfy.samplers.CFGGuider(model), ContrastSampler(node, count, threshold)
+    guider.inner_set_conds({"source": source, "target": target})
+    guider.sample(torch.zeros_like(samples), samples, sampler, sigmas, given, callback, quiet, seed)
+    return sampler.mask, sampler.heat
+
+
+def draws_at_once(model, shape, samples: int, device) -> int:
+    """How many draws, each of the whole batch under both prompts, fit into the memory that is free; at least one."""
+    free = getattr(model.current_patcher, "get_free_memory", comfy.model_management.get_free_memory)(device)
+    fitting = (n for n in range(samples, 1, -1) if FREE * model.memory_required([2 * n * shape[0], *shape[1:]]) < free)
+    return next(fitting, 1)
+
+
+def check_active(conds: dict[str, list[dict]], sigma: float) -> None:
+    """ValueError for a prompt that is limited to other noise levels: the host would take zero for its estimate."""
+    for name, entries in conds.items():
+        ranges = [(entry.get("timestep_start"), entry.get("timestep_end")) for entry in entries]
+        if not any((start is None or sigma <= start) and (end is None or sigma >= end) for start, end in ranges):
+            raise ValueError(
+                f"{name} is limited to a part of the run, and sigma {sigma:.4g}, the level of this strength, is not in "
+                "it; give it without a time range, or choose another strength"
+            )
+
+
+def equal(a, b) -> bool:
+    """Whether two conditionings are the same in all that they hold."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b.to(a.device))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a is b or (type(a) is type(b) and isinstance(a, str | int | float | bool) and a == b)
+
+
+def pixels_of(model) -> int:
+    """Picture pixels to a latent pixel."""
+    return getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)

@@ -1,0 +1,113 @@
+"""DiffEdit's mask: the part of a picture that a change of prompt is about."""
+
+import comfy.sample
+import comfy.utils
+import latent_preview
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ._heatmap_picture import overlaid
+from ._host import check_number, log
+from ._host_diffedit import contrasted, pixels_of
+
+NODE = "SteerDiffEditMask"
+
+
+class SteerDiffEditMask(io.ComfyNode):
+    """A mask from two prompts: where the model's answers to them differ (DiffEdit, arXiv:2210.11427)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=NODE,
+            display_name="DiffEdit Mask (Steer)",
+            category="Steer/masks",
+            description="Finds the part of a picture that a change of prompt is about: noises the picture and marks "
+            "where the model's answers to the two prompts differ most. For Set Latent Noise Mask.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that will edit."),
+                io.Conditioning.Input("source", tooltip="What the picture shows, or an empty prompt."),
+                io.Conditioning.Input(
+                    "target", tooltip="What it is to show: best the same prompt with the word changed."
+                ),
+                io.Latent.Input(
+                    "latent_image", tooltip="The encoded picture. With a noise mask, only what is inside is considered."
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much noise, as a share of diffusion time: with less the model sees the picture too "
+                    "well to believe the target, with more it does not see where things are.",
+                ),  # fmt: skip
+                io.Int.Input(
+                    "samples",
+                    default=10,
+                    min=1,
+                    max=1000,
+                    tooltip="Noises to average over, each with one prediction for either prompt.",
+                ),  # fmt: skip
+                io.Float.Input(
+                    "threshold",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="What is in the mask has more than 3 x threshold times the picture's mean contrast: at 0.5 "
+                    "one and a half times. Less makes the mask larger; for a new background 0.1 to 0.2.",
+                ),  # fmt: skip
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of the noises."),
+            ],
+            outputs=[
+                io.Mask.Output(tooltip="1 where to edit, at the picture's size; empty if the prompts are the same."),
+                io.Image.Output(display_name="heatmap", tooltip="The contrast that the mask is cut from, as colours."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, source, target, latent_image, strength, samples, threshold, seed) -> io.NodeOutput:
+        check_number(NODE, "strength", strength, 0.0, 1.0)
+        check_number(NODE, "samples", samples, 1)
+        check_number(NODE, "threshold", threshold, 0.0, 1.0)
+        check_number(NODE, "seed", seed, 0, 2**64 - 1)
+        if strength == 0.0:
+            raise ValueError(f"{NODE}: strength is 0, at which no model call is made; use more than 0, around 0.5")
+        latent = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
+        settings, callback = (strength, samples, threshold, seed), latent_preview.prepare_callback(model, samples)
+        quiet = not comfy.utils.PROGRESS_BAR_ENABLED
+        mask, heat = contrasted(NODE, model, source, target, latent_image, latent, settings, callback, quiet)
+        text, usual = report(mask, heat), all(0.0 < share < 1.0 for share in mask.flatten(1).mean(1))
+        (log.info if usual else log.warning)("%s: %s", NODE, text)
+        # nothing between 0 and 1: reduced by the host, which looks at the middle of each square, it is the same again
+        mask, heat = (enlarged(each, pixels_of(model), how) for each, how in ((mask, "nearest"), (heat, "bicubic")))
+        colours = np.stack([overlaid(each, None) for each in heat.clamp(0.0, 1.0).numpy()]).astype(np.float32)
+        return io.NodeOutput(mask, torch.from_numpy(colours), ui=ui.PreviewText(text))
+
+
+def report(mask: Tensor, heat: Tensor) -> str:
+    """For each picture how much of it was found, and what is amiss."""
+    lines = []
+    for number, (one, warm) in enumerate(zip(mask, heat, strict=True), 1):
+        share, name = float(one.mean()), "the picture" if len(mask) == 1 else f"picture {number}"
+        if not warm.any():
+            lines.append(f"{name}: the mask is empty, since the two prompts are the same to the model; change a word")
+        elif share == 0.0:
+            lines.append(f"{name}: the mask is empty, since nothing stands out so far; lower the threshold")
+        elif share == 1.0:
+            lines.append(f"{name}: the mask is the whole picture; raise the threshold")
+        else:
+            lines.append(f"{name}: the mask is {100 * share:.0f}% of it")
+    return "\n".join(lines)
+
+
+def enlarged(values: Tensor, pixels: int, how: str) -> Tensor:
+    """(batch, [frames,] height, width) of a latent as (pictures, height, width) of the pictures' size."""
+    return interpolate(values.flatten(0, -3)[:, None], scale_factor=pixels, mode=how)[:, 0]
+
+
+NODES = [SteerDiffEditMask]

@@ -1,0 +1,48 @@
+"""DiffEdit's decoding around any sampler of the host: outside the mask the recorded inversion."""
+
+from comfy_api.latest import io
+
+from ._host_trajectory_blend import TrajectoryBlendSampler
+from ._types import SteerInversion
+
+NODE = "SteerTrajectoryBlendSampler"
+
+
+class SteerTrajectoryBlendSampler(io.ComfyNode):
+    """A background that follows its own inversion and ends exactly at the source (DiffEdit, arXiv:2210.11427)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=NODE,
+            display_name="Trajectory Blend Sampler (Steer)",
+            category="Steer/samplers",
+            description="Samples with the given sampler inside the noise mask of the latent, from the inverted picture "
+            "on; outside, every model call sees the recorded inversion at its level, and the result is the source "
+            "exactly.",
+            inputs=[
+                io.Sampler.Input("sampler", tooltip="Any sampler; a deterministic one keeps more of the picture."),
+                SteerInversion.Input(
+                    "inversion",
+                    tooltip="Of the picture in latent_image, made with the sigmas that are sampled with (or of which "
+                    "these are the lower part).",
+                ),
+            ],
+            outputs=[
+                io.Sampler.Output(
+                    tooltip="For SamplerCustomAdvanced, with the inversion's LATENT (and a noise mask on it) and NOISE."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, sampler, inversion) -> io.NodeOutput:
+        if getattr(sampler, "needs_mask", False):
+            raise ValueError(
+                f"{NODE}: sampler is {sampler.node}, which keeps the masked-out part itself; "
+                "connect a plain sampler such as KSamplerSelect or SteerDDIMSampler"
+            )
+        return io.NodeOutput(TrajectoryBlendSampler(NODE, sampler, inversion))
+
+
+NODES = [SteerTrajectoryBlendSampler]
