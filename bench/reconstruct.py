@@ -1,5 +1,6 @@
 """What fitting a VAE of SD1.x's size to one picture takes: seconds and memory, kept activations and recomputed ones."""
 
+from functools import partial
 from unittest.mock import patch
 
 import torch
@@ -46,7 +47,7 @@ def fitted(vae, latent, name: str, again: bool):
     node, rate = NODES[name]
     source, mask = torch.rand(1, size, size, 3), torch.zeros(1, size, size)
     mask[:, : size // 2] = 1
-    with patch.object(_host_reconstruct, "Differentiable", lambda patcher: Differentiable(patcher, again)):
+    with patch.object(_host_reconstruct, "Differentiable", partial(Differentiable, recompute=again)):
         return node.execute(vae, source, {"samples": latent}, mask, UPDATES, rate)
 
 

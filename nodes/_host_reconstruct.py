@@ -95,7 +95,7 @@ def loaded(node: str, vae, shape, weights: bool) -> Iterator[Differentiable]:
 
     ValueError before anything runs, and the host's out-of-memory error with what would help.
     """
-    differentiable = Differentiable(vae.patcher)
+    differentiable = Differentiable(vae.patcher, weights=weights)
     device, needed = differentiable.patcher.load_device, memory_needed(vae, shape, weights)
     log.info("%s: about %.2f GiB of memory for each picture", node, needed / 2**30)
     try:

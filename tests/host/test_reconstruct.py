@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from functools import partial
 
 import comfy.model_management
 import comfy.utils
@@ -274,9 +275,12 @@ def test_a_vae_in_half_precision_is_fitted_in_float32(kl, dtype):
 @pytest.mark.parametrize("recompute", [True, False])
 def test_activations_computed_again_are_the_same(kl, recompute, monkeypatch):
     expected = by_decoder(kl, source_of(), latent_of(), mask_of())
-    monkeypatch.setattr(_host_reconstruct, "Differentiable", lambda patcher: Differentiable(patcher, recompute))
+    monkeypatch.setattr(_host_reconstruct, "Differentiable", partial(Differentiable, recompute=recompute))
     out = by_decoder(kl, source_of(), latent_of(), mask_of())
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-4)
+    moved = by_latent(kl, source_of(), latent_of(), mask_of())
+    monkeypatch.undo()
+    torch.testing.assert_close(moved, by_latent(kl, source_of(), latent_of(), mask_of()), rtol=0, atol=1e-3)
 
 
 def test_weights_kept_away_between_layers_and_patched_ones(kl, monkeypatch):
