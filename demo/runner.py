@@ -19,6 +19,9 @@ SHAPES_SIZE, USUAL_SIZE = 128, 512  # pixels: what the shapes checkpoint was tra
 PIXEL_INPUTS = {
     "EmptyLatentImage": ("width", "height"),
     "ImagePadForOutpaint": ("left", "top", "right", "bottom", "feathering"),
+    "SolidMask": ("width", "height"),
+    "MaskComposite": ("x", "y"),
+    "SteerStitch": ("feather",),
 }
 Captioned = tuple[Image.Image, str]
 

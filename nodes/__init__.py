@@ -15,16 +15,19 @@ from . import (
     inversion_file,
     null_text,
     paint_with_words,
+    poisson_blend,
     prompt_to_prompt,
+    reconstruct,
     repaint,
     sdedit,
+    stitch,
     trajectory_blend,
 )
 
 METHODS = (
     guidance, ddim, sdedit, repaint, blended_diffusion, inversion, inversion_file, null_text, prompt_to_prompt,
     attention_maps, paint_with_words, gradient_guidance, clip_guidance,
-    classifier, diffedit, trajectory_blend,
+    classifier, diffedit, trajectory_blend, stitch, poisson_blend, reconstruct,
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from comfy_execution.utils import get_executing_context
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from ..samplers.blended_diffusion import Blend
@@ -534,11 +535,11 @@ class Differentiable:
     autograd can keep it, and so that layers with quantised arithmetic compute in full. The weights themselves are
     shared and stay as they are.
     Where the activations do not fit they are not kept, and computed again block by block: `recompute` says so, None
-    until the first call has found it out.
+    until the first call has found it out. With `weights` the way back reaches weights that can be differentiated too.
     """
 
-    def __init__(self, patcher, recompute: bool | None = None):
-        self.patcher, self.recompute = patcher.clone(), recompute
+    def __init__(self, patcher, recompute: bool | None = None, weights: bool = False):
+        self.patcher, self.recompute, self.weights = patcher.clone(), recompute, weights
         for name, layer in self.patcher.model.named_modules():
             if hasattr(layer, "weight_function"):  # the host's layers; others use their weights as they are
                 for kind in ("weight", "bias"):
@@ -561,7 +562,7 @@ class Differentiable:
                 comfy.model_management.soft_empty_cache()
         if not self.recompute:
             return call()
-        with _recomputing(blocks_of(self.patcher.model)):
+        with _recomputing(blocks_of(self.patcher.model), _recomputed_with_weights if self.weights else _recomputed):
             return call()
 
 
@@ -605,12 +606,12 @@ def blocks_of(module: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 @contextmanager
-def _recomputing(blocks: list[torch.nn.Module]):
+def _recomputing(blocks: list[torch.nn.Module], recomputed: Callable):
     """Inside, what the blocks compute is not kept but computed again on the way back; afterwards they are as before."""
     before = [vars(block).get("forward") for block in blocks]
     try:
         for block in blocks:
-            block.forward = partial(_recomputed, block.forward)
+            block.forward = partial(recomputed, block.forward)
         yield
     finally:
         for block, forward in zip(blocks, before, strict=True):
@@ -634,6 +635,21 @@ def _recomputed(forward: Callable, *args, **kwargs):
         return forward(*own_args, **own_kwargs)
 
     return _ComputedTwice.apply(call, *tensors) if places else forward(*args, **kwargs)
+
+
+def _recomputed_with_weights(forward: Callable, *args, **kwargs):
+    """The same by PyTorch's checkpoint, which finds the weights, but does not notice that what it saved was changed."""
+    kept = tree_map(_copied, (args, kwargs))
+
+    def call():
+        own_args, own_kwargs = tree_map(_copied, kept)
+        return forward(*own_args, **own_kwargs)
+
+    return checkpoint(call, use_reentrant=False)
+
+
+def _copied(value):
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 class _ComputedTwice(torch.autograd.Function):

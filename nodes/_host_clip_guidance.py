@@ -49,7 +49,7 @@ class CLIPLoss:
         target = self.target.to(run.known.device, torch.float32)
 
         def loss(denoised: Tensor, sigma: float) -> Tensor:
-            pictures = within_range(_decoded(self.vae, decoder, latent_format.process_out(denoised)))
+            pictures = within_range(decoded(self.vae, decoder, latent_format.process_out(denoised)))
             if run.mask is not None:
                 pictures = inside(pictures, interpolate(run.mask, pictures.shape[-2:], mode="bilinear"))
             uniform = torch.special.ndtr(draw(denoised.new_empty(denoised.shape[0], self.cutouts, 3)))
@@ -75,11 +75,14 @@ def _check_fits(loss: CLIPLoss, run: Run) -> None:
         )
 
 
-def _decoded(vae, decoder, latent: Tensor) -> Tensor:
-    """Latents as on the host's wires to pictures (batch, 3, h, w), about 0..1 and not clamped, with gradients."""
+def decoded(vae, decoder, latent: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Latents as on the host's wires to pictures (batch, 3, h, w), about 0..1 and not clamped, with gradients.
+
+    Computed in `dtype`, without one in the VAE's own.
+    """
     if latent.ndim == 5 and vae.latent_dim == 2:
         latent = latent[:, :, 0]
-    raw = decoder(lambda: vae.first_stage_model.decode(latent.to(vae.vae_dtype))).float()
+    raw = decoder(lambda: vae.first_stage_model.decode(latent.to(dtype or vae.vae_dtype))).float()
     # the host's own scaling clamps in place: what it does to numbers is read off two that it does not clamp
     zero, quarter = vae.process_output(torch.tensor([0.0, 0.25], device=raw.device)).tolist()
     pictures = zero + (quarter - zero) / 0.25 * raw

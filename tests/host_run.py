@@ -6,9 +6,11 @@ import comfy.model_patcher
 import comfy.model_sampling
 import comfy.ops
 import comfy.samplers
+import comfy.sd
 import comfy.supported_models
 import node_helpers
 import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
 
 from ..demo.shapes_loader import UNET_CONFIG
 
@@ -147,6 +149,18 @@ def with_control(conditioning):
     control = comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"), manual_cast_dtype=None)
     control = control.copy().set_cond_hint(torch.rand(1, 3, 128, 128), 0.5, (0.0, 1.0))
     return node_helpers.conditioning_set_values(conditioning, {"control": control, "control_apply_to_uncond": True})
+
+
+def random_kl(channels=32, dtype=None, seed=0):
+    """A VAE of SD1.x's structure with random weights, which are of that size at 128 channels."""
+    layers = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": channels,
+              "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}  # fmt: skip
+    config, generator, weights = {"ddconfig": layers, "embed_dim": 4}, torch.Generator().manual_seed(seed), {}
+    for name, weight in AutoencoderKL(**config).state_dict().items():
+        drawn = torch.randn(weight.shape, generator=generator)
+        drawn = 0.1 * drawn if weight.ndim == 1 else drawn * weight[0].numel() ** -0.5
+        weights[name] = 1.0 + drawn if "norm" in name and name.endswith("weight") else drawn
+    return comfy.sd.VAE(sd=weights, config={"params": config}, dtype=dtype)
 
 
 def tiny_sdxl(seed=0):

@@ -54,7 +54,7 @@ def test_the_towers_see_what_the_host_shows_them(shapes, pair):
     )
     found = _host_clip_guidance._embedded(vision, lambda call: call(), squares)
     assert (spherical_distance(found, expected) < 1e-3).all()
-    decoded = _host_clip_guidance._decoded(shapes[2], lambda call: call(), shapes[2].encode(pictures))
+    decoded = _host_clip_guidance.decoded(shapes[2], lambda call: call(), shapes[2].encode(pictures))
     torch.testing.assert_close(
         decoded.clamp(0, 1).movedim(1, -1), shapes[2].decode(shapes[2].encode(pictures)), rtol=1e-4, atol=1e-4
     )

@@ -1,0 +1,53 @@
+"""Gradient-domain blending: the edit takes on the source's colours at its edge."""
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy_api.latest import io
+
+from ..samplers.poisson_blend import poisson_blend
+from ._host import errors_of, log
+from ._pictures import three_together
+
+NODE = "SteerPoissonBlend"
+
+
+class SteerPoissonBlend(io.ComfyNode):
+    """Poisson image editing (Perez, Gangnet and Blake 2003)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=NODE,
+            display_name="Poisson Blend (Steer)",
+            category="Steer/background",
+            description="Puts what was edited back into the source without a seam: inside the mask the edit's "
+            "gradients, at its edge the source's colours. A difference there is spread over the whole edit, which can "
+            "tint it. Outside the mask the picture is the source exactly.",
+            inputs=[
+                io.Image.Input("source", tooltip="The picture whose background is to stay."),
+                io.Image.Input("edited", tooltip="The whole edited picture, of the same size."),
+                io.Mask.Input(
+                    "mask", tooltip="Above one half takes the edit, the rest is the source. In pixels or in latents."
+                ),
+            ],
+            outputs=[io.Image.Output(tooltip="The source with the edit in it.")],
+        )
+
+    @classmethod
+    def execute(cls, source, edited, mask) -> io.NodeOutput:
+        with errors_of(NODE):
+            source, edited, mask = three_together(source, edited, mask)
+        bar, blended = comfy.utils.ProgressBar(len(source)), []
+        for index, (before, after, inside) in enumerate(zip(source, edited, mask > 0.5, strict=True)):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            if not inside.any():
+                log.warning("%s: mask %d is empty, so the source is returned", NODE, index)
+            elif inside.all():
+                log.warning("%s: mask %d covers everything, so the edit is returned as it is", NODE, index)
+            blended.append(poisson_blend(before, after, inside))
+            bar.update(1)
+        return io.NodeOutput(torch.stack(blended))
+
+
+NODES = [SteerPoissonBlend]

@@ -1,0 +1,53 @@
+"""Pasting an edit into its source with a soft edge."""
+
+from comfy_api.latest import io
+
+from ..samplers.stitch import feathered, stitch
+from ._host import check_number, errors_of, log
+from ._pictures import three_together
+
+NODE = "SteerStitch"
+
+
+class SteerStitch(io.ComfyNode):
+    """A paste with a feathered edge, mixed in linear light."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=NODE,
+            display_name="Stitch (Steer)",
+            category="Steer/background",
+            description="Puts what was edited back into the source with a soft edge. Outside it the picture is the "
+            "source exactly. Where the two differ at the edge a seam can show: Poisson Blend hides it.",
+            inputs=[
+                io.Image.Input("source", tooltip="The picture whose background is to stay."),
+                io.Image.Input("edited", tooltip="The whole edited picture, of the same size."),
+                io.Mask.Input("mask", tooltip="1 takes the edit, 0 the source. In pixels or in latents."),
+                io.Int.Input(
+                    "feather",
+                    default=8,
+                    min=-256,
+                    max=256,
+                    tooltip="Width of the soft edge in pixels. It lies inside the mask, so that nothing outside "
+                    "changes; with a negative value outside, so that nothing of what was there shows inside.",
+                ),
+            ],
+            outputs=[io.Image.Output(tooltip="The source with the edit in it.")],
+        )
+
+    @classmethod
+    def execute(cls, source, edited, mask, feather) -> io.NodeOutput:
+        check_number(NODE, "feather", feather, -256, 256)
+        with errors_of(NODE):
+            source, edited, mask = three_together(source, edited, mask)
+        soft = feathered(mask, feather)
+        for index, (before, after) in enumerate(zip(mask.amax((1, 2)), soft.amax((1, 2)), strict=True)):
+            if before == 0.0:
+                log.warning("%s: mask %d is empty, so the source is returned", NODE, index)
+            elif after < before:
+                log.warning("%s: mask %d is thinner than twice the feather: the edit fades, lower it", NODE, index)
+        return io.NodeOutput(stitch(source, edited, soft))
+
+
+NODES = [SteerStitch]
