@@ -9,7 +9,8 @@ import torch
 from ..demo.metrics import aggregate, markdown_table, psnr
 from ..demo.shapes import stock
 from ..demo.shapes.data import caption, render, sample_scene
-from ..nodes._host import gradients, with_branches
+from ..nodes._host_gradients import gradients
+from ..nodes._host_null_text import with_branches
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.null_text import SteerNullText, windows
 from .host_run import encode_texts, guider_of

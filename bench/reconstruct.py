@@ -7,7 +7,7 @@ import torch
 
 from ..demo.metrics import markdown_table
 from ..nodes import _host_reconstruct
-from ..nodes._host import Differentiable
+from ..nodes._host_gradients import Differentiable
 from ..nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
 from ..tests.host_run import noise_of, random_kl
 from .background import timed

@@ -16,8 +16,9 @@ from torch.nn import Parameter
 from tqdm.auto import tqdm
 
 from ..samplers.reconstruct import Reconstruction, reconstruct
-from ._host import Differentiable, errors_of, gradients, log, show_progress_text
+from ._host import errors_of, log, show_progress_text
 from ._host_clip_guidance import decoded
+from ._host_gradients import Differentiable, gradients
 
 PREVIEW = 512  # pixels that a preview has at most
 ACTIVATIONS = 1.7  # of what the host reckons for decoding in float32; bench/reconstruct.md measures it

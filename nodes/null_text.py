@@ -10,17 +10,9 @@ from tqdm.auto import tqdm
 
 from ..samplers.inversion import Inversion
 from ..samplers.null_text import InnerStep, null_text, step_early_stop
-from ._host import (
-    Branches,
-    check_inversion_fits,
-    check_number,
-    errors_of,
-    gradients,
-    log,
-    negative_takes_over,
-    show_progress_text,
-    with_branches,
-)
+from ._host import check_inversion_fits, check_number, errors_of, log, show_progress_text
+from ._host_gradients import gradients
+from ._host_null_text import Branches, negative_takes_over, with_branches
 from ._types import SteerInversion
 
 NODE = "SteerNullText"

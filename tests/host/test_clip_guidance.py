@@ -64,8 +64,9 @@ def test_the_towers_see_what_the_host_shows_them(shapes, pair):
 def test_the_gradient_is_the_losses(shapes, pair, monkeypatch, recompute):
     """Against finite differences of the whole way: latent format, decoder, cutouts, tower; but for the clamping."""
     monkeypatch.setattr(_host_clip_guidance, "within_range", lambda pictures: pictures)
-    from steer.nodes._host import Differentiable, NoiseLaw, Run
+    from steer.nodes._host import NoiseLaw, Run
     from steer.nodes._host_gradient_guidance import gradient
+    from steer.nodes._host_gradients import Differentiable
 
     loss, latent = text_loss(shapes, pair, cutouts=2), shapes[0].model.process_latent_in(shapes[2].encode(picture()))
     made = {id(patcher): Differentiable(patcher, recompute) for patcher in loss.patchers}

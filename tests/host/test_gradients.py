@@ -5,7 +5,7 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
-from steer.nodes._host import Differentiable, _graph_within, blocks_of, gradient_options, gradients
+from steer.nodes._host_gradients import Differentiable, _graph_within, blocks_of, gradient_options, gradients
 from steer.tests.host_run import encode, host_guider, noise_of, run, sigmas_of, tiny_flux
 
 X, CONTEXT, SIGMA = noise_of((1, 4, 16, 16)), noise_of((1, 77, 128), 1), torch.tensor([2.0])

@@ -13,8 +13,8 @@ from comfy.pixel_space_convert import PixelspaceConversionVAE
 from steer.demo.inputs import photo
 from steer.demo.metrics import psnr
 from steer.nodes import _host_reconstruct
-from steer.nodes._host import Differentiable, gradients
 from steer.nodes._host_clip_guidance import decoded
+from steer.nodes._host_gradients import Differentiable, gradients
 from steer.nodes._host_reconstruct import Problem, loaded, memory_needed, own_weights
 from steer.nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
 from steer.tests.host_run import noise_of, random_kl, relative

@@ -1,0 +1,289 @@
+"""Gradients through the host's models, from inference mode: weights are shared, activations may not fit.
+
+Nothing of the models is changed; what a run needs of its own lives in the context `gradients` and in a clone of the
+patcher.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from math import inf
+from weakref import ref
+
+import comfy.model_management
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils.checkpoint import checkpoint
+
+from ._host import log
+
+
+class _PlainTensors(TorchFunctionMode):
+    """Lets autograd work with what it meets in the host: inference tensors, and blocks that work in place.
+
+    `keep` is for what autograd saves for the way back. What the host then changes in place (`h += control`, the
+    residuals of Flux's blocks) is first copied where it was saved.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.limit = inf
+        """How many bytes may be kept, but for the storages in `free`."""
+        self.free: set[int] = set()
+        self._kept: dict[int, list[ref[Tensor]]] = {}
+        self._sizes: dict[int, int] = {}
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        alias, place = tensor.detach(), _place(tensor)
+        kept = self._kept.setdefault(place, [])
+        kept[:] = [*(held for held in kept if held() is not None), ref(alias)]
+        if self.limit < inf and place not in self.free:
+            self._sizes[place] = tensor.untyped_storage().nbytes()
+            if sum(self._sizes.values()) > self.limit:
+                raise GraphTooLarge
+        return alias
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "__get__":  # a tensor's shape, dtype and the like
+            return func(*args, **kwargs)
+        tensors = _tensors_in((*args, *kwargs.values()))
+        in_place = name == "__setitem__" or name.endswith("_") and not name.endswith("__")
+        if in_place and tensors:
+            self._spare(tensors[0])
+        if any(tensor.requires_grad for tensor in tensors):
+            if any(tensor.is_inference() for tensor in tensors):
+                # autograd may save any of them for the way back, and it cannot save an inference tensor
+                args, kwargs = tree_map(_plain, (args, kwargs))
+        elif in_place and tensors and tensors[0].is_inference():
+            # the host fills a buffer of its own, such as the one for weights on their way from the CPU
+            with torch.inference_mode():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _spare(self, tensor: Tensor) -> None:
+        """Gives what was kept of a tensor that is about to change a memory of its own."""
+        for held in self._kept.pop(_place(tensor), ()):
+            alias = held()
+            if alias is not None:
+                alias.data = alias.data.clone()
+
+
+def _tensors_in(values) -> list[Tensor]:
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors_in(value)
+    return found
+
+
+def _plain(value):
+    return value.detach().clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+_keeping: ContextVar[_PlainTensors] = ContextVar("steer_gradients")
+
+
+@contextmanager
+def gradients():
+    """Inside, calls of a `Differentiable`'s model can be differentiated, even from a node's inference mode.
+
+    The way back has to be inside as well. Never yield inside: the modes would leak to whoever iterates.
+    """
+    keeping = _PlainTensors()
+    hooks = torch.autograd.graph.saved_tensors_hooks(keeping.keep, lambda tensor: tensor)
+    token = _keeping.set(keeping)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), _in_training(), hooks, keeping:
+            yield
+    finally:
+        _keeping.reset(token)
+
+
+@contextmanager
+def _in_training():
+    """The host's own sign that what is computed will be differentiated: fused kernels have no way back."""
+    before = getattr(comfy.model_management, "in_training", None)
+    if before is None:  # older hosts, which have no such kernels
+        yield
+        return
+    comfy.model_management.in_training = True
+    try:
+        yield
+    finally:
+        comfy.model_management.in_training = before
+
+
+class GraphTooLarge(Exception):
+    """Raised on the way forward when what it keeps for the way back would not fit."""
+
+
+class Differentiable:
+    """A model patcher's model (a model, a VAE, a CLIP vision) as it is called inside `gradients`.
+
+    `patcher` is a clone to load and run instead of the given one. There each weight goes through `_usable`, so that
+    autograd can keep it, and so that layers with quantised arithmetic compute in full. The weights themselves are
+    shared and stay as they are.
+    Where the activations do not fit they are not kept, and computed again block by block: `recompute` says so, None
+    until the first call has found it out. With `weights` the way back reaches weights that can be differentiated too.
+    """
+
+    def __init__(self, patcher, recompute: bool | None = None, weights: bool = False):
+        self.patcher, self.recompute, self.weights = patcher.clone(), recompute, weights
+        for name, layer in self.patcher.model.named_modules():
+            if hasattr(layer, "weight_function"):  # the host's layers; others use their weights as they are
+                for kind in ("weight", "bias"):
+                    if getattr(layer, kind, None) is not None:
+                        self.patcher.add_weight_wrapper(f"{name}.{kind}", partial(_usable, layer, kind))
+
+    def __call__(self, call: Callable):
+        """What `call()` returns, a function that calls the model."""
+        if self.recompute is None:
+            try:
+                # the way back needs room of its own
+                free = comfy.model_management.get_free_memory(self.patcher.load_device)
+                with _graph_within(0.6 * free, self.patcher.model):
+                    result = call()
+                self.recompute = False
+                return result
+            except (GraphTooLarge, comfy.model_management.OOM_EXCEPTION):
+                self.recompute = True
+                log.info("the activations of one model call do not fit: they are computed again on the way back")
+                comfy.model_management.soft_empty_cache()
+        if not self.recompute:
+            return call()
+        with _recomputing(blocks_of(self.patcher.model), _recomputed_with_weights if self.weights else _recomputed):
+            return call()
+
+
+def _usable(layer: torch.nn.Module, kind: str, weight: Tensor, **_) -> Tensor:
+    """The weight as autograd can keep it: not an inference tensor, nor in a buffer for the next offloaded layer."""
+    own, changes = getattr(layer, kind).data, getattr(layer, f"{kind}_function", ())
+    if type(own) is Tensor and len(changes) == 1 and (own.device, own.dtype) == (weight.device, weight.dtype):
+        shared = torch.empty(0, dtype=own.dtype, device=own.device)
+        return shared.set_(own.untyped_storage(), own.storage_offset(), own.shape, own.stride())
+    return weight.detach().clone()
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+@contextmanager
+def _graph_within(limit: float, model: torch.nn.Module):
+    """Raises GraphTooLarge as soon as autograd keeps more than `limit` bytes, the model's own weights aside."""
+    keeping = _keeping.get()
+    keeping.limit, keeping.free = limit, {_place(weight) for weight in model.parameters()}
+    try:
+        yield
+    finally:
+        keeping.limit = inf
+
+
+def blocks_of(module: torch.nn.Module) -> list[torch.nn.Module]:
+    """The parts whose activations to recompute together: each is called, and holds at most an eighth of the weights."""
+    largest = sum(weight.numel() for weight in module.parameters()) / 8
+
+    def search(part: torch.nn.Module):
+        for child in part.children():
+            called = type(child).forward is not torch.nn.Module.forward and not isinstance(child, torch.nn.Sequential)
+            if not called or sum(weight.numel() for weight in child.parameters()) > largest:
+                yield from search(child)
+            elif any(True for _ in child.children()):
+                yield child
+
+    return list(search(module))
+
+
+@contextmanager
+def _recomputing(blocks: list[torch.nn.Module], recomputed: Callable):
+    """Inside, what the blocks compute is not kept but computed again on the way back; afterwards they are as before."""
+    before = [vars(block).get("forward") for block in blocks]
+    try:
+        for block in blocks:
+            block.forward = partial(recomputed, block.forward)
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+
+def _recomputed(forward: Callable, *args, **kwargs):
+    # blocks note their place in the options they are given: each time they get a copy of these, as they are now
+    values, structure = tree_flatten((args, kwargs))
+    places = [place for place, value in enumerate(values) if isinstance(value, Tensor) and value.requires_grad]
+    tensors = [values[place] for place in places]
+    values = [None if place in places else value for place, value in enumerate(values)]  # kept, but not those tensors
+
+    def call(*tensors: Tensor):
+        own = list(values)
+        for place, tensor in zip(places, tensors, strict=True):
+            own[place] = tensor.clone()  # the block may change it
+        own_args, own_kwargs = tree_unflatten(own, structure)
+        return forward(*own_args, **own_kwargs)
+
+    return _ComputedTwice.apply(call, *tensors) if places else forward(*args, **kwargs)
+
+
+def _recomputed_with_weights(forward: Callable, *args, **kwargs):
+    """The same by PyTorch's checkpoint, which finds the weights, but does not notice that what it saved was changed."""
+    kept = tree_map(_copied, (args, kwargs))
+
+    def call():
+        own_args, own_kwargs = tree_map(_copied, kept)
+        return forward(*own_args, **own_kwargs)
+
+    return checkpoint(call, use_reentrant=False)
+
+
+def _copied(value):
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+class _ComputedTwice(torch.autograd.Function):
+    """`call(*tensors)`, of which nothing but its input is kept for the way back.
+
+    PyTorch's own checkpoint does not notice when what it has saved is changed in place.
+    """
+
+    @staticmethod
+    def forward(ctx, call: Callable, *tensors: Tensor):
+        ctx.call = call
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        return call(*tensors)
+
+    @staticmethod
+    def backward(ctx, *given: Tensor):
+        with gradients():
+            tensors = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+            out = ctx.call(*tensors)
+            pairs = zip(out if isinstance(out, tuple) else (out,), given, strict=True)
+            reached = [(each, gradient) for each, gradient in pairs if gradient is not None and each.requires_grad]
+            outs, back = zip(*reached, strict=True)
+            return None, *torch.autograd.grad(outs, tensors, back, allow_unused=True)
+
+
+def gradient_options(model_options: dict) -> dict:
+    """The model options for calls inside `gradients`: attention that has a way back, on one device."""
+    transformer_options = dict(model_options.get("transformer_options", {}))
+    previous = transformer_options.get("optimized_attention_override")
+    # the host's own override only picks a back-end; another may change the attention, and is called
+    picks = previous is None or "set_model_optimized_attention" in getattr(previous, "__qualname__", "")
+
+    def attention_override(_, *args, **kwargs):
+        return attention_pytorch(*args, **kwargs) if picks else previous(attention_pytorch, *args, **kwargs)
+
+    transformer_options["optimized_attention_override"] = attention_override
+    options = {**model_options, "transformer_options": transformer_options}
+    options.pop("multigpu_clones", None)  # the host's worker threads record no gradients
+    return options
