@@ -80,9 +80,10 @@ def invert(
             x = x + (sigma - below) * direction
             yield Level(x, denoised, sigma, None, 1)
             continue
-        guess = _guess(x, below, sigma, found, law)
         effort = _effort(index < STIFF_LEVELS, refine, tolerance, below, sigma, law)
-        y, denoised, residual, calls = _solve(denoise, x, guess, below, sigma, law, effort)
+        y, denoised, residual, calls = _solve(
+            denoise, x, _guess(x, below, sigma, found, law), below, sigma, law, effort
+        )
         found = [*found[-1:], (below, x, sigma, y)]
         x = y
         yield Level(x, denoised, sigma, residual, calls)
@@ -162,9 +163,9 @@ def _solve(denoise, x, y, below, sigma, law, effort) -> tuple[Tensor, Tensor, Te
         best = torch.where(better, residual, best)
         damping = torch.where(dropped, damping / 2, damping)
         # an iterate that made it much worse is dropped for a shorter step from the best one
-        shorter = best_y + _each(damping, y) * best_r
-        after = _chosen(dropped, shorter, memory.next(y, r, dropped, damping))
+        after = _chosen(dropped, best_y + _each(damping, y) * best_r, memory.next(y, r, dropped, damping))
         y = _chosen(done, y, after)
+        del direction, r, after  # or they would outlive the next call
         done |= residual * (residual / last).clamp(max=1.0) < effort.target
         last = residual
     # out of calls while getting worse: the best one tried
