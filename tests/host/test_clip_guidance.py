@@ -100,7 +100,7 @@ def test_one_small_step_comes_closer(shapes, pair, through_model, monkeypatch):
         pictures = shapes[2].decode(run(guided(guider, loss, scale, through_model), euler(), sigmas, noise))
         return spherical_distance(pair[1].encode_image(pictures)["image_embeds"], loss.target)
 
-    assert (distances(1.0) < distances(0.0)).all()
+    assert (distances(0.1) < distances(0.0)).all()
 
 
 def test_each_picture_has_its_own_target(shapes, pair):
