@@ -89,12 +89,17 @@ class Server:
         return self._get_json("/object_info")
 
     def queue(self, prompt: dict, client_id: str | None = None) -> str:
-        """Queue a prompt in API form; its prompt id. HostError with `node_errors` when the host refuses it."""
+        """Queue a prompt in API form; its prompt id. HostError with `node_errors` when the host refuses any of it."""
         body = {"prompt": prompt} | ({"client_id": client_id} if client_id else {})
         try:
-            return json.loads(self._post("/prompt", body))["prompt_id"]
+            answer = json.loads(self._post("/prompt", body))
         except urllib.error.HTTPError as error:
             raise _refusal(json.loads(error.read()), prompt) from None
+        if answer.get("node_errors"):  # it runs the outputs that are valid, and leaves out the others
+            self._post("/queue", {"delete": [answer["prompt_id"]]})
+            self._post("/interrupt", {"prompt_id": answer["prompt_id"]})
+            raise _refusal({"error": PARTLY, **answer}, prompt)
+        return answer["prompt_id"]
 
     def run(self, prompt: dict, progress: Progress | None = None, timeout: float = 600) -> dict:
         """Run a prompt to its end; the outputs by node id, as the host's history has them.
@@ -289,6 +294,9 @@ def _link(source: Path, target: Path) -> None:
         target.symlink_to(source, target_is_directory=True)
     except OSError:  # Windows without the right to make links
         shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git", ".venv", "output", "__pycache__"))
+
+
+PARTLY = {"type": "prompt_outputs_failed_validation", "message": "Some of the prompt's outputs are not valid"}
 
 
 def _refusal(answer: dict, prompt: dict) -> HostError:

@@ -53,6 +53,15 @@ def test_a_refused_prompt_names_the_node(server):
     assert "7" in caught.value.node_errors
 
 
+def test_a_prompt_refused_in_part_is_refused(server):
+    """The host would run the outputs that are valid and leave the others out without a word."""
+    slow, broken = load_workflow("repaint"), saving("999")
+    with pytest.raises(HostError, match=r"node 900 \(SaveImage\)") as caught:
+        server.run({**slow, "900": broken})
+    assert caught.value.node_id == "900"
+    assert server.run({"1": EMPTY_PICTURE, "2": saving("1")}), "ready for the next prompt"
+
+
 def test_a_failing_node_is_named(server):
     """The host accepts this prompt; it fails while it runs, on a picture scaled down to nothing."""
     shrunk = {"class_type": "ImageScaleBy", "inputs": {"image": ["1", 0], "upscale_method": "area", "scale_by": 0.01}}
