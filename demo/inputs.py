@@ -81,8 +81,8 @@ def segmentation() -> Image.Image:
 
 
 def example() -> Image.Image:
-    """A blue heart on white, off the middle."""
-    return Image.fromarray(render(scene_of("heart", "blue", "white", 50, 74, 30)))
+    """A yellow triangle on gray, in the left half."""
+    return Image.fromarray(render(scene_of("triangle", "yellow", "gray", 36, 70, 26)))
 
 
 def hole_mask() -> np.ndarray:
