@@ -2,6 +2,7 @@
 
 import comfy.cldm.cldm
 import comfy.controlnet
+import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
 import comfy.ops
@@ -80,6 +81,20 @@ def counted(model):
         return apply_model(args["input"], args["timestep"], **args["c"])
 
     model = model.clone()
+    model.set_model_unet_function_wrapper(wrapper)
+    return model, rows
+
+
+def interrupted(model, call):
+    """As `counted`, and the host is told to stop during this call, from 1."""
+    model, rows = model.clone(), []
+
+    def wrapper(apply_model, args):
+        rows.append(args["input"].shape[0])
+        if len(rows) == call:
+            comfy.model_management.interrupt_current_processing()
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
     model.set_model_unet_function_wrapper(wrapper)
     return model, rows
 

@@ -18,6 +18,7 @@ from steer.tests.host_run import (
     counted,
     encode,
     host_guider,
+    interrupted,
     mean_conditioning,
     noise_of,
     relative,
@@ -228,19 +229,11 @@ class TestRefused:
 def test_interrupt_leaves_the_model_as_it_was(shapes, pictures, prompts, monkeypatch):
     guider, sigmas, noise = host_guider(shapes[0], *prompts, 3.0), sigmas_of(shapes[0], 4), noise_of((2, 4, 16, 16))
     before = run(guider, comfy.samplers.sampler_object("euler"), sigmas, noise)
-    model, calls = shapes[0].clone(), []
-
-    def interrupt(apply_model, args):
-        calls.append(1)
-        if len(calls) == 3:
-            management.interrupt_current_processing()
-        return apply_model(args["input"], args["timestep"], **args["c"])
-
-    model.set_model_unet_function_wrapper(interrupt)
+    model, rows = interrupted(shapes[0], 3)
     split_rows(monkeypatch, model, True)
     with pytest.raises(management.InterruptProcessingException):
         mask_of(model, *prompts, pictures)
-    assert len(calls) == 3
+    assert len(rows) == 3
     monkeypatch.undo()
     assert relative(run(guider, comfy.samplers.sampler_object("euler"), sigmas, noise), before) == 0.0
     assert not shapes[0].object_patches

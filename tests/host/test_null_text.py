@@ -14,7 +14,18 @@ from steer.demo.shapes.data import render, scene_of
 from steer.nodes._host import noise_law
 from steer.nodes.null_text import SteerNullText, windows
 from steer.samplers.inversion import Inversion
-from steer.tests.host_run import EPS, FLOW, closed_form, counted, encode, host_guider, mean_conditioning, noise_of, run
+from steer.tests.host_run import (
+    EPS,
+    FLOW,
+    closed_form,
+    counted,
+    encode,
+    host_guider,
+    interrupted,
+    mean_conditioning,
+    noise_of,
+    run,
+)
 
 CAPTION = "a red circle on a blue background"
 
@@ -239,18 +250,9 @@ def test_a_lent_controlnet_stays_on_every_step(shapes, case):
 def test_interrupt_leaves_the_model_as_before(case):
     model, positive, negative, inversion, _ = case
     before = resampled(model, positive, negative, inversion, 7.5)
-    model, rows = counted(model)
-
-    def interrupt(apply_model, args):
-        if len(rows) == 3:
-            comfy.model_management.interrupt_current_processing()
-        rows.append(1)
-        return apply_model(args["input"], args["timestep"], **args["c"])
-
-    interrupted = model.clone()
-    interrupted.set_model_unet_function_wrapper(interrupt)
+    model, rows = interrupted(model, 4)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        null_text(interrupted, positive, negative, inversion)
+        null_text(model, positive, negative, inversion)
     assert len(rows) == 4 and torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
     assert torch.equal(resampled(case[0], positive, negative, inversion, 7.5), before)
 

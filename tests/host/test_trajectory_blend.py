@@ -21,6 +21,7 @@ from steer.tests.host_run import (
     encode,
     hole,
     host_guider,
+    interrupted,
     mean_conditioning,
     noise_of,
     relative,
@@ -199,18 +200,10 @@ def test_interrupt_leaves_the_model_as_it_was(shapes, pictures):
     latent, noise, inversion = inverted(source, sigmas, pictures)
     edit = prompted(shapes, shapes[0], map(caption, SCENES), 3.0)
     before = sample(edit, comfy.samplers.sampler_object("euler"), sigmas, latent, noise, None)
-    model, calls = shapes[0].clone(), []
-
-    def interrupt(apply_model, args):
-        calls.append(1)
-        if len(calls) == 3:
-            management.interrupt_current_processing()
-        return apply_model(args["input"], args["timestep"], **args["c"])
-
-    model.set_model_unet_function_wrapper(interrupt)
+    model, rows = interrupted(shapes[0], 3)
     with pytest.raises(management.InterruptProcessingException):
         sample(prompted(shapes, model, map(caption, SCENES), 1.0), blending(inversion), sigmas, latent, noise, hole())
-    assert len(calls) == 3
+    assert len(rows) == 3
     after = sample(edit, comfy.samplers.sampler_object("euler"), sigmas, latent, noise, None)
     assert torch.equal(before, after) and not shapes[0].object_patches
 
