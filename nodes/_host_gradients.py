@@ -269,6 +269,8 @@ class _ComputedTwice(torch.autograd.Function):
             out = ctx.call(*tensors)
             pairs = zip(out if isinstance(out, tuple) else (out,), given, strict=True)
             reached = [(each, gradient) for each, gradient in pairs if gradient is not None and each.requires_grad]
+            if not reached:  # what the block gave does not depend on them
+                return None, *(None for _ in tensors)
             outs, back = zip(*reached, strict=True)
             return None, *torch.autograd.grad(outs, tensors, back, allow_unused=True)
 

@@ -89,6 +89,17 @@ def test_blocks_see_their_own_options_when_recomputed(shapes):
     assert len(seen) == 2 * half and set(seen[:half]) == set(seen[half:]) and len(set(seen[:half])) > 3
 
 
+def test_a_block_that_lets_no_gradient_through(shapes, monkeypatch):
+    """Recomputed or not, the gradient takes the other ways."""
+    for block in shapes[0].model.diffusion_model.middle_block:
+        forward = block.forward
+        monkeypatch.setattr(block, "forward", lambda *args, call=forward, **kwargs: call(*args, **kwargs).detach())
+    kept, again = (gradients_of(loaded(shapes, recompute)) for recompute in (False, True))
+    assert all(gradient.any() for gradient in kept[1:])
+    for one, other in zip(kept, again, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_sampling_before_and_after_is_bitwise_the_same(shapes):
     before, weights = sampled(shapes), {name: w.clone() for name, w in shapes[0].model.named_parameters()}
     differentiated = [weight.requires_grad for weight in shapes[0].model.parameters()]
