@@ -52,6 +52,7 @@ class _PlainTensors(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "__get__":  # a tensor's shape, dtype and the like
             return func(*args, **kwargs)
+        func = WITH_A_WAY_BACK.get(name, func)
         tensors = _tensors_in((*args, *kwargs.values()))
         in_place = name == "__setitem__" or name.endswith("_") and not name.endswith("__")
         if in_place and tensors:
@@ -72,6 +73,15 @@ class _PlainTensors(TorchFunctionMode):
             alias = held()
             if alias is not None:
                 alias.data = alias.data.clone()
+
+
+def _rotated(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotary embedding: each pair of x's last dimension by its own 2x2 matrix of `turns` (..., pairs, 2, 2)."""
+    return (turns * x.to(turns.dtype).unflatten(-1, (-1, 1, 2))).sum(-1).flatten(-2).to(x.dtype)
+
+
+# fused kernels of hosts that do not know `in_training` yet (0.8)
+WITH_A_WAY_BACK = {"apply_rope": lambda q, k, turns: (_rotated(q, turns), _rotated(k, turns)), "apply_rope1": _rotated}
 
 
 def _tensors_in(values) -> list[Tensor]:
@@ -173,7 +183,7 @@ def _usable(layer: torch.nn.Module, kind: str, weight: Tensor, **_) -> Tensor:
 
 
 def _place(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    return tensor.data.untyped_storage().data_ptr()  # data, or inside `gradients` it could be a copy's
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import comfy.sd
 import comfy.supported_models
 import node_helpers
 import torch
+from comfy.ldm.flux.model import FluxParams
 from comfy.ldm.models.autoencoder import AutoencoderKL
 
 from ..demo.shapes_loader import UNET_CONFIG
@@ -190,11 +191,11 @@ def tiny_sdxl(seed=0):
 
 def tiny_flux(seed=0):
     """A model of Flux's structure (blocks that add to what they are given in place) with random weights."""
+    newer = {"txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__dataclass_fields__ else {}
     config = comfy.supported_models.Flux(
         {"image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 32, "context_in_dim": 48,
          "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2,
-         "axes_dim": [8, 12, 12], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": True,
-         "txt_ids_dims": []}
+         "axes_dim": [8, 12, 12], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": True, **newer}
     )  # fmt: skip
     return _random_weights(config, seed)
 
