@@ -1,0 +1,133 @@
+"""What gradient guidance costs at the size of SD1.5 (random weights): plain CFG, to the estimate, through the model."""
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+from functools import partial
+from unittest import mock
+
+import comfy.model_management as management
+import comfy.sd
+import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy.ldm.models.autoencoder import AutoencoderKL
+
+from ..demo.metrics import markdown_table
+from ..nodes import _host_gradient_guidance as guidance
+from ..nodes._host import Run
+from ..nodes._host_clip_guidance import CLIPLoss
+from ..nodes._host_gradients import Differentiable
+from ..nodes.gradient_guidance import SteerGradientGuider
+from ..samplers.noise_law import NoiseLaw
+from .attention_cost import EULER, peak_bytes, random_model, random_texts, ratio, sigmas_of
+from .host_run import guider_of, sample_noise
+
+SIDE, CFG, CUTOUTS, TURNS = (64, 7.5, 8, 11) if torch.cuda.is_available() else (32, 7.5, 4, 3)
+VAE = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
+       "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}  # fmt: skip
+VISION = {"hidden_size": 1024, "image_size": 224, "intermediate_size": 4096, "num_attention_heads": 16,
+          "num_hidden_layers": 24, "patch_size": 14, "projection_dim": 768, "hidden_act": "quick_gelu",
+          "num_channels": 3, "layer_norm_eps": 1e-5, "model_type": "clip_vision_model"}  # fmt: skip
+PLAIN, OFF, ON = "plain CFG", "through_model off", "through_model on"
+AGAIN, CLIP_OFF, CLIP_ON = f"{ON}, recomputed", f"CLIP, {OFF}", f"CLIP, {ON}"
+ALONE = "decoder and CLIP alone"
+
+
+@dataclass(frozen=True)
+class Square:
+    """The squares of the estimate: a loss that costs nothing."""
+
+    noisy = False
+    patchers = ()
+
+    def memory(self, shape):
+        return 0.0
+
+    def start(self, run, latent_format, differentiable):
+        return lambda latent, sigma: latent.square().flatten(1).sum(1)
+
+
+def run() -> str:
+    compared = variants(random_model(), random_vae(), random_vision())
+    peaks = {name: peak_bytes(once) / 2**20 for name, once in compared.items()}  # warms up, too
+    seconds = {name: [] for name in compared}
+    for turn in range(TURNS):
+        for name in list(compared)[:: -1 if turn % 2 else 1]:
+            started = time.perf_counter()
+            compared[name]()
+            seconds[name].append(time.perf_counter() - started)
+    rows = [
+        {
+            "": name,
+            "seconds a step": f"{statistics.median(seconds[name]):.3g}",
+            "over plain CFG": f"{ratio(seconds[name], seconds[PLAIN]):.2f}",
+            "peak MiB": f"{peaks[name]:.0f}",
+        }
+        for name in compared
+    ]
+    beyond = [(a - b) / c for a, b, c in zip(seconds[CLIP_OFF], seconds[ALONE], seconds[PLAIN], strict=True)]
+    return (
+        f"# Cost of gradient guidance\n\nSD1.5's UNet, its VAE and CLIP-ViT-L with random weights, one picture, "
+        f"{SIDE}x{SIDE} latents, cfg {CFG}, one step of the host's euler, {CUTOUTS} cutouts. The rows without CLIP "
+        f"have a loss that costs nothing, so that they show what the model costs. Times: medians of {TURNS} turns, in "
+        "each of which every row runs once. Memory: the most that torch's allocator had given out at a time, beyond "
+        f"the weights.\n\n{markdown_table(rows)}\nWith {CLIP_OFF}, a step less the decoder and CLIP alone takes "
+        f"{statistics.median(beyond):.2f} of plain CFG's time."
+    )
+
+
+def variants(model, vae, vision) -> dict:
+    """What is compared, by name: one step each."""
+    noise = torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    sigmas, plain = sigmas_of(model, 2)[:2], guider_of(model, *random_texts(2), CFG)
+    target = torch.randn(1, VISION["projection_dim"], generator=torch.Generator().manual_seed(2))
+    clip = CLIPLoss(vision, vae, target, CUTOUTS)
+
+    def guided(loss, through_model):
+        return SteerGradientGuider.execute(plain, loss, 1.0, 0.0, 1.0, through_model)[0]
+
+    def step(guider):
+        return sample_noise(guider, EULER, sigmas, torch.zeros_like(noise), noise)
+
+    def recomputed():
+        with mock.patch.object(guidance, "Differentiable", partial(Differentiable, recompute=True)):
+            step(guided(Square(), True))
+
+    others = {id(patcher): Differentiable(patcher) for patcher in clip.patchers}
+    management.load_models_gpu([other.patcher for other in others.values()])
+    alone = clip.start(
+        Run([1.0, 0.0], NoiseLaw(), noise, None, 0, noise), model.model.latent_format, lambda p: others[id(p)]
+    )
+    return {
+        PLAIN: lambda: step(plain),
+        OFF: lambda: step(guided(Square(), False)),
+        ON: lambda: step(guided(Square(), True)),
+        AGAIN: recomputed,
+        CLIP_OFF: lambda: step(guided(clip, False)),
+        CLIP_ON: lambda: step(guided(clip, True)),
+        ALONE: lambda: guidance.gradient("bench", alone, noise, 1.0),
+    }
+
+
+def random_vae():
+    """SD1.5's VAE in the host."""
+    network = AutoencoderKL(embed_dim=4, ddconfig=VAE)
+    return comfy.sd.VAE(sd=_randomised(network).state_dict())
+
+
+def random_vision():
+    """CLIP-ViT-L's vision tower in the host."""
+    vision = ClipVisionModel(VISION)
+    _randomised(vision.model)
+    return vision
+
+
+def _randomised(network):
+    generator = torch.Generator().manual_seed(3)
+    for name, weight in network.named_parameters():
+        if weight.ndim == 1:
+            weight.fill_(float(name.endswith("weight")))
+        else:
+            weight.normal_(0, 1 / math.sqrt(weight[0].numel()), generator=generator)
+    return network
