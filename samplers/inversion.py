@@ -167,7 +167,8 @@ def _solve(denoise, x, y, below, sigma, law, effort) -> tuple[Tensor, Tensor, Te
         y = _chosen(done, y, after)
         del direction, r, after  # or they would outlive the next call
         done |= residual * (residual / last).clamp(max=1.0) < effort.target
-        last = residual
+        # where steps add more than the residual, how well the first one did, which added just that, tells nothing
+        last = residual if calls > 1 or effort.mixing == 1.0 else last
     # out of calls while getting worse: the best one tried
     return _chosen(~better & ~done, best_y, y), denoised, best, calls
 

@@ -51,6 +51,16 @@ def test_each_level_solves_its_step(law):
         x = level.x
 
 
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-5])
+def test_a_denoiser_that_keeps_nearly_all_near_0_comes_back(tolerance):
+    """As untrained models do: the stiff levels' long steps go too far, and the first, short one promises too much."""
+    source, sigmas = torch.randn(2, 4, 8, 8, dtype=torch.float64), [0.2, 0.029, 0.0]
+    denoise = lambda x, sigma: x - sigma * torch.sin(x)  # noqa: E731
+    found = list(invert(denoise, source, sigmas, VARIANCE_EXPLODING, 20, tolerance))[-1].x
+    error = (last(ddim(denoise, found, sigmas, VARIANCE_EXPLODING)) - source).abs().max()
+    assert error < 5 * tolerance
+
+
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("refine", [0, 10])
 def test_error_to_the_exact_flow_halves(law, refine):
