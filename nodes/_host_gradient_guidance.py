@@ -259,6 +259,7 @@ class ClassifierLoss:
                 f"the classifier is of a {made_for[0].name} model with {made_for[1]} latents, and this model is a "
                 f"{given[0].name} one with {given[1]} latents; use one that was trained for this model"
             )
+        self.classifier.check_shape(run.known)
         network = differentiable(self.patchers[0])
 
         def loss(x: Tensor, sigma: float) -> Tensor:

@@ -104,13 +104,17 @@ class Classifier:
 
         Runs where x is; the network itself stays where it is. ValueError for a latent of another shape.
         """
-        if x.ndim != 4 or x.shape[1] != self.network.channels or not x.numel():
-            wanted = f"(batch, {self.network.channels}, height, width)"
-            raise ValueError(f"the latent has the shape {tuple(x.shape)}; this classifier takes {wanted}")
+        self.check_shape(x)
         weights = {name: value.to(x.device) for name, value in self.network.named_parameters()}
         level = torch.full((len(x),), log_level(self.law, sigma), device=x.device)
         x = x.float() * input_scale(self.law, sigma)
         return functional_call(self.network, weights, (x, level)).log_softmax(-1)
+
+    def check_shape(self, x: Tensor) -> None:
+        """ValueError for a latent of a shape that the network does not take."""
+        if x.ndim != 4 or x.shape[1] != self.network.channels or not x.numel():
+            wanted = f"(batch, {self.network.channels}, height, width)"
+            raise ValueError(f"the latent has the shape {tuple(x.shape)}; this classifier takes {wanted}")
 
     def index(self, label: str) -> int:
         """The label's place, whatever its case and spaces. ValueError with the labels there are."""
