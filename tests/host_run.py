@@ -167,47 +167,56 @@ def with_control(conditioning):
     return node_helpers.conditioning_set_values(conditioning, {"control": control, "control_apply_to_uncond": True})
 
 
-def random_kl(channels=32, dtype=None, seed=0):
+def random_kl(channels=32, dtype=None, seed=0, latent=4):
     """A VAE of SD1.x's structure with random weights, which are of that size at 128 channels."""
-    layers = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": channels,
+    layers = {"double_z": True, "z_channels": latent, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": channels,
               "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}  # fmt: skip
-    config, generator, weights = {"ddconfig": layers, "embed_dim": 4}, torch.Generator().manual_seed(seed), {}
+    config, generator, weights = {"ddconfig": layers, "embed_dim": latent}, torch.Generator().manual_seed(seed), {}
     for name, weight in AutoencoderKL(**config).state_dict().items():
         drawn = torch.randn(weight.shape, generator=generator)
         drawn = 0.1 * drawn if weight.ndim == 1 else drawn * weight[0].numel() ** -0.5
         weights[name] = 1.0 + drawn if "norm" in name and name.endswith("weight") else drawn
-    return comfy.sd.VAE(sd=weights, config={"params": config}, dtype=dtype)
+    vae = comfy.sd.VAE(sd=weights, config={"params": config}, dtype=dtype)
+    vae.latent_channels = latent  # which the host reads off the weights only where it has no configuration
+    return vae
 
 
 def tiny_sdxl(seed=0):
     """A model of SDXL's structure (pooled text and sizes, two transformers a block) with random weights."""
-    config = comfy.supported_models.SDXL(
+    return tiny_model(
+        comfy.supported_models.SDXL,
         {**UNET_CONFIG, "transformer_depth": [0, 2], "transformer_depth_output": [0, 0, 2, 2],
          "transformer_depth_middle": 2, "use_linear_in_transformer": True, "num_classes": "sequential",
-         "adm_in_channels": 2816}
+         "adm_in_channels": 2816},
+        seed=seed,
     )  # fmt: skip
-    return _random_weights(config, seed)
 
 
 def tiny_flux(seed=0):
     """A model of Flux's structure (blocks that add to what they are given in place) with random weights."""
     newer = {"txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__dataclass_fields__ else {}
-    config = comfy.supported_models.Flux(
+    return tiny_model(
+        comfy.supported_models.Flux,
         {"image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 32, "context_in_dim": 48,
          "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2,
-         "axes_dim": [8, 12, 12], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": True, **newer}
+         "axes_dim": [8, 12, 12], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": True, **newer},
+        seed=seed,
     )  # fmt: skip
-    return _random_weights(config, seed)
 
 
-def _random_weights(config, seed):
+def tiny_model(kind, unet_config, weights=None, seed=0):
+    """A model of one of the host's kinds with random weights; `weights` is what the host tells its noise law by."""
+    config = kind(unet_config)
     config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, "")
-    generator = torch.Generator().manual_seed(seed)
-    for name, weight in model.diffusion_model.named_parameters():
-        drawn = torch.randn(weight.shape, generator=generator) * (
-            0.3 if weight.ndim == 1 else weight[0].numel() ** -0.5
-        )
-        weight.copy_(1.0 + 0.1 * drawn if "norm" in name and name.endswith("weight") else drawn)
+    model = config.get_model(weights or {}, "")
+    random_weights(model.diffusion_model, seed)
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(model.eval(), load_device=cpu, offload_device=cpu)
+
+
+def random_weights(module, seed):
+    """Draws the module's weights, so that what goes through it keeps its size."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in module.state_dict().items():
+        drawn = torch.randn(weight.shape, generator=generator) * (0.3 if weight.ndim < 2 else weight[0].numel() ** -0.5)
+        weight.copy_(1.0 + 0.1 * drawn if "norm" in name and name.endswith("weight") else drawn)
