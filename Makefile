@@ -3,6 +3,7 @@
 #   make test ARGS="-m 'not browser'"
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= 2
 RUN := .venv/bin/python
 # Threads that wait must not spin: two processes on few cores would slow each other many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -13,7 +14,7 @@ demo: env
 	$(RUN) -m demo $(ARGS)
 
 test: lint
-	$(RUN) -m pytest -ra $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -ra -n $(WORKERS) --dist loadfile $(ARGS)
 
 bench: env
 	$(RUN) -m bench $(ARGS)
