@@ -5,7 +5,6 @@
 
 import os
 from functools import cache
-from math import sqrt
 
 import comfy.model_management
 import comfy.samplers
