@@ -24,6 +24,7 @@ from ..samplers.guidance import branch_weights, cfg_with_empty
 from ..samplers.inversion import Inversion, invert, largest_error, report
 from ..samplers.masks import check_mask
 from ..samplers.noise_law import Noise, NoiseLaw
+from ._host_hooks import Keyframes
 
 log = logging.getLogger("steer")
 
@@ -160,11 +161,12 @@ def checked_run(
     return Run(descending(sigmas.tolist()), noise_law(model.model_sampling), latent, mask, seed, noise, lockstep)
 
 
-def denoiser(guider, extra_args: dict, **also) -> Denoiser:
+def denoiser(guider, extra_args: dict, keyframes: Keyframes, **also) -> Denoiser:
     """The guider, or what the host wraps round it, as the math calls it; an interrupt stops it before the next call."""
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
+        keyframes.go_to(sigma)
         return guider(x, x.new_full((x.shape[0],), sigma), **extra_args, **also)
 
     return denoise
@@ -196,7 +198,8 @@ class SteerSampler(comfy.samplers.Sampler):
         x = model_sampling.noise_scaling(sigmas[0], noise, latent_image, self.max_denoise(model_wrap, sigmas))
         masked = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         masked.latent_image, masked.noise = latent_image, noise
-        denoise = denoiser(masked, extra_args, denoise_mask=None if self.needs_mask else denoise_mask)
+        keyframes = Keyframes(model_wrap, extra_args["model_options"], run.sigmas)
+        denoise = denoiser(masked, extra_args, keyframes, denoise_mask=None if self.needs_mask else denoise_mask)
         total = self.calls(len(run.sigmas) - 1)
         for index, step in enumerate(tqdm(self.steps(denoise, x, run), total=total, disable=disable_pbar)):
             x = step.x
@@ -326,7 +329,8 @@ class InversionSampler(comfy.samplers.Sampler):
         count = len(run.sigmas) - 1
         mib = latent_image.numel() * 4 * (count + 1) / 2**20
         log.info("%s: %d steps; the trajectory takes %.1f MiB of memory, not on the GPU", self.node, count, mib)
-        denoise, total = denoiser(model_wrap, extra_args), count * (2 if self.check else 1)
+        keyframes = Keyframes(model_wrap, extra_args["model_options"], run.sigmas)
+        denoise, total = denoiser(model_wrap, extra_args, keyframes), count * (2 if self.check else 1)
         levels, latents = [], [latent_image.float().cpu()]
         steps = invert(denoise, latent_image, run.sigmas, run.law, self.refine, self.tolerance)
         for index, level in enumerate(tqdm(steps, total=count, disable=disable_pbar)):
@@ -345,6 +349,7 @@ class InversionSampler(comfy.samplers.Sampler):
             for index, step in enumerate(tqdm(back, total=count, disable=disable_pbar)):
                 errors.append(largest_error(step.x, self.inversion.latents[index + 1], run.law, step.sigma))
                 callback(count + index, step.denoised, step.x, total)
+        keyframes.leave()
         self.report = report(self.inversion, levels, errors, self.tolerance)
         return latent_image
 
@@ -352,6 +357,11 @@ class InversionSampler(comfy.samplers.Sampler):
 def read_by_patches(model_options: dict) -> bool:
     """Whether a patch reads the predictions, so that one that weighs nothing is needed all the same."""
     return any(model_options.get(f"sampler_{hook}cfg_function") for hook in ("pre_", "post_", ""))
+
+
+def tell_places(model_options: dict) -> bool:
+    """Whether patches of the model may tell a positive, 0, from a negative, 1, by their places in a call."""
+    return bool(model_options.get("transformer_options", {}).keys() & {"patches", "patches_replace"})
 
 
 class SteerCFG(comfy.samplers.CFGGuider):
@@ -396,19 +406,20 @@ class SteerCFG(comfy.samplers.CFGGuider):
         if not read_by_patches(model_options):
             weights = branch_weights(self.cfg, self.negative_scale)
             conds = [cond if weight else None for cond, weight in zip(conds, weights, strict=True)]
-        args = {
-            "conds": conds,
-            "input": x,
-            "sigma": timestep,
-            "model": self.inner_model,
-            "model_options": model_options,
-        }
-        calculate = model_options.get("sampler_calc_cond_batch_function")
-        if calculate is not None:
-            out = calculate(args)
+        args = {"input": x, "sigma": timestep, "model": self.inner_model, "model_options": model_options}
+
+        def predictions(conds: list) -> list[Tensor]:
+            calculate = model_options.get("sampler_calc_cond_batch_function")
+            if calculate is not None:
+                return calculate({**args, "conds": conds})
+            return comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
+
+        if tell_places(model_options):  # as IPAdapter's, which has nothing for a third
+            _, empty = predictions([None, conds[2]])
+            out = [*predictions(conds[:2]), empty]
         else:
-            out = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
-        args.update(cond_scale=self.cfg, timestep=timestep)
+            out = predictions(conds)
+        args.update(conds=conds, cond_scale=self.cfg, timestep=timestep)
         for patch in model_options.get("sampler_pre_cfg_function", []):
             out = patch({**args, "conds_out": out})
         denoised = cfg_with_empty(*out, self.cfg, self.negative_scale)

@@ -79,6 +79,24 @@ def with_edits(model_options: dict, sites: tuple, edits: dict[object, Edits]) ->
     return {**model_options, "transformer_options": options}
 
 
+def with_patches_unwatched(model_options: dict) -> dict:
+    """The model options for calls in which what only looks at attention does not see a patch's own (as PAG's) calls.
+
+    Such a patch calls the model once more after guidance, with attention that is not the prediction's.
+    """
+    patches = model_options.get("sampler_post_cfg_function", [])
+    return {**model_options, "sampler_post_cfg_function": [partial(_unwatched, patch) for patch in patches]}
+
+
+def _unwatched(patch: Callable, args: dict) -> Tensor:
+    options = args["model_options"]["transformer_options"]
+    edits = {
+        uuid: Edits(tuple(each for each in transforms if not each.looks), tokens)
+        for uuid, (transforms, tokens) in options[EDITS].items()
+    }
+    return patch({**args, "model_options": {**args["model_options"], "transformer_options": {**options, EDITS: edits}}})
+
+
 def _in_order(transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
     return tuple(sorted(transforms, key=lambda transform: transform.looks))
 
@@ -261,7 +279,7 @@ def paired(source, target, batch: int) -> list:
                 )
         tokens = torch.lcm(torch.tensor(a.shape[1]), torch.tensor(b.shape[1])).item()
         text = [_rows(x.repeat(1, tokens // x.shape[1], 1), batch) for x in (a, b)]
-        options = dict(of_a)
+        options = {**of_a, **{name: of_b[name] for name in TEXTS if name in of_b}}
         if of_a.get("pooled_output") is not None and of_b.get("pooled_output") is not None:
             options["pooled_output"] = torch.cat([_rows(o["pooled_output"], batch) for o in (of_a, of_b)])
         pairs.append([torch.cat(text), options])

@@ -10,7 +10,15 @@ from ..attention.core import Attention, Site, Term, nearest
 from ..attention.prompt_to_prompt import Edit, Timing, coarse, edited, shared_queries
 from ..samplers.core import check_two
 from ._host import WrappedGuider, errors_of, log
-from ._host_attention import Transform, attention_sites, edits_of, sigma_at, with_edits, with_marked_edits
+from ._host_attention import (
+    Transform,
+    attention_sites,
+    edits_of,
+    sigma_at,
+    with_edits,
+    with_marked_edits,
+    with_patches_unwatched,
+)
 
 
 class Recorded(Transform):
@@ -67,7 +75,7 @@ class RecordingGuider(WrappedGuider):
         self._edits = edits_of(positives, Recorded(recorder))
 
     def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
-        options = with_edits(model_options, self._sites, self._edits)
+        options = with_patches_unwatched(with_edits(model_options, self._sites, self._edits))
         denoised = self._guider(x, sigma, model_options=options, seed=seed)
         self.levels.append(float(sigma.max()))
         if len(self.levels) == 1:
@@ -131,7 +139,11 @@ def with_recording(model, node: str, recording: Recording, edit: Edit, timing: T
     """A clone of the model that attends as recorded, under the edit's target conditioning."""
     transform = Injected(recording, edit, timing)
 
-    def check(_, noise, sigmas) -> None:
+    def check(marked, noise, sigmas) -> None:
+        if any("area" in cond or cond.get("set_area_to_bounds") for cond in marked):
+            raise ValueError(
+                "the edit's target has an area, and attention was recorded over the whole picture; remove the area"
+            )
         batch = next(iter(recording.maps.values())).shape[0]
         if batch not in (1, noise.shape[0]) or tuple(noise.shape[-2:]) != recording.latent:
             raise ValueError(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..samplers.diffedit import contrast, draws, found
 from ..samplers.masks import check_mask
-from ._host import check_given, checked_run, errors_of, noise_law, strength_sigma
+from ._host import check_given, checked_run, errors_of, noise_law, strength_sigma, tell_places
 
 FREE = 1.5  # times what the host reckons a call takes has to be free, as where it batches conditionings itself
 
@@ -37,7 +37,9 @@ class ContrastSampler(comfy.samplers.Sampler):
             nonlocal done
             comfy.model_management.throw_exception_if_processing_interrupted()
             level, batch = x.new_full((x.shape[0],), sigma), run.known.shape[0]
-            both = comfy.samplers.calc_cond_batch(model, prompts, x, level, extra_args["model_options"])
+            options = extra_args["model_options"]
+            calls = [[prompt] for prompt in prompts] if tell_places(options) else [prompts]  # both are positives
+            both = [out for call in calls for out in comfy.samplers.calc_cond_batch(model, call, x, level, options)]
             done += x.shape[0] // batch
             callback(done - 1, both[1][:batch], x[:batch], self.samples)
             return both

@@ -90,7 +90,9 @@ class GradientGuider(WrappedGuider):
         through = any(term.differentiates_model for term in terms)
         guider.model_patcher = patcher = model.patcher if through else guider.model_patcher.clone()
         others = {id(each): Differentiable(each) for term in terms for each in term.loss.patchers}
-        patcher.set_additional_models(KEY, [other.patcher for other in others.values()])
+        # the host would copy what only the first of several GPUs has beside its model to the others too
+        for each in (patcher, *patcher.get_additional_models_with_key("multigpu")):
+            each.set_additional_models(KEY, [other.patcher for other in others.values()])
         patcher.add_wrapper_with_key(
             comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, KEY, _Room(terms, through, latent_image.shape)
         )

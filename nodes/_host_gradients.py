@@ -147,6 +147,7 @@ class Differentiable:
 
     def __init__(self, patcher, recompute: bool | None = None, weights: bool = False):
         self.patcher, self.recompute, self.weights = patcher.clone(), recompute, weights
+        self.patcher.remove_additional_models("multigpu")  # the host's worker threads record no gradients
         for name, layer in self.patcher.model.named_modules():
             if hasattr(layer, "weight_function"):  # the host's layers; others use their weights as they are
                 for kind in ("weight", "bias"):
@@ -169,7 +170,7 @@ class Differentiable:
                 comfy.model_management.soft_empty_cache()
         if not self.recompute:
             return call()
-        with _recomputing(blocks_of(self.patcher.model), _recomputed_with_weights if self.weights else _recomputed):
+        with _recomputing(self.patcher.model, _recomputed_with_weights if self.weights else _recomputed):
             return call()
 
 
@@ -190,7 +191,8 @@ def _place(tensor: Tensor) -> int:
 def _graph_within(limit: float, model: torch.nn.Module):
     """Raises GraphTooLarge as soon as autograd keeps more than `limit` bytes, the model's own weights aside."""
     keeping = _keeping.get()
-    keeping.limit, keeping.free = limit, {_place(weight) for weight in model.parameters()}
+    # a quantised weight has no memory of its own, and is not used as it is
+    keeping.limit, keeping.free = limit, {_place(w) for w in model.parameters() if type(w.data) is Tensor}
     try:
         yield
     finally:
@@ -213,12 +215,25 @@ def blocks_of(module: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 @contextmanager
-def _recomputing(blocks: list[torch.nn.Module], recomputed: Callable):
-    """Inside, what the blocks compute is not kept but computed again on the way back; afterwards they are as before."""
+def _recomputing(model: torch.nn.Module, recomputed: Callable):
+    """Inside, what blocks compute is not kept but computed again on the way back; afterwards they are as before."""
+    blocks = blocks_of(model)
     before = [vars(block).get("forward") for block in blocks]
+
+    def with_its_hooks(forward: Callable, *args, **kwargs):
+        patcher = getattr(model, "current_patcher", None)
+        hooks = patcher and patcher.current_hooks  # LoRA hooks are written into the weights, for some prompts only
+
+        def call(*args, **kwargs):
+            if patcher:
+                patcher.apply_hooks(hooks)
+            return forward(*args, **kwargs)
+
+        return recomputed(call, *args, **kwargs)
+
     try:
         for block in blocks:
-            block.forward = partial(recomputed, block.forward)
+            block.forward = partial(with_its_hooks, block.forward)
         yield
     finally:
         for block, forward in zip(blocks, before, strict=True):
@@ -286,7 +301,7 @@ class _ComputedTwice(torch.autograd.Function):
 
 
 def gradient_options(model_options: dict) -> dict:
-    """The model options for calls inside `gradients`: attention that has a way back, on one device."""
+    """The model options for calls inside `gradients`: attention that has a way back."""
     transformer_options = dict(model_options.get("transformer_options", {}))
     previous = transformer_options.get("optimized_attention_override")
     # the host's own override only picks a back-end; another may change the attention, and is called
@@ -296,6 +311,4 @@ def gradient_options(model_options: dict) -> dict:
         return attention_pytorch(*args, **kwargs) if picks else previous(attention_pytorch, *args, **kwargs)
 
     transformer_options["optimized_attention_override"] = attention_override
-    options = {**model_options, "transformer_options": transformer_options}
-    options.pop("multigpu_clones", None)  # the host's worker threads record no gradients
-    return options
+    return {**model_options, "transformer_options": transformer_options}

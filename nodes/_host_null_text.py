@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..samplers.inversion import Inversion
+from ._host import read_by_patches
 from ._host_gradients import Differentiable, gradient_options
 
 
@@ -34,19 +35,21 @@ class Branches:
         return given.repeat(batch // given.shape[0], 1, 1)
 
     def conditional(self, x: Tensor, sigma: float) -> Tensor:
-        return self._predict(self._conds["positive"], x, sigma, self._options)
+        return self._predict([self._conds["positive"]], x, sigma, self._options)
 
     def unconditional(self, x: Tensor, sigma: float, embedding: Tensor) -> Tensor:
         """To be called inside `gradients`."""
         (entry,) = self._conds["negative"]
         context = entry["model_conds"]["c_crossattn"]._copy_with(embedding)
         entry = {**entry, "model_conds": {**entry["model_conds"], "c_crossattn": context}}
-        return self._differentiable(lambda: self._predict([entry], x, sigma, self._gradient_options))
+        # in the second place, by which patches tell the negative
+        return self._differentiable(lambda: self._predict([None, [entry]], x, sigma, self._gradient_options))
 
-    def _predict(self, cond: list[dict], x: Tensor, sigma: float, options: dict) -> Tensor:
+    def _predict(self, conds: list[list[dict] | None], x: Tensor, sigma: float, options: dict) -> Tensor:
+        """Of the last of the conditionings."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         sigmas = x.new_full((x.shape[0],), sigma)
-        return comfy.samplers.calc_cond_batch(self._model, [cond], x, sigmas, options)[0]
+        return comfy.samplers.calc_cond_batch(self._model, conds, x, sigmas, options)[-1]
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -64,6 +67,15 @@ class _WithBranches(comfy.samplers.Sampler):
     ):
         self.work(Branches(model_wrap, extra_args["model_options"], self.differentiable))
         return latent_image
+
+
+def check_guidance(model) -> None:
+    """ValueError for a model whose guidance is not the plain one, which the search counts on."""
+    if read_by_patches(model.model_options):
+        raise ValueError(
+            "the model has a patch that changes guidance (such as PAG, SAG or RescaleCFG), which the search does not "
+            "know of; remove it here and where the result is sampled with"
+        )
 
 
 def with_branches(model, positive, negative, inversion: Inversion, work: Callable[[Branches], None]) -> None:

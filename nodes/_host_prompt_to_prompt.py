@@ -12,7 +12,7 @@ from ..attention.core import Attention, Site, nearest
 from ..attention.prompt_to_prompt import BlendMask, Edit, Timing, blended, coarse, edited, shared_queries
 from ..samplers.inversion import Inversion
 from ._host import InversionSampler, WrappedGuider, check_given, check_inversion_fits, errors_of, noise_law
-from ._host_attention import Transform, attention_sites, edits_of, paired, with_edits
+from ._host_attention import Transform, attention_sites, edits_of, paired, with_edits, with_patches_unwatched
 
 
 class Lockstep(Transform):
@@ -20,10 +20,9 @@ class Lockstep(Transform):
 
     def __init__(self, edit: Edit, timing: Timing):
         self.edit, self.timing = edit, timing
-        self.blend = BlendMask(edit.blend) if edit.blend else None
 
     def acts(self, cross: bool, sigma: float) -> bool:
-        return self.timing.acts(cross, sigma) or (cross and self.blend is not None)
+        return self.timing.acts(cross, sigma)
 
     def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
         if not site.cross and not coarse(site):
@@ -31,13 +30,25 @@ class Lockstep(Transform):
         source, target = rows if len(rows) == 2 else rows[0].halves()
         if not site.cross:
             return [source, shared_queries(source.terms[0], target)]
-        target = edited(source.terms, target, self.edit, self.timing.mixed(site.sigma, target.v.device))
-        if self.blend and blended(site):
-            self.blend.add(source.probs(), target.probs(), site.grid)
-        return [source, target]
+        return [source, edited(source.terms, target, self.edit, self.timing.mixed(site.sigma, target.v.device))]
 
-    def blends(self, sigma: float) -> bool:
-        return self.blend is not None and sigma <= self.timing.blend_first
+
+class Watched(Transform):
+    """Adds what both halves attend to, the target's as it was edited, to the mask of a local blend."""
+
+    looks = True
+
+    def __init__(self, mask: BlendMask):
+        self.mask = mask
+
+    def acts(self, cross: bool, sigma: float) -> bool:
+        return cross
+
+    def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
+        if blended(site):
+            source, target = rows if len(rows) == 2 else rows[0].halves()
+            self.mask.add(source.probs(), target.probs(), site.grid)
+        return rows
 
 
 class Track:
@@ -81,11 +92,21 @@ class LockstepGuider(WrappedGuider):
 
     lockstep = 2  # the two halves get the same noise from Steer's samplers
 
-    def __init__(self, guider, transform: Lockstep, track: Track | None):
+    def __init__(self, guider, edit: Edit, timing: Timing, track: Track | None):
         super().__init__(guider)
-        self._transform, self._track = transform, track
+        self._blend_first, self._track = timing.blend_first, track
+        self._blended = BlendMask(edit.blend) if edit.blend else None
         self._sites = attention_sites(guider.inner_model)
-        self._edits = edits_of(guider.conds["positive"], transform)
+        positives = guider.conds["positive"]
+        if self._blended and any("area" in cond for cond in positives):
+            raise ValueError(
+                "source and target have an area, and the local blend looks for its words in the whole picture; remove "
+                "the area (a mask can stay) or the local blend"
+            )
+        # of prompts that were combined only the edit's own is edited
+        own = [cond for cond in positives if cond.get("steer_target") == edit.target.text]
+        watching = [Watched(self._blended)] if self._blended else []
+        self._edits = edits_of(own or positives, Lockstep(edit, timing), *watching)
         self._mask: Tensor | None = None
         self._drift: Tensor | float = 0.0
 
@@ -94,12 +115,12 @@ class LockstepGuider(WrappedGuider):
         if self._track:
             source, follows = self._track.at(level, source)
         x = torch.cat([source, self._moved(source, target, level)])
-        options = with_edits(model_options, self._sites, self._edits)
+        options = with_patches_unwatched(with_edits(model_options, self._sites, self._edits))
         denoised, edit = self._guider(x, sigma, model_options=options, seed=seed).chunk(2)
         if self._track:
             denoised = follows
-        if self._transform.blends(level):
-            self._mask = self._transform.blend.mask(*x.shape[-2:])
+        if self._blended and level <= self._blend_first:
+            self._mask = self._blended.mask(*x.shape[-2:])
         # outside the mask the target's estimate is the source's, so that multistep samplers remember the source
         return torch.cat([denoised, self._blend(denoised, edit)])
 
@@ -144,7 +165,7 @@ class LockstepSampler(comfy.samplers.Sampler):
                 track = Track(owner.inversion, sigmas.tolist(), noise.shape[0] // 2)
                 top = self.max_denoise(model_wrap, sigmas)
                 self._check_start(track, model_sampling.noise_scaling(sigmas[0], noise, latent_image, top))
-            guider = LockstepGuider(model_wrap, Lockstep(owner.edit, owner.timing), track)
+            guider = LockstepGuider(model_wrap, owner.edit, owner.timing, track)
             samples = with_same_noise(self.sampler, noise, sigmas, extra_args.get("seed")).sample(
                 guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
             )
@@ -226,7 +247,7 @@ class PromptToPromptGuider(comfy.samplers.CFGGuider):
         (source, cond), target, level = both.chunk(2), x.chunk(2)[1], timestep.chunk(2)[1]
         if self.cfg == 1.0 and not model_options.get("disable_cfg1_optimization", False):
             return both
-        uncond = comfy.samplers.calc_cond_batch(self.inner_model, [negative], target, level, model_options)[0]
+        _, uncond = comfy.samplers.calc_cond_batch(self.inner_model, [None, negative], target, level, model_options)
         guided = comfy.samplers.cfg_function(
             self.inner_model, cond, uncond, self.cfg, target, level, model_options, positive, negative
         )

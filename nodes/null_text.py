@@ -12,7 +12,7 @@ from ..samplers.inversion import Inversion
 from ..samplers.null_text import InnerStep, null_text, step_early_stop
 from ._host import check_inversion_fits, check_number, errors_of, log, show_progress_text
 from ._host_gradients import gradients
-from ._host_null_text import Branches, negative_takes_over, with_branches
+from ._host_null_text import Branches, check_guidance, negative_takes_over, with_branches
 from ._types import SteerInversion
 
 NODE = "SteerNullText"
@@ -90,6 +90,7 @@ class SteerNullText(io.ComfyNode):
         with errors_of(NODE):
             check_inversion_fits(inversion, model)
             check_conditionings(positive, negative, inversion)
+            check_guidance(model)
             settings = cfg, inner_steps, learning_rate, early_stop
             results, predictions = optimise(model, positive, negative, inversion, settings)
         text = report(results, predictions, inversion, settings)
