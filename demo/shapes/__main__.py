@@ -1,5 +1,7 @@
-"""`python -m demo.shapes COMMAND`: train the checkpoint (`train_vae`, then `train`), the CLIP pair (`train_clip`) or
-the classifier (`train_classifier`) again, or check one of the first two (`check`, `check_clip`).
+"""`python -m demo.shapes COMMAND`: train the checkpoint (`train_vae`, then `train`) again, or one of its companions.
+
+Those are `train_clip`, `train_classifier`, `train_lora`, `train_controlnet`, `train_t2i_adapter`, `train_inpainting`.
+`check`, `check_clip` and `check_companions` say how good they are.
 """
 
 import sys
@@ -7,7 +9,10 @@ from importlib import import_module
 
 from ..package import load_steer
 
-COMMANDS = ("train_vae", "train", "train_clip", "train_classifier", "check", "check_clip")
+COMMANDS = (
+    "train_vae", "train", "train_clip", "train_classifier", "train_lora", "train_controlnet", "train_t2i_adapter",
+    "train_inpainting", "check", "check_clip", "check_companions",
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> int:

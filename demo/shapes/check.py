@@ -55,12 +55,20 @@ class Stock:
 
     def pictures(self, captions: list[str], seed: int) -> np.ndarray:
         """One picture per caption, uint8 (n, SIZE, SIZE, 3), as the stock KSampler makes them from noise."""
-        encode = nodes.CLIPTextEncode().encode
-        positive, negative = encode(self.clip, ""), encode(self.clip, "")
-        positive[0][0][0] = torch.cat([encode(self.clip, text)[0][0][0] for text in captions])
         latent = nodes.EmptyLatentImage().generate(SIZE, SIZE, len(captions))[0]
+        return self.sampled(*self.conditionings(captions), latent, seed)
+
+    def conditionings(self, captions: list[str]) -> tuple[list, list]:
+        """Positive (a row per caption) and negative (empty)."""
+        encode = nodes.CLIPTextEncode().encode
+        positive, negative = encode(self.clip, "")[0], encode(self.clip, "")[0]
+        positive[0][0] = torch.cat([encode(self.clip, text)[0][0][0] for text in captions])
+        return positive, negative
+
+    def sampled(self, positive: list, negative: list, latent: dict, seed: int) -> np.ndarray:
+        """What the stock KSampler makes of conditionings and latent."""
         latent = nodes.KSampler().sample(
-            self.model, seed, self.steps, self.cfg, self.sampler, "normal", positive[0], negative[0], latent, 1.0
+            self.model, seed, self.steps, self.cfg, self.sampler, "normal", positive, negative, latent, 1.0
         )[0]
         return _bytes(nodes.VAEDecode().decode(self.vae, latent)[0])
 

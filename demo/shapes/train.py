@@ -7,6 +7,7 @@ import argparse
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -90,23 +91,38 @@ class Batches:
         return self.data["latents"][rows], torch.where(dropped, self.data["empty"], self.data["ids"][rows])
 
 
-class Loss:
-    """The eps loss on SD1's noise schedule, weighted by soft min-SNR (Hang et al. 2023, arXiv:2303.09556)."""
+class Schedule:
+    """SD1's noise schedule; the eps loss weighted by soft min-SNR (Hang et al. 2023, arXiv:2303.09556)."""
 
-    def __init__(self, net: Network, compiled: bool):
-        self.net = net
-        self.unet = torch.compile(net.unet) if compiled else net.unet
+    def __init__(self):
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, LEVELS) ** 2
         self.alpha_bar = torch.cumprod(1 - betas, 0)
         self.weight = (5 * (1 - self.alpha_bar) / self.alpha_bar).clamp(0.1, 1)
 
-    def __call__(self, x0: Tensor, ids: Tensor) -> Tensor:
+    def loss(self, x0: Tensor, eps_of: Callable[[Tensor, Tensor], Tensor], noisier: bool = False) -> Tensor:
+        """Of `eps_of`, which takes noised latents and their levels (0 to 999); `noisier` draws more of the higher."""
         t, noise = torch.randint(LEVELS, (len(x0),)), torch.randn_like(x0)
+        if noisier:
+            t = torch.maximum(t, torch.randint(LEVELS, (len(x0),)))
         alpha_bar = self.alpha_bar[t].view(-1, 1, 1, 1)
         x = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
         with torch.autocast("cpu", torch.bfloat16):
-            eps = self.unet(x, t.float(), context=self.net.encode(ids), transformer_options={})
+            eps = eps_of(x, t.float())
         return ((eps.float() - noise).square().mean((1, 2, 3)) * self.weight[t]).mean()
+
+
+class Loss:
+    """The loss of latents and token rows."""
+
+    def __init__(self, net: Network, compiled: bool):
+        self.net, self.schedule = net, Schedule()
+        self.unet = torch.compile(net.unet) if compiled else net.unet
+
+    def __call__(self, x0: Tensor, ids: Tensor) -> Tensor:
+        def eps(x: Tensor, t: Tensor) -> Tensor:
+            return self.unet(x, t, context=self.net.encode(ids), transformer_options={})
+
+        return self.schedule.loss(x0, eps)
 
 
 def main(argv: list[str]) -> None:

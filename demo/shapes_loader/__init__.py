@@ -1,14 +1,14 @@
-"""Teaches ComfyUI's stock loaders the shapes checkpoint and its CLIP pair; for the demo and the tests only.
+"""Teaches ComfyUI's stock loaders the shapes checkpoint, its CLIP pair and T2I-Adapter; for the demo and tests only.
 
-As a custom node pack it brings no node: importing it registers the model class and the pair. It works under any
-module name, so the folder can be linked into `custom_nodes`.
+As a custom node pack it brings no node: importing it registers them. It works under any module name, so the folder
+can be linked into `custom_nodes`.
 """
 
 import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
 
-from . import clip_pair
+from . import clip_pair, t2i_adapter
 
 TEXT_WIDTH = 128
 TEXT_CONFIG = {
@@ -97,11 +97,12 @@ class Shapes(comfy.supported_models.SD15):
 
 
 def register() -> None:
-    """Make the host's loaders know model and pair; doing so again, under whatever module name, changes nothing."""
+    """Make the host's loaders know all three; doing so again, under whatever module name, changes nothing."""
     known = comfy.supported_models.models
     if not any(model.__name__ == Shapes.__name__ for model in known):
         known.append(Shapes)
     clip_pair.register()
+    t2i_adapter.register()
 
 
 register()

@@ -45,11 +45,12 @@ class PairTextEncoder(comfy.sd1_clip.SDClipModel):
 
 def register() -> None:
     """Make the host's loaders know the pair; doing so again, under whatever module name, changes nothing."""
-    _wrap(comfy.sd, "load_text_encoder_state_dicts", _text_loader)
-    _wrap(comfy.clip_vision, "load_clipvision_from_sd", _vision_loader)
+    wrap(comfy.sd, "load_text_encoder_state_dicts", _text_loader)
+    wrap(comfy.clip_vision, "load_clipvision_from_sd", _vision_loader)
 
 
-def _wrap(module, name: str, wrapper: Callable) -> None:
+def wrap(module, name: str, wrapper: Callable) -> None:
+    """Put `wrapper(host)` in the place of a host's function, once."""
     host = getattr(module, name)
     if not hasattr(host, DONE):
         wrapped = functools.wraps(host)(wrapper(host))
@@ -63,7 +64,7 @@ def _text_loader(host: Callable) -> Callable:
     def load(*args, **kwargs):
         given = signature.bind(*args, **kwargs).arguments
         states = given.get("state_dicts", [])
-        if len(states) == 1 and _is_marked(states[0], TEXT_MARK):
+        if len(states) == 1 and is_marked(states[0], TEXT_MARK):
             given["model_options"] = {**given.get("model_options", {}), "clip_l_class": PairTextEncoder}
             return host(**given)
         return host(*args, **kwargs)
@@ -73,7 +74,7 @@ def _text_loader(host: Callable) -> Callable:
 
 def _vision_loader(host: Callable) -> Callable:
     def load(sd, *args, **kwargs):
-        return _vision(sd) if _is_marked(sd, VISION_MARK) else host(sd, *args, **kwargs)
+        return _vision(sd) if is_marked(sd, VISION_MARK) else host(sd, *args, **kwargs)
 
     return load
 
@@ -87,6 +88,7 @@ def _vision(sd: dict):
     return clip
 
 
-def _is_marked(sd: dict, mark: tuple[str, tuple[int, ...]]) -> bool:
+def is_marked(sd: dict, mark: tuple[str, tuple[int, ...]]) -> bool:
+    """Whether a file's tensors have this one, in this shape."""
     key, shape = mark
     return key in sd and tuple(sd[key].shape) == shape
