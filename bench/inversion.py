@@ -1,4 +1,7 @@
-"""Reconstruction of 32 pictures by inversion, PNG in, PNG out, 50 steps; diffusers' inversion on the same weights."""
+"""Reconstruction of 32 pictures by inversion, PNG in, PNG out, 50 steps; two peers on the same weights.
+
+The peers are diffusers' inversion, and the host's euler over flipped sigmas (the unsampler trick).
+"""
 
 import random
 import time
@@ -6,6 +9,7 @@ import time
 import comfy.samplers
 import numpy as np
 import torch
+from comfy_extras.nodes_custom_sampler import FlipSigmas
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 
 from ..demo.diffusers_bridge import LATENT_SCALE, SCHEDULER
@@ -19,8 +23,9 @@ from ..nodes.null_text import SteerNullText
 from .host_run import encode_texts, guider_of, sample_noise, to_bytes, with_pytorch_attention
 
 PICTURES, BATCH, STEPS, CFG = 32, 8, 50, 7.5
-METHODS = {  # name: (cfg, refine, negative)
+METHODS = {  # name: (cfg, refine, negative and, where not STEPS, steps)
     "plain, cfg 1": (1.0, 0, "empty"),
+    "plain, cfg 1, 100 steps": (1.0, 0, "empty", 100),
     "refined, cfg 1": (1.0, 5, "empty"),
     "plain, then cfg 7.5": (CFG, 0, "empty"),
     "plain, inverted at cfg 7.5 too": (CFG, 0, "empty, inverted with"),
@@ -28,6 +33,7 @@ METHODS = {  # name: (cfg, refine, negative)
     "refined, negative-prompt inversion, cfg 7.5": (CFG, 5, "source"),
     "null-text, cfg 7.5": (CFG, 0, "null-text"),
 }
+UNSAMPLER = {"unsampler, cfg 1": STEPS, "unsampler, cfg 1, 100 steps": 100}
 
 
 class Counter:
@@ -51,12 +57,12 @@ def run() -> str:
     model, clip, vae = stock.load()
     scenes = [sample_scene(random.Random(5000 + index)) for index in range(PICTURES)]
     problems = [problem(clip, vae, scene) for scene in scenes]
-    rows = []
-    for name, method in METHODS.items():
+    rows, ways = [], {name: (reconstruct, way) for name, way in METHODS.items()}
+    for name, (way, settings) in (ways | {name: (unsampled, (steps,)) for name, steps in UNSAMPLER.items()}).items():
         counter, values, seconds = Counter(model), [], 0.0
         for given in problems:
             started = time.perf_counter()
-            latent = reconstruct(counter.model, given, *method)
+            latent = way(counter.model, given, *settings)
             seconds += time.perf_counter() - started
             values.append(psnr(to_bytes(vae.decode(latent)[0]), given["round_trip"]))
         rows.append(row(name, values, counter.rows / PICTURES, seconds / PICTURES))
@@ -64,8 +70,10 @@ def run() -> str:
     return (
         f"# Inversion\n\n{PICTURES} held-aside pictures (8 bits in, 8 bits out), their captions as prompts, {STEPS} "
         "steps, scheduler ddim_uniform (diffusers' timesteps); PSNR of the picture sampled back against the VAE round "
-        "trip. Model rows are UNet evaluations of one picture, inversion and sampling together (backward passes not "
-        "counted).\n\n" + markdown_table([*rows, peer]) + f"\n{beside}"
+        "trip. Unsampler: the host's euler without noise over the sigmas from FlipSigmas, then down them. Model rows "
+        "are UNet evaluations of one picture, inversion and sampling together (backward passes not counted).\n\n"
+        + markdown_table([*rows, peer])
+        + f"\n{beside}"
     )
 
 
@@ -77,9 +85,13 @@ def problem(clip, vae, scene) -> dict:
             "captions": [caption(scene)]}  # fmt: skip
 
 
-def reconstruct(model, given, cfg, refine, negative):
+def sigmas_of(model, steps):
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "ddim_uniform", steps)
+
+
+def reconstruct(model, given, cfg, refine, negative, steps=STEPS):
     """The latent sampled back."""
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "ddim_uniform", STEPS)
+    sigmas = sigmas_of(model, steps)
     inverted_at = cfg if negative == "empty, inverted with" else 1.0
     guider = guider_of(model, given["source"], given["empty"], inverted_at)
     latent, noise, inversion = SteerDDIMInversion.execute(
@@ -92,6 +104,14 @@ def reconstruct(model, given, cfg, refine, negative):
     return sample_noise(
         guider, SteerDDIMSampler.execute(0.0)[0], sigmas, latent["samples"], noise.generate_noise(latent)
     )
+
+
+def unsampled(model, given, steps):
+    """The latent sampled back by the unsampler trick."""
+    guider, sigmas = guider_of(model, given["source"], given["empty"], 1.0), sigmas_of(model, steps)
+    euler, none = comfy.samplers.sampler_object("euler"), torch.zeros_like(given["latent"])
+    noisy = sample_noise(guider, euler, FlipSigmas.execute(sigmas)[0], given["latent"], none)
+    return sample_noise(guider, euler, sigmas, noisy, none)
 
 
 def diffusers_back(bridge, given):

@@ -1,0 +1,152 @@
+"""Inpainting at equal model calls, on 48 scenes: RePaint and Blended beside LanPaint, diffusers' RePaint, the host."""
+
+import random
+import time
+from functools import partial
+
+import comfy.samplers
+import numpy as np
+import torch
+
+from ..demo.diffusers_bridge import load as load_bridge
+from ..demo.metrics import grown, iou, markdown_table, object_mask, psnr
+from ..demo.shapes import stock
+from ..demo.shapes.data import SIZE, caption, render, sample_scene
+from ..demo.shapes.reader import read_image
+from ..nodes.blended_diffusion import SteerBlendedSampler
+from ..nodes.ddim import SteerDDIMSampler
+from ..nodes.repaint import SteerRePaintSampler
+from . import diffusers_repaint, inpainting, lanpaint
+from .host_run import encode_texts, guider_of, sample, to_bytes, with_pytorch_attention
+from .inversion import Counter
+
+SCENES, BATCH, CFG = 48, 16, 5.0
+STEPS, RESAMPLES, JUMP, CALLS = 20, 10, 10, 110
+LANPAINT_STEPS = 27  # 111 calls: 5 inner ones a step, fewer towards the end
+PIXELS = 8  # of a latent pixel
+BASE = "Steer RePaint"
+
+
+def run() -> str:
+    model, clip, vae = stock.load()
+    counter, bridge, peer = Counter(with_pytorch_attention(model)), load_bridge(), lanpaint.load()
+    bridge.unet.register_forward_pre_hook(lambda _, args: counter.count(len(args[0])))
+    methods = methods_of(counter.model, clip, bridge, peer)
+    tables = []
+    for title, problem, columns in (
+        ("A captioned object into an empty hole", painted, ("right", "count", "background", "outside")),
+        ("Half an object", halved, ("right", "count", "inside", "IoU", "outside")),
+    ):
+        problems = [problem(random.Random(index), two=index % 2 == 1) for index in range(SCENES)]
+        results = measured(methods, problems, vae, counter)
+        tables.append(
+            f"## {title}\n\n{markdown_table([row(*each, results[BASE], columns) for each in results.items()])}"
+        )
+    missing = "" if peer else f"\nLanPaint is not in the tables: {lanpaint.VARIABLE} does not name a checkout of it.\n"
+    return (
+        f"# Inpainting beside its peers\n\n{SCENES} scenes (half of two objects), cfg {CFG:g}, scheduler normal; the "
+        "holes are whole latent pixels, so that all methods have the same mask, and all use PyTorch's attention. "
+        f"RePaint, ours and diffusers' scheduler (eta 0, its default): {STEPS} steps, {RESAMPLES} resamples, jumps of "
+        f"{JUMP}; LanPaint: its defaults with the host's euler, {LANPAINT_STEPS} steps; the others {CALLS} steps. "
+        "Model calls are counted (a guider's call has two rows of the model). Over ours: seconds over our RePaint's, "
+        "in turns, the median of the batches.\n\nRight: the reader finds the object's colour and shape (count: and "
+        "the asked number of objects in the picture). Outside: PSNR against the given picture outside the hole. "
+        "Background: in the hole, a latent pixel or more from what was painted, against the VAE round trip. Inside: "
+        "the whole hole, against the round trip; IoU: what of the object is in the hole, with the truth. PSNR of the "
+        "mean error.\n" + missing + "\n" + "\n".join(tables)
+    )
+
+
+def cells(hole: np.ndarray) -> np.ndarray:
+    """What of a hole is whole latent pixels."""
+    blocks = hole.reshape(SIZE // PIXELS, PIXELS, SIZE // PIXELS, PIXELS).all((1, 3))
+    return blocks.repeat(PIXELS, 0).repeat(PIXELS, 1)
+
+
+def painted(rng: random.Random, two: bool) -> dict:
+    problem = inpainting.problem(rng, two)
+    return {**problem, "hole": cells(problem["hole"])}
+
+
+def halved(rng: random.Random, two: bool) -> dict:
+    """A scene whose last object is half in the hole. It is encoded whole, as a host's graph does it: no hole is cut."""
+    scene = sample_scene(rng, two)
+    target = scene["objs"][-1]
+    reach = target["r"] + inpainting.MARGIN
+    rows, columns = np.mgrid[0:SIZE, 0:SIZE]
+    down, right = rows - target["cy"], columns - target["cx"]
+    half = rng.choice([down > 0, down < 0, right > 0, right < 0])
+    hole = half & (abs(down) < reach) & (abs(right) < reach)
+    if two:
+        hole &= render({**scene, "objs": scene["objs"][:-1]}, only_mask=True) == 0
+    return {"given": render(scene), "hole": cells(hole), "caption": caption(scene), "target": target, "count": 1 + two}
+
+
+def methods_of(model, clip, bridge, peer) -> dict:
+    """By name: what makes latents of (texts, latents, masks, seed)."""
+
+    def hosted(sampler, steps, run=sample):
+        def method(texts, latents, masks, seed):
+            guider = guider_of(model, encode_texts(clip, texts), encode_texts(clip, [""]), CFG)
+            sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
+            return run(guider, sampler, sigmas, latents, masks, seed)
+
+        return method
+
+    euler, ancestral = (comfy.samplers.sampler_object(name) for name in ("euler", "euler_ancestral"))
+    schedule = diffusers_repaint.scheduler(STEPS, RESAMPLES, JUMP)
+    methods = {
+        BASE: hosted(SteerRePaintSampler.execute(RESAMPLES, JUMP, 1.0)[0], STEPS),
+        "Steer Blended, DDIM eta 1": hosted(SteerBlendedSampler.execute(SteerDDIMSampler.execute(1.0)[0], 0)[0], CALLS),
+        "host masked, euler_ancestral": hosted(ancestral, CALLS),
+        "diffusers RePaint": partial(diffusers_repaint.inpaint, bridge, schedule, CFG),
+    }
+    modes = ("Image First", "Prompt First") if peer else ()
+    return methods | {f"LanPaint, {mode}": hosted(euler, LANPAINT_STEPS, partial(lanpaint.inpaint, peer, mode))
+                      for mode in modes}  # fmt: skip
+
+
+def measured(methods: dict, problems: list[dict], vae, counter) -> dict:
+    """By method: each problem's figures, and each batch's seconds and calls."""
+    pictures = torch.stack([torch.from_numpy(each["given"].copy()) for each in problems]).float() / 255
+    latents, texts = vae.encode(pictures), [each["caption"] for each in problems]
+    masks = torch.stack([torch.from_numpy(each["hole"][::PIXELS, ::PIXELS]) for each in problems]).float()[:, None]
+    round_trips = to_bytes(vae.decode(latents))
+    results = {name: {"figures": [], "seconds": [], "calls": []} for name in methods}
+    for turn, at in enumerate(range(0, len(problems), BATCH)):
+        part = slice(at, at + BATCH)
+        for name in list(methods)[:: -1 if turn % 2 else 1]:
+            started, rows = time.perf_counter(), counter.rows
+            made = methods[name](texts[part], latents[part], masks[part], at)
+            results[name]["seconds"].append(time.perf_counter() - started)
+            results[name]["calls"].append((counter.rows - rows) / 2 / len(made))
+            results[name]["figures"] += map(judged, problems[part], round_trips[part], to_bytes(vae.decode(made)))
+    return results
+
+
+def judged(problem: dict, round_trip: np.ndarray, picture: np.ndarray) -> dict:
+    target, hole, objects = problem["target"], problem["hole"], read_image(picture)["objs"]
+    nearest = min(objects, key=lambda o: np.hypot(o["cx"] - target["cx"], o["cy"] - target["cy"]), default={})
+    right, ink = all(nearest.get(key) == target[key] for key in ("color", "shape")), object_mask(picture)
+    empty = hole & ~grown(ink, PIXELS)
+    return {
+        "right": right,
+        "count": right and len(objects) == problem["count"],
+        "IoU": iou(ink & hole, object_mask(round_trip) & hole),
+        "background": error(picture, round_trip, empty) if empty.any() else np.nan,
+        "inside": error(picture, round_trip, hole),
+        "outside": error(picture, problem["given"], ~hole),
+    }
+
+
+def error(a, b, where) -> float:
+    return 10 ** (-psnr(a, b, where) / 10)
+
+
+def row(name: str, result: dict, base: dict, columns) -> dict:
+    means = {key: np.nanmean([figures[key] for figures in result["figures"]]) for key in columns}
+    shown = {key: f"{100 * value:.0f}%" if key in ("right", "count") else f"{value:.3f}" if key == "IoU" else
+             f"{-10 * np.log10(value):.1f} dB" for key, value in means.items()}  # fmt: skip
+    ratio = np.median([a / b for a, b in zip(result["seconds"], base["seconds"], strict=True)])
+    seconds = {"seconds a picture": f"{np.sum(result['seconds']) / SCENES:.2f}", "over ours": f"{ratio:.2f}"}
+    return {"method": name, "model calls": f"{np.mean(result['calls']):.0f}", **shown, **seconds}
