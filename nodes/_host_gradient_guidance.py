@@ -259,6 +259,12 @@ class ClassifierLoss:
                 f"the classifier is of a {made_for[0].name} model with {made_for[1]} latents, and this model is a "
                 f"{given[0].name} one with {given[1]} latents; use one that was trained for this model"
             )
+        shape, channels = run.known.shape, self.classifier.network.channels
+        if len(shape) != 4 or shape[1] != channels:
+            raise ValueError(
+                f"the classifier takes latents of {channels} channels and these are of the shape {tuple(shape)}; use "
+                "one that was trained for this model"
+            )
         network = differentiable(self.patchers[0])
 
         def loss(x: Tensor, sigma: float) -> Tensor:
