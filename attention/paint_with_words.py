@@ -35,6 +35,11 @@ class Region:
     """Factor on the weight, for this region."""
 
     def __post_init__(self):
+        if self.mask.ndim not in (2, 3) or not self.mask.numel():
+            raise ValueError(
+                f"the mask of {self.phrase!r} has the shape {tuple(self.mask.shape)}; (height, width) or (batch, "
+                "height, width) is needed"
+            )
         low, high = float(self.mask.min()), float(self.mask.max())
         if not (low >= -1e-4 and high <= 1.0 + 1e-4):  # a NaN fails every comparison
             raise ValueError(f"the mask of {self.phrase!r} runs from {low:g} to {high:g}; it needs values from 0 to 1")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .core import Attention, Site, Term, as_matrix
+from .core import Attention, Site, Term, as_matrix, paper_positions
 from .tokens import Prompt
 
 
@@ -121,6 +121,18 @@ def blended(site: Site) -> bool:
     return site.cross and 0.5 < site.level <= 2.0 and site.block[0] != "middle"
 
 
+def blend_fits(height: int, width: int) -> bool:
+    """Whether halving a latent's sides leads to a layer that the local blend looks at."""
+    levels = (-(-height // 2**k) * -(-width // 2**k) / paper_positions((height, width)) for k in range(8))
+    return any(0.5 < level <= 2.0 for level in levels)
+
+
+NOTHING_TO_BLEND = (
+    "the local blend found no cross-attention of about 16 x 16 positions (or a quarter of the latent's side) in this "
+    "model; use the edit without it"
+)
+
+
 class BlendMask:
     """The mask of a local blend: maps added up over layers and steps as they come, per sample."""
 
@@ -136,10 +148,7 @@ class BlendMask:
     def mask(self, height: int, width: int) -> Tensor:
         """(batch, 1, height, width) of 0 and 1. ValueError where no layer of that resolution was met."""
         if self._sums is None:
-            raise ValueError(
-                "the local blend found no cross-attention of about 16 x 16 positions (or a quarter of the latent's "
-                "side) in this model; use the edit without it"
-            )
+            raise ValueError(NOTHING_TO_BLEND)
         maps = F.max_pool2d(self._sums.unflatten(-1, self._grid), 3, stride=1, padding=1)  # (2, batch, h, w)
         maps = maps / maps.amax((-2, -1), keepdim=True).clamp_min(1e-12)
         return F.interpolate((maps > self.blend.threshold).any(0).float().unsqueeze(1), (height, width))

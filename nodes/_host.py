@@ -5,20 +5,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import hypot, inf, isfinite
+from math import hypot
 
 import comfy.latent_formats
 import comfy.model_management
+import comfy.sample
 import comfy.samplers
 import node_helpers
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_sampling import CONST
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..samplers.blended_diffusion import Blend
-from ..samplers.core import Denoiser, SampleNoise, Step, check_two, descending
+from ..samplers.core import Denoiser, SampleNoise, Step, check_values, descending, noise_levels
 from ..samplers.ddim import ddim
 from ..samplers.guidance import branch_weights, cfg_with_empty
 from ..samplers.inversion import Inversion, invert, largest_error, report
@@ -38,13 +40,18 @@ def errors_of(node: str):
         raise ValueError(f"{node}: {error}") from error
 
 
-def check_number(node: str, name: str, value: float, low: float, high: float = inf) -> None:
+def check_number(node: str, name: str, value: float, low: float, high: float) -> None:
     """ValueError unless low <= value <= high. The editor checks this too, but not what arrives over a wire."""
-    if not low <= value <= high or not isfinite(value):
-        raise ValueError(
-            f"{node}: {name} is {value}; it needs to be "
-            + (f"from {low:g} to {high:g}" if isfinite(high) else f"at least {low:g}")
-        )
+    if not low <= value <= high:  # a NaN fails every comparison
+        raise ValueError(f"{node}: {name} is {value}; it needs to be from {low:g} to {high:g}")
+
+
+def whole_number(node: str, name: str, value: float, low: int, high: int) -> int:
+    """The value as an int; ValueError unless it is a whole number, low <= value <= high."""
+    check_number(node, name, value, low, high)
+    if value != int(value):
+        raise ValueError(f"{node}: {name} is {value}; it needs to be a whole number from {low} to {high}")
+    return int(value)
 
 
 def check_interval(node: str, start_percent: float, end_percent: float) -> None:
@@ -79,13 +86,34 @@ def noise_law(model_sampling) -> NoiseLaw:
     return law
 
 
+def samples_of(model, latent: dict) -> Tensor:
+    """The samples of a LATENT as the host fits them to the model; ValueError for what is no batch of latents."""
+    samples = latent["samples"]
+    if samples.is_nested:
+        raise ValueError("latent_image holds several latents of different kinds; give the picture's alone")
+    if samples.ndim < 3:
+        raise ValueError(
+            f"latent_image has the shape {tuple(samples.shape)}; (batch, channels, height, width) is needed"
+        )
+    return comfy.sample.fix_empty_latent_channels(model, samples)
+
+
 def check_latent(model, latent: Tensor, shapes=None) -> None:
-    """ValueError unless the latent is finite and has the model's channels. A pack of several is not looked into."""
-    if not torch.isfinite(latent).all():
-        raise ValueError("latent_image holds NaN or infinite values; look at the node that made it")
-    channels = model.latent_format.latent_channels
+    """ValueError unless the latent is finite, with the model's dimensions and channels. Packs are not looked into."""
+    dimensions, channels = model.latent_format.latent_dimensions, model.latent_format.latent_channels
+    pack = latent.is_nested or (shapes is not None and len(shapes) > 1)
+    if pack and dimensions == 2:
+        raise ValueError("latent_image is a pack of several latents, and the model works on single pictures")
+    if not pack and (latent.ndim != dimensions + 2 or not latent.numel()):
+        sides = ("length",) if dimensions == 1 else ("frames", "height", "width")[-dimensions:]
+        raise ValueError(
+            f"latent_image has the shape {tuple(latent.shape)}, and the model works on (batch, {channels}, "
+            f"{', '.join(sides)}); encode the picture with this model's own VAE"
+        )
+    if not latent.is_nested:
+        check_values("latent_image", latent)
     # an all-zero latent is the host's empty latent, which it fits to the model itself
-    if (shapes is None or len(shapes) == 1) and latent.shape[1] != channels and latent.any():
+    if not pack and latent.shape[1] != channels and latent.any():
         raise ValueError(
             f"latent_image has {latent.shape[1]} channels and the model works on {channels}; "
             "encode the picture with this model's own VAE"
@@ -94,6 +122,11 @@ def check_latent(model, latent: Tensor, shapes=None) -> None:
 
 def check_mask_fits(mask: Tensor, latent: Tensor) -> None:
     """ValueError for a mask of another aspect or batch, which the host would stretch or repeat in silence."""
+    if mask.ndim < 2 or not mask.numel() or not mask.is_floating_point():
+        raise ValueError(
+            f"the noise mask has the shape {tuple(mask.shape)} and the type {mask.dtype}; (height, width) or (batch, "
+            "height, width) of numbers from 0 to 1 is needed"
+        )
     (mask_height, mask_width), (height, width) = mask.shape[-2:], latent.shape[-2:]
     if abs(mask_width * height / mask_height - width) >= 1.0:
         raise ValueError(
@@ -109,11 +142,56 @@ def check_mask_fits(mask: Tensor, latent: Tensor) -> None:
 
 def check_given(model, sigmas: Tensor, latent: Tensor, mask: Tensor | None) -> None:
     """ValueError for what a guider cannot run on, before the host looks at it. A pack of latents is not looked into."""
-    check_two(sigmas)
-    if not latent.is_nested:
-        check_latent(model, latent)
-        if mask is not None:
-            check_mask_fits(mask, latent)
+    noise_levels(sigmas)
+    check_latent(model, latent)
+    if mask is not None and not latent.is_nested:
+        check_mask_fits(mask, latent)
+
+
+def check_ready(guider, latent: Tensor, noise: Tensor) -> None:
+    """ValueError for what the guider's model cannot take, where the host is about to call its sampler."""
+    model = guider.inner_model
+    check_latent(model, latent, getattr(model, "latent_shapes", None))
+    check_values("noise", noise)
+    widths = text_widths(model.diffusion_model)
+    for name, entries in guider.conds.items():
+        for entry in entries:
+            check_area(name, entry.get("area"), latent)
+            for key, width in widths.items():
+                check_text(name, getattr(entry["model_conds"].get(key), "cond", None), width)
+
+
+def check_area(name: str, area: tuple | None, latent: Tensor) -> None:
+    """ValueError for the area of a conditioning, (sizes, offsets), that begins beyond the latent."""
+    at, sides = (area or ())[len(area or ()) // 2 :], tuple(latent.shape[2:])
+    if any(place >= side for place, side in zip(at, sides, strict=False)):
+        raise ValueError(
+            f"{name} has an area that begins at {tuple(at)} (down, right), outside of the latent of {sides}; set the "
+            "area for the size that is sampled"
+        )
+
+
+def check_text(name: str, text: Tensor | None, width: int) -> None:
+    """ValueError unless the text, as the model gets it, is finite and as wide as the model takes it."""
+    if text is None:
+        return
+    if text.shape[-1] != width:
+        raise ValueError(
+            f"{name} is a text that was encoded {text.shape[-1]} wide, and the model takes {width}; encode it with the "
+            "text encoder of this model"
+        )
+    check_values(name, text)
+
+
+def text_widths(network) -> dict[str, int]:
+    """How wide a model takes its text and what is pooled of it, by the host's name; of UNets, where it can be told."""
+    if not isinstance(network, UNetModel):
+        return {}
+    keys = (layer.in_features for name, layer in network.named_modules() if name.endswith("attn2.to_k"))
+    pooled = network.label_emb.modules() if network.num_classes == "sequential" else ()
+    pooled = (layer.in_features for layer in pooled if hasattr(layer, "in_features"))
+    widths = {"c_crossattn": next(keys, None), "y": next(pooled, None)}
+    return {key: width for key, width in widths.items() if width is not None}
 
 
 @dataclass(frozen=True)
@@ -141,9 +219,7 @@ def checked_run(
 ) -> Run:
     """The run, after everything that can be checked before the first model call. Raises ValueError."""
     model = guider.inner_model
-    check_latent(model, latent, getattr(model, "latent_shapes", None))
-    if not torch.isfinite(noise).all():
-        raise ValueError("noise holds NaN or infinite values; look at the node that made it")
+    check_ready(guider, latent, noise)
     if needs_mask:
         if mask is None:
             raise ValueError(
@@ -156,9 +232,12 @@ def checked_run(
                 "the model changes the mask at each step (Differential Diffusion), which this sampler does not follow; "
                 "remove that patch, or use it with SteerDDIMSampler or a sampler of the host"
             )
-    seed = extra_args.get("seed") or 0
-    lockstep = getattr(guider, "lockstep", 1)
-    return Run(descending(sigmas.tolist()), noise_law(model.model_sampling), latent, mask, seed, noise, lockstep)
+    seed, levels, law = extra_args.get("seed") or 0, descending(sigmas.tolist()), noise_law(model.model_sampling)
+    if law.flow and levels[0] > 1.0 + 1e-4:
+        raise ValueError(
+            f"the sigmas start at {levels[0]:g}, and a rectified-flow model's end at 1; make them with this model"
+        )
+    return Run(levels, law, latent, mask, seed, noise, getattr(guider, "lockstep", 1))
 
 
 def denoiser(guider, extra_args: dict, keyframes: Keyframes, **also) -> Denoiser:
@@ -206,6 +285,22 @@ class SteerSampler(comfy.samplers.Sampler):
             if callback is not None:
                 callback(index, step.denoised, step.x, total)
         return model_sampling.inverse_noise_scaling(sigmas[-1], x)
+
+
+class CheckedSampler(comfy.samplers.Sampler):
+    """Another SAMPLER, after a look at what it is given."""
+
+    def __init__(self, node: str, sampler: comfy.samplers.Sampler):
+        self.node, self.sampler = node, sampler
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        with errors_of(self.node):
+            check_ready(model_wrap, latent_image, noise)
+        return self.sampler.sample(
+            model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
+        )
 
 
 class BlendedSampler(comfy.samplers.Sampler):
@@ -268,8 +363,8 @@ class InvertedNoise:
         shape = tuple(input_latent["samples"].shape)
         if shape != tuple(self._noise.shape):
             raise ValueError(
-                f"the inverted noise is for a latent of shape {tuple(self._noise.shape)}, not {shape}; "
-                "connect the LATENT of the same inversion"
+                f"SteerDDIMInversion: the inverted noise is for a latent of shape {tuple(self._noise.shape)}, not "
+                f"{shape}; connect the LATENT of the same inversion"
             )
         return self._noise.clone()
 
@@ -387,6 +482,7 @@ class SteerCFG(comfy.samplers.CFGGuider):
                     "the model has a patch that replaces the CFG formula (such as RescaleCFG), and `empty` asks for "
                     "another one; disconnect `empty` or remove the patch"
                 )
+        sampler = CheckedSampler(self.node, sampler)
         return super().sample(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)

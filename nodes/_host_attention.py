@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..attention.core import Attention, Site, Term
 from ..attention.tokens import Prompt, prompt_of
-from ._host import errors_of
+from ._host import CheckedSampler, check_given, errors_of
 
 EDITS, SITES, KEY = "steer_edits", "steer_sites", "steer"
 PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
@@ -128,8 +128,9 @@ def with_marked_edits(
                     "no conditioning of this run belongs to this patch; connect the CONDITIONING that was made for it "
                     "to the guider"
                 )
+            check_given(executor.class_obj.model_patcher.model, sigmas, latent_image, None)
             check(marked, noise, sigmas)
-        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        return executor(noise, latent_image, CheckedSampler(node, sampler), sigmas, *args, **kwargs)
 
     def during(executor, model, conds, x_in, timestep, model_options):
         edits = {}
@@ -234,6 +235,7 @@ def sigma_at(model) -> Callable[[float], float]:
 
 def tokenized(clip, text: str) -> Prompt:
     """The prompt's tokens at the places where the model sees them; ValueError for an encoder without CLIP's tokens."""
+    check_writable(text)
     by_encoder = clip.tokenize(text)
     for name in ("l", "g", "h"):
         tokenizer = getattr(clip.tokenizer, f"clip_{name}", None)
@@ -245,6 +247,12 @@ def tokenized(clip, text: str) -> Prompt:
         f"this text encoder ({type(clip.tokenizer).__name__}) has no CLIP tokens, so words cannot be told apart in its "
         "attention; the attention nodes work with SD1.x, SD2.x and SDXL"
     )
+
+
+def check_writable(text: str) -> None:
+    """ValueError for halves of characters, which JSON can hold and no text encoder takes."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"{text[:100]!r} holds a half of a character (a lone surrogate); write the text anew")
 
 
 def encoded(clip, prompt: Prompt, also: dict | None = None) -> list:

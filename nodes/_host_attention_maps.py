@@ -8,8 +8,7 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from ..attention.attention_maps import Recorder, Recording
 from ..attention.core import Attention, Site, Term, nearest
 from ..attention.prompt_to_prompt import Edit, Timing, coarse, edited, shared_queries
-from ..samplers.core import check_two
-from ._host import WrappedGuider, errors_of, log
+from ._host import WrappedGuider, check_given, check_ready, errors_of, log, samples_of
 from ._host_attention import (
     Transform,
     attention_sites,
@@ -49,6 +48,7 @@ class RecordingSampler(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
         with errors_of(self.node):
+            check_ready(model_wrap, latent_image, noise)
             guider = RecordingGuider(model_wrap, self.recorder, sigmas.tolist())
             samples = self.sampler.sample(
                 guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
@@ -99,7 +99,8 @@ def recorded(
 ) -> tuple[dict, Recording]:
     """Samples as SamplerCustomAdvanced does: the LATENT, and the attention of the run."""
     with errors_of(node):
-        check_two(sigmas)
+        samples = samples_of(guider.model_patcher, latent)
+        check_given(guider.model_patcher.model, sigmas, samples, latent.get("noise_mask"))
     at = sigma_at(guider.model_patcher)
     sampler = RecordingSampler(node, sampler, at(cross_end), at(self_end))
     run = getattr(SamplerCustomAdvanced, "execute", None) or SamplerCustomAdvanced().sample  # the host's old form

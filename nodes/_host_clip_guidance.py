@@ -11,6 +11,8 @@ from torch.nn.functional import interpolate
 from ..samplers.clip_guidance import cutouts, inside, spherical_distance, within_range
 from ..samplers.gradient_guidance import Loss
 from ._host import Run
+from ._host_attention import check_writable
+from ._pictures import check_picture
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class CLIPLoss:
 
 
 def _check_fits(loss: CLIPLoss, run: Run) -> None:
+    if not hasattr(loss.vae.first_stage_model, "decode"):
+        raise ValueError("vae has no decoder (the file it was loaded from holds none); connect the VAE of the model")
     batch, channels = run.known.shape[:2]
     if channels != loss.vae.latent_channels:
         raise ValueError(
@@ -101,6 +105,7 @@ def _embedded(clip_vision, tower, pictures: Tensor) -> Tensor:
 
 def text_target(clip, clip_vision, text: str) -> Tensor:
     """The text's embedding (1, width) in the space of the vision tower; ValueError when they share none."""
+    check_writable(text)
     shared = getattr(getattr(clip_vision.model, "visual_projection", None), "weight", None)
     if shared is None:
         raise ValueError(
@@ -139,5 +144,6 @@ def _text_projection(clip, pooled: Tensor | None) -> Tensor:
 
 
 def image_target(clip_vision, image: Tensor) -> Tensor:
-    """The embeddings (batch, width) of pictures (batch, h, w, 3), each cropped to its middle square."""
+    """The embeddings (batch, width) of pictures (batch, h, w, 3 or 4), each cropped to its middle square."""
+    check_picture("image", image, alpha=True)
     return clip_vision.encode_image(image)["image_embeds"].float().cpu()

@@ -61,8 +61,6 @@ def contrasted(node: str, model, source, target, latent: dict, samples: Tensor, 
     model_sampling, given = model.get_model_object("model_sampling"), latent.get("noise_mask")
     sigmas = torch.tensor([strength_sigma(model_sampling, strength), 0.0])
     with errors_of(node):
-        if samples.is_nested:
-            raise ValueError("latent_image holds several latents of different kinds; give the picture's alone")
         if samples.ndim < 4:
             raise ValueError(f"latent_image has {samples.ndim - 2} dimensions; encode a picture or a video")
         check_given(model.model, sigmas, samples, given)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..samplers.inversion import Inversion
 from ._host import read_by_patches
+from ._host import check_ready
 from ._host_gradients import Differentiable, gradient_options
 
 
@@ -65,6 +66,7 @@ class _WithBranches(comfy.samplers.Sampler):
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
+        check_ready(model_wrap, latent_image, noise)
         self.work(Branches(model_wrap, extra_args["model_options"], self.differentiable))
         return latent_image
 

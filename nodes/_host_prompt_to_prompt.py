@@ -9,9 +9,19 @@ import torch
 from torch import Tensor
 
 from ..attention.core import Attention, Site, nearest
-from ..attention.prompt_to_prompt import BlendMask, Edit, Timing, blended, coarse, edited, shared_queries
+from ..attention.prompt_to_prompt import (
+    NOTHING_TO_BLEND,
+    BlendMask,
+    Edit,
+    Timing,
+    blend_fits,
+    blended,
+    coarse,
+    edited,
+    shared_queries,
+)
 from ..samplers.inversion import Inversion
-from ._host import InversionSampler, WrappedGuider, check_given, check_inversion_fits, errors_of, noise_law
+from ._host import InversionSampler, WrappedGuider, check_given, check_inversion_fits, check_ready, errors_of, noise_law
 from ._host_attention import Transform, attention_sites, edits_of, paired, with_edits, with_patches_unwatched
 
 
@@ -160,6 +170,7 @@ class LockstepSampler(comfy.samplers.Sampler):
     ):
         owner, model_sampling = self.owner, model_wrap.inner_model.model_sampling
         with errors_of(owner.node):
+            check_ready(model_wrap, latent_image, noise)
             law, track = noise_law(model_sampling), None
             if owner.inversion is not None:
                 track = Track(owner.inversion, sigmas.tolist(), noise.shape[0] // 2)
@@ -261,3 +272,12 @@ class PromptToPromptGuider(comfy.samplers.CFGGuider):
         if latent_image.is_nested:
             raise ValueError("latent_image holds several latents of different kinds; edit pictures one kind at a time")
         check_given(self.model_patcher.model, sigmas, latent_image, denoise_mask)
+        edited = self.edit.source, self.edit.target
+        for name, prompt, conds in zip(("source", "target"), edited, self.prompts, strict=True):
+            if any(text.shape[1] != prompt.length for text, _ in conds) or not len(conds):
+                raise ValueError(
+                    f"{name} is not of the {prompt.length} tokens that the edit is about; connect source, target and "
+                    "edit of the same SteerPromptEdit"
+                )
+        if self.edit.blend and not blend_fits(*latent_image.shape[-2:]):
+            raise ValueError(NOTHING_TO_BLEND)

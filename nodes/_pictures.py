@@ -1,18 +1,21 @@
 """Pictures and masks as they come over wires, checked and brought together."""
 
-import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d, interpolate
 
+from ..samplers.core import check_values
 
-def check_picture(name: str, picture: Tensor) -> None:
-    """ValueError unless it is a batch of pictures of three finite channels."""
-    if picture.ndim != 4 or picture.shape[-1] != 3:
+
+def check_picture(name: str, picture: Tensor, alpha: bool = False) -> None:
+    """ValueError unless it is a batch of pictures of three finite channels, with `alpha` of four too."""
+    if picture.ndim != 4 or picture.shape[-1] not in ((3, 4) if alpha else (3,)) or not picture.numel():
         raise ValueError(
-            f"{name} has shape {tuple(picture.shape)}; (batch, height, width, 3) is needed; split an alpha channel off"
+            f"{name} has shape {tuple(picture.shape)}; (batch, height, width, 3) is needed"
+            + ("" if alpha else "; split an alpha channel off")
         )
-    if not torch.isfinite(picture).all():
-        raise ValueError(f"{name} holds NaN or infinite values; look at the node that made it")
+    if not picture.is_floating_point():
+        raise ValueError(f"{name} holds {picture.dtype}; a picture is of floats from 0 to 1")
+    check_values(name, picture)
 
 
 def check_same_size(source: Tensor, edited: Tensor) -> None:
@@ -42,6 +45,10 @@ def mask_like(mask: Tensor, height: int, width: int) -> Tensor:
 
     A mask of latents becomes whole blocks of pixels; in one that is larger than the picture thin lines stay.
     """
+    if mask.ndim < 2 or not mask.numel():
+        raise ValueError(
+            f"the mask has the shape {tuple(mask.shape)}; (height, width) or (batch, height, width) is needed"
+        )
     mask = mask.reshape(-1, *mask.shape[-2:]).float()
     low, high = float(mask.min()), float(mask.max())
     if not (low >= -1e-4 and high <= 1.0 + 1e-4):  # a NaN fails every comparison
@@ -67,4 +74,5 @@ def three_together(source: Tensor, edited: Tensor, mask: Tensor) -> tuple[Tensor
     check_same_size(source, edited)
     mask = mask_like(mask, *source.shape[1:3]).to(source.device)
     count = check_batches(source=len(source), edited=len(edited), mask=len(mask))
+    source = source.float()
     return tuple(given.expand(count, *given.shape[1:]) for given in (source, edited.to(source), mask))

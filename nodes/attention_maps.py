@@ -11,6 +11,7 @@ from ._heatmap_picture import heatmap_picture
 from ._host import check_number, errors_of
 from ._host_attention import sigma_at, tokenized
 from ._host_attention_maps import recorded, with_recording
+from ._pictures import check_picture
 from ._types import SteerAttention, SteerEdit
 
 
@@ -199,6 +200,7 @@ def size_of(attention, image) -> tuple[int, int]:
     height, width = attention.latent
     if image is None:
         return PIXELS * height, PIXELS * width
+    check_picture("image", image, alpha=True)
     batch = next(iter(attention.maps.values())).shape[0]
     if image.shape[0] != batch or abs(image.shape[2] * height / image.shape[1] - width) >= 1.0:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ._host import BlendedSampler, check_number
+from ._host import BlendedSampler, whole_number
 
 NODE = "SteerBlendedSampler"
 
@@ -34,7 +34,7 @@ class SteerBlendedSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, sampler, dilation) -> io.NodeOutput:
-        check_number(NODE, "dilation", dilation, 0)
+        dilation = whole_number(NODE, "dilation", dilation, 0, 64)
         if getattr(sampler, "needs_mask", False):
             raise ValueError(
                 f"{NODE}: sampler is {sampler.node}, which keeps the masked-out part itself; "

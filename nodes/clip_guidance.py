@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ._host import check_number, errors_of
+from ._host import check_number, errors_of, whole_number
 from ._host_clip_guidance import CLIPLoss, image_target, text_target
 from ._types import SteerLoss
 
@@ -59,7 +59,7 @@ class SteerCLIPTextLoss(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip_vision, vae, clip, text, cutouts, smallest_cutout=0.0) -> io.NodeOutput:
-        check_number(TEXT, "cutouts", cutouts, 1)
+        cutouts = whole_number(TEXT, "cutouts", cutouts, 1, 256)
         check_number(TEXT, "smallest_cutout", smallest_cutout, 0.0, 1.0)
         if not text.strip():
             raise ValueError(f"{TEXT}: text is empty; say what the picture should show")
@@ -95,7 +95,7 @@ class SteerCLIPImageLoss(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip_vision, vae, image, cutouts, smallest_cutout=0.0) -> io.NodeOutput:
-        check_number(IMAGE, "cutouts", cutouts, 1)
+        cutouts = whole_number(IMAGE, "cutouts", cutouts, 1, 256)
         check_number(IMAGE, "smallest_cutout", smallest_cutout, 0.0, 1.0)
         with errors_of(IMAGE):
             target = image_target(clip_vision, image)

@@ -1,6 +1,5 @@
 """DiffEdit's mask: the part of a picture that a change of prompt is about."""
 
-import comfy.sample
 import comfy.utils
 import latent_preview
 import numpy as np
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ._heatmap_picture import overlaid
-from ._host import check_number, log
+from ._host import check_number, errors_of, log, samples_of, whole_number
 from ._host_diffedit import contrasted, pixels_of
 
 NODE = "SteerDiffEditMask"
@@ -72,12 +71,13 @@ class SteerDiffEditMask(io.ComfyNode):
     @classmethod
     def execute(cls, model, source, target, latent_image, strength, samples, threshold, seed) -> io.NodeOutput:
         check_number(NODE, "strength", strength, 0.0, 1.0)
-        check_number(NODE, "samples", samples, 1)
+        samples = whole_number(NODE, "samples", samples, 1, 1000)
         check_number(NODE, "threshold", threshold, 0.0, 1.0)
-        check_number(NODE, "seed", seed, 0, 2**64 - 1)
+        seed = whole_number(NODE, "seed", seed, 0, 2**64 - 1)
         if strength == 0.0:
             raise ValueError(f"{NODE}: strength is 0, at which no model call is made; use more than 0, around 0.5")
-        latent = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
+        with errors_of(NODE):
+            latent = samples_of(model, latent_image)
         settings, callback = (strength, samples, threshold, seed), latent_preview.prepare_callback(model, samples)
         quiet = not comfy.utils.PROGRESS_BAR_ENABLED
         mask, heat = contrasted(NODE, model, source, target, latent_image, latent, settings, callback, quiet)

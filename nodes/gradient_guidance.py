@@ -76,8 +76,8 @@ class SteerGradientGuider(io.ComfyNode):
     def execute(
         cls, guider, loss, scale, start_percent, end_percent, through_model, mask=None, max_change=3.0
     ) -> io.NodeOutput:
-        check_number(NODE, "scale", scale, -1e6, 1e6)
-        check_number(NODE, "max_change", max_change, 0.0)
+        check_number(NODE, "scale", scale, -1e5, 1e5)
+        check_number(NODE, "max_change", max_change, 0.0, 1000.0)
         check_interval(NODE, start_percent, end_percent)
         term = term_of(NODE, guider, loss, scale, (start_percent, end_percent), through_model, max_change, mask)
         return io.NodeOutput(GradientGuider(guider, term))

@@ -1,13 +1,21 @@
 """DDIM inversion, plain and exact."""
 
-import comfy.sample
 import comfy.utils
 import latent_preview
 import torch
 from comfy_api.latest import io, ui
 
 from ..samplers.inversion import Inversion
-from ._host import InversionSampler, InvertedNoise, check_number, errors_of, inversion_start, log
+from ._host import (
+    InversionSampler,
+    InvertedNoise,
+    check_number,
+    errors_of,
+    inversion_start,
+    log,
+    samples_of,
+    whole_number,
+)
 from ._types import SteerInversion
 
 NODE = "SteerDDIMInversion"
@@ -67,9 +75,10 @@ class SteerDDIMInversion(io.ComfyNode):
 
     @classmethod
     def execute(cls, guider, sigmas, latent_image, refine, tolerance, check=True) -> io.NodeOutput:
-        check_number(NODE, "refine", refine, 0)
-        check_number(NODE, "tolerance", tolerance, 1e-7)
-        samples = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent_image["samples"])
+        refine = whole_number(NODE, "refine", refine, 0, 100)
+        check_number(NODE, "tolerance", tolerance, 1e-7, 1.0)
+        with errors_of(NODE):
+            samples = samples_of(guider.model_patcher, latent_image)
         sampler = InversionSampler(NODE, refine, tolerance, check)
         steps = max(1, len(sigmas) - 1) * (2 if check else 1)
         callback = latent_preview.prepare_callback(guider.model_patcher, steps)

@@ -1,6 +1,7 @@
 """Saving an inversion into the host's output folder, and loading one from there or from its input folder."""
 
 import os
+from errno import ENAMETOOLONG
 from hashlib import sha256
 from math import nan
 
@@ -58,6 +59,8 @@ class SteerSaveInversion(io.ComfyNode):
                 inversion_file.save(path, inversion, null_text)
                 size = os.path.getsize(path)
             except OSError as error:
+                if error.errno == ENAMETOOLONG:
+                    raise ValueError(f"filename_prefix is {filename_prefix[:100]!r}..., too long for a file") from error
                 raise OSError(
                     f"{SAVE}: {filename_prefix!r} could not be saved, and no file is left: {error}"
                 ) from error

@@ -8,9 +8,9 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..samplers.inversion import Inversion
+from ..samplers.inversion import Inversion, spread
 from ..samplers.null_text import InnerStep, null_text, step_early_stop
-from ._host import check_inversion_fits, check_number, errors_of, log, show_progress_text
+from ._host import check_inversion_fits, check_number, errors_of, log, show_progress_text, whole_number
 from ._host_gradients import gradients
 from ._host_null_text import Branches, check_guidance, negative_takes_over, with_branches
 from ._types import SteerInversion
@@ -83,10 +83,10 @@ class SteerNullText(io.ComfyNode):
     def execute(
         cls, model, positive, negative, cfg, inversion, inner_steps, learning_rate, early_stop
     ) -> io.NodeOutput:
-        check_number(NODE, "cfg", cfg, 0.0)
-        check_number(NODE, "inner_steps", inner_steps, 1)
-        check_number(NODE, "learning_rate", learning_rate, 1e-9)
-        check_number(NODE, "early_stop", early_stop, 0.0)
+        check_number(NODE, "cfg", cfg, 0.0, 100.0)
+        inner_steps = whole_number(NODE, "inner_steps", inner_steps, 1, 1000)
+        check_number(NODE, "learning_rate", learning_rate, 1e-9, 10.0)
+        check_number(NODE, "early_stop", early_stop, 0.0, 1.0)
         with errors_of(NODE):
             check_inversion_fits(inversion, model)
             check_conditionings(positive, negative, inversion)
@@ -174,7 +174,7 @@ def report(results: list[InnerStep], predictions: int, inversion: Inversion, set
     if cfg == 1.0:
         return "cfg is 1, where the negative has no part: it is returned as it was, for each step"
     source = inversion.latents[-1]
-    error = sqrt(float((results[-1].x.to(source) - source).square().mean() / source.var()))
+    error = sqrt(float((results[-1].x.to(source) - source).square().mean())) / spread(source)
     stopped = sum(bool((item.losses < step_early_stop(early_stop, item.step, steps)).all()) for item in results)
     return (
         f"{steps} steps at cfg {cfg:g}, {steps + predictions} predictions: {stopped} steps reached the early stop, the "

@@ -6,6 +6,7 @@ from ..attention.paint_with_words import Painting, Region, parse_legend, segment
 from ._host import check_number, errors_of
 from ._host_attention import encoded, tokenized
 from ._host_paint_with_words import MARK, with_painting
+from ._pictures import check_picture
 from ._types import SteerRegions
 
 
@@ -68,6 +69,7 @@ class SteerRegionsFromSegmentation(io.ComfyNode):
     @classmethod
     def execute(cls, image, legend) -> io.NodeOutput:
         with errors_of("SteerRegionsFromSegmentation"):
+            check_picture("image", image, alpha=True)
             return io.NodeOutput(segments(image, parse_legend(legend)))
 
 

@@ -191,7 +191,7 @@ class SteerPromptToPromptGuider(io.ComfyNode):
         cls, model, source, target, negative, cfg, edit, cross_end, self_end, source_negative=None, inversion=None
     ) -> io.NodeOutput:
         node = "SteerPromptToPromptGuider"
-        check_number(node, "cfg", cfg, 0.0)
+        check_number(node, "cfg", cfg, 0.0, 100.0)
         check_number(node, "cross_end", cross_end, 0.0, 1.0)
         check_number(node, "self_end", self_end, 0.0, 1.0)
         if inversion is not None and source_negative is not None:

@@ -1,9 +1,9 @@
 """The background through the VAE: the latent, or a copy of the decoder, fitted to the picture."""
 
-import torch
 from comfy_api.latest import io
 
-from ._host import check_number, errors_of
+from ..samplers.core import check_values
+from ._host import check_number, errors_of, whole_number
 from ._host_reconstruct import Problem, check_tunable, decoded_size, fit_each, fitted_latent, fitted_picture
 from ._pictures import check_batches, check_picture, mask_like, sides
 
@@ -75,13 +75,12 @@ class SteerReconstructDecoder(io.ComfyNode):
 
 def problems_of(node: str, vae, source, samples, mask, steps, learning_rate) -> list[Problem]:
     """Each latent with its source and mask; ValueError for what does not fit together."""
-    check_number(node, "steps", steps, 1)
-    check_number(node, "learning_rate", learning_rate, 1e-12)
+    steps = whole_number(node, "steps", steps, 1, 10000)
+    check_number(node, "learning_rate", learning_rate, 1e-12, 10.0)
     with errors_of(node):
         check_picture("source", source)
         check_tunable(vae, samples)
-        if not torch.isfinite(samples).all():
-            raise ValueError("latent holds NaN or infinite values; look at the node that made it")
+        check_values("latent", samples)
         height, width = decoded_size(vae, samples)
         if source.shape[1:3] != (height, width):
             raise ValueError(

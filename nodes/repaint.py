@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..samplers.repaint import model_calls, repaint
-from ._host import SteerSampler, check_number, log
+from ._host import SteerSampler, check_number, log, whole_number
 
 NODE = "SteerRePaintSampler"
 
@@ -51,8 +51,8 @@ class SteerRePaintSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, resamples, jump_length, eta) -> io.NodeOutput:
-        check_number(NODE, "resamples", resamples, 1)
-        check_number(NODE, "jump_length", jump_length, 1)
+        resamples = whole_number(NODE, "resamples", resamples, 1, 100)
+        jump_length = whole_number(NODE, "jump_length", jump_length, 1, 1000)
         check_number(NODE, "eta", eta, 0.0, 1.0)
 
         def calls(count):

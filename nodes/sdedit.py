@@ -5,7 +5,7 @@ import torch
 from comfy_api.latest import io
 
 from ..samplers.sdedit import sdedit_sigmas
-from ._host import check_number, errors_of, strength_sigma
+from ._host import check_number, errors_of, strength_sigma, whole_number
 
 NODE = "SteerSDEditSigmas"
 
@@ -57,7 +57,7 @@ class SteerSDEditSigmas(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, scheduler, steps, strength) -> io.NodeOutput:
-        check_number(NODE, "steps", steps, 1)
+        steps = whole_number(NODE, "steps", steps, 1, 1000)
         check_number(NODE, "strength", strength, 0.0, 1.0)
         if strength == 0.0:
             raise ValueError(f"{NODE}: strength is 0, which leaves the picture as it is; use more than 0, at most 1")

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..samplers.stitch import feathered, stitch
-from ._host import check_number, errors_of, log
+from ._host import errors_of, log, whole_number
 from ._pictures import three_together
 
 NODE = "SteerStitch"
@@ -38,7 +38,7 @@ class SteerStitch(io.ComfyNode):
 
     @classmethod
     def execute(cls, source, edited, mask, feather) -> io.NodeOutput:
-        check_number(NODE, "feather", feather, -256, 256)
+        feather = whole_number(NODE, "feather", feather, -256, 256)
         with errors_of(NODE):
             source, edited, mask = three_together(source, edited, mask)
         soft = feathered(mask, feather)

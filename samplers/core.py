@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import pairwise
-from math import isfinite
 from typing import NamedTuple
 
 import torch
@@ -23,31 +22,58 @@ class Step(NamedTuple):
     sigma: float
 
 
+LARGEST, LARGEST_LEVEL = 1e6, 1e10
+"""What no latents, pictures or texts, and no model's noise levels, come near; float32 cannot square much more."""
+
+
+def check_values(name: str, values: Tensor) -> None:
+    """ValueError for what is not a number, and for numbers that a model's arithmetic cannot take."""
+    if not torch.isfinite(values).all():
+        raise ValueError(f"{name} holds NaN or infinite values; look at the node that made it")
+    largest = float(values.float().abs().max()) if values.numel() else 0.0
+    if largest > LARGEST:
+        raise ValueError(
+            f"{name} holds values up to {largest:.3g}, up to {LARGEST:g} work; look at the node that made it"
+        )
+
+
 def check_two(sigmas: Sequence[float]) -> None:
     """ValueError unless there is a level to come from and one to go to."""
     if len(sigmas) < 2:
         raise ValueError(f"sigmas: {len(sigmas)} given, a run needs at least two (from, to)")
 
 
-def descending(sigmas: Sequence[float]) -> list[float]:
-    """The sigmas as floats, checked: at least two, finite, never rising, and only the last may be 0.
-
-    Raises ValueError saying which entry is wrong.
-    """
+def _numbers(sigmas: Sequence[float]) -> list[float]:
     check_two(sigmas)
     values = [float(sigma) for sigma in sigmas]
     for index, sigma in enumerate(values):
-        if not isfinite(sigma) or sigma < 0.0:
-            raise ValueError(f"sigmas[{index}] is {sigma:g}; noise levels are finite and not negative")
-    for index, (before, after) in enumerate(pairwise(values)):
+        if not 0.0 <= sigma <= LARGEST_LEVEL:  # a NaN fails every comparison
+            raise ValueError(
+                f"sigmas[{index}] is {sigma:g}; noise levels are finite and not negative, and at most {LARGEST_LEVEL:g}"
+            )
+    return values
+
+
+def noise_levels(sigmas: Sequence[float]) -> list[float]:
+    """The sigmas as floats, checked: at least two, finite, and only the last may be 0.
+
+    Raises ValueError saying which entry is wrong.
+    """
+    values = _numbers(sigmas)
+    if 0.0 in values[:-1]:
+        raise ValueError(f"sigmas[{values.index(0.0)}] is 0, but only the last sigma may be 0")
+    return values
+
+
+def descending(sigmas: Sequence[float]) -> list[float]:
+    """The `noise_levels`, which have to never rise. Raises ValueError saying which entry is wrong."""
+    for index, (before, after) in enumerate(pairwise(_numbers(sigmas))):
         if after > before:
             raise ValueError(
                 f"sigmas rise from {before:g} to {after:g} at position {index + 1}; "
                 "sampling needs them descending (flip them)"
             )
-        if before == 0.0:
-            raise ValueError(f"sigmas[{index}] is 0, but only the last sigma may be 0")
-    return values
+    return noise_levels(sigmas)
 
 
 class SampleNoise:

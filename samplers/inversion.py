@@ -225,13 +225,18 @@ def largest_error(x: Tensor, expected: Tensor, law: NoiseLaw, sigma: float) -> f
     return float((x.float().cpu() - expected).abs().max()) / hypot(law.alpha(sigma), law.std(sigma))
 
 
+def spread(latent: Tensor) -> float:
+    """The latent's std, by which errors are measured; of one that is the same everywhere its size."""
+    return float(latent.std()) or float(latent.abs().mean()) or 1.0
+
+
 def report(inversion: Inversion, levels: Sequence[Level], errors: Sequence[float] | None, tolerance: float) -> str:
     """What an inversion came to, for people: its cost, its round trip (`errors`, by step down), what is amiss."""
     steps, calls = len(levels), sum(level.calls for level in levels)
     lines = [f"Inverted to sigma {inversion.sigmas[0]:.4g} in {steps} steps, {calls} model calls."]
     amiss = any(level.residual is not None and float(level.residual.max()) > 10 * tolerance for level in levels)
     if errors is not None:
-        share = errors[-1] / float(inversion.latents[-1].std())
+        share = errors[-1] / spread(inversion.latents[-1])
         amiss = amiss or share > 0.1
         lines.append(f"Sampled back: the largest error is {share:.2g} of the latents' std.")
     if amiss:

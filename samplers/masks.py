@@ -10,6 +10,8 @@ from torch.nn.functional import max_pool2d
 
 def check_mask(mask: Tensor, may_be_empty: bool = False) -> None:
     """ValueError unless the mask is finite, within 0..1 and generates something."""
+    if not mask.numel():
+        raise ValueError(f"the mask has the shape {tuple(mask.shape)}, which holds nothing")
     low, high = float(mask.min()), float(mask.max())
     # bilinear resizing may leave a rounding error beyond the ends; a NaN fails every comparison
     if not (low >= -1e-4 and high <= 1.0 + 1e-4):

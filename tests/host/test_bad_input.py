@@ -128,7 +128,7 @@ def test_unknown_noise_law(shapes, sampler):
     [
         (lambda m, c: SteerDDIMSampler.execute(1.5), "eta is 1.5.*from 0 to 1"),
         (lambda m, c: SteerDDIMSampler.execute(float("nan")), "eta is nan"),
-        (lambda m, c: SteerRePaintSampler.execute(0, 10, 1.0), "resamples is 0.*at least 1"),
+        (lambda m, c: SteerRePaintSampler.execute(0, 10, 1.0), "resamples is 0.*from 1 to 100"),
         (lambda m, c: SteerRePaintSampler.execute(10, 0, 1.0), "jump_length is 0"),
         (lambda m, c: SteerRePaintSampler.execute(10, 10, -0.1), "eta is -0.1"),
         (lambda m, c: SteerBlendedSampler.execute(SAMPLERS["ddim"](), -1), "dilation is -1"),

@@ -1,0 +1,450 @@
+"""Whatever comes over its wires, a node gives a result that is right in itself, or a ValueError before the model runs.
+
+The same examples each time. For ten times as many and others: `STEER_FUZZ=10 pytest tests/host/test_fuzz.py
+--hypothesis-seed=1`.
+"""
+
+import os
+import re
+import traceback
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import comfy.sample
+import comfy.sampler_helpers
+import folder_paths
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import CFGGuider, SamplerCustomAdvanced
+from hypothesis import HealthCheck, Phase, given, settings
+from steer.demo.package import ROOT
+from steer.demo.runner import WORKFLOWS, load_workflow
+from steer.demo.server import HostError
+from steer.demo.shapes import CLASSIFIER, stock
+from steer.nodes._host_prompt_to_prompt import PromptToPromptGuider
+from steer.nodes.classifier import FOLDER
+from steer.nodes.gradient_guidance import SteerGradientGuider
+from steer.nodes.inversion_file import SteerSaveInversion
+from steer.nodes.paint_with_words import SteerPaintWithWords
+from steer.nodes.prompt_to_prompt import SteerPromptToPromptGuider
+from steer.samplers import inversion_file
+from steer.samplers.classifier import read_classifier
+from steer.tests.fuzz_inputs import BAD_NUMBERS, BAD_TEXTS, NODES, PROMPT, SIGMAS, frozen, inputs, unchanged, world_of
+
+FACTOR = int(os.environ.get("STEER_FUZZ", "1"))
+LEAST = 2000
+EXAMPLES = 60
+"""For each node that runs the model a few times; those that never do get more, those that need gradients fewer."""
+OTHERS = {
+    **dict.fromkeys(("SteerSDEditSigmas", "SteerSaveInversion", "SteerLoadInversion", "SteerAttentionHeatmap",
+                     "SteerClassifierLoader", "SteerStitch", "SteerPoissonBlend"), 150),
+    **dict.fromkeys(("SteerDDIMInversion", "SteerNullText", "SteerCLIPTextLoss", "SteerCLIPImageLoss",
+                     "SteerClassifierLoss", "SteerDiffEditMask", "SteerReconstructLatent", "SteerReconstructDecoder"),
+                    24),
+}  # fmt: skip
+OURS = [str(ROOT / folder) + os.sep for folder in ("nodes", "samplers", "attention")]
+LATE = re.compile("the gradient holds NaN|the loss is|not one that the inversion recorded|never used its positive")
+"""What can only be found out while the model runs."""
+
+OUTCOMES = "result", "ValueError", "host's"
+tally = Counter()
+
+EMPTY_PICTURE = {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 1, "color": 255}}
+SAVED = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "fuzz"}}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The host's output and input folders and a folder of classifiers, all empty but for the shapes' classifier."""
+    kept = folder_paths.get_output_directory(), folder_paths.get_input_directory()
+    output, source, classifiers = (tmp_path_factory.mktemp(name) for name in ("output", "input", "classifiers"))
+    folder_paths.set_output_directory(str(output))
+    folder_paths.set_input_directory(str(source))
+    (classifiers / "shapes_classifier.safetensors").write_bytes(CLASSIFIER.read_bytes())
+    (classifiers / "bad.safetensors").write_bytes(b"bad")
+    folder_paths.add_model_folder_path(FOLDER, str(classifiers), is_default=True)
+    yield output, source
+    folder_paths.set_output_directory(kept[0])
+    folder_paths.set_input_directory(kept[1])
+
+
+@pytest.fixture(scope="module")
+def world(shapes, folders):
+    with torch.inference_mode():
+        world = world_of(shapes, stock.load_clip_pair(), read_classifier(CLASSIFIER))
+        SteerSaveInversion.execute(world.usual["STEER_INVERSION"]["inversion"], "kept/inversion")
+        return world
+
+
+FILES = {
+    "file": ("kept/inversion_00001_.safetensors [output]",),
+    "classifier_name": ("shapes_classifier.safetensors",),
+}
+
+
+def sampled(noise, guider, sampler, sigmas, latent_image):
+    """As the host's node samples; the LATENT."""
+    run = getattr(SamplerCustomAdvanced, "execute", None) or SamplerCustomAdvanced().sample  # the host's old form
+    output = run(noise, guider, sampler, sigmas, latent_image)
+    return getattr(output, "args", output)[0]
+
+
+def two_prompts(guider) -> bool:
+    return isinstance(getattr(guider, "_guider", guider), PromptToPromptGuider)
+
+
+def check_sampled(guider, sampler, sigmas, latent_image, result, keeps=None):
+    """The shape of what was given, or twice for two prompts, and finite; outside the mask the source."""
+    samples, source = result["samples"], latent_image["samples"]
+    assert {*result} == {*latent_image} - {"downscale_ratio_spacial"} | {"samples"}
+    if samples.is_nested:
+        assert all(torch.isfinite(each).all() for each in samples.unbind())
+        return
+    ratio = latent_image.get("downscale_ratio_spacial")
+    source = comfy.sample.fix_empty_latent_channels(guider.model_patcher, source, ratio)
+    double = two_prompts(guider) and len(sigmas)
+    assert samples.shape == (source.shape[0] * (2 if double else 1), *source.shape[1:])
+    assert torch.isfinite(samples).all()
+    if keeps is not None and float(sigmas[-1]) == 0.0 and not double:
+        size = float(source.float().abs().max())
+        mask = comfy.sampler_helpers.prepare_mask(latent_image["noise_mask"].float(), source.shape, "cpu")
+        torch.testing.assert_close(samples.float()[mask == 0], source.float()[mask == 0], rtol=0, atol=keeps * size)
+
+
+def run_and_check(run: dict, keeps=None, **also):
+    everything = {**run, **also}
+    result = sampled(**everything)
+    everything.pop("noise")
+    check_sampled(**everything, result=result, keeps=keeps)
+
+
+def check_picture(picture, batch, height, width):
+    assert picture.shape == (batch, height, width, 3) and picture.is_floating_point()
+    assert 0.0 <= float(picture.min()) and float(picture.max()) <= 1.0
+
+
+def check_mask(mask, height, width):
+    assert mask.ndim == 3 and mask.shape[1:] == (height, width)
+    assert 0.0 <= float(mask.min()) and float(mask.max()) <= 1.0
+
+
+def check_conditioning(conditioning):
+    assert conditioning
+    for tensor, options in conditioning:
+        assert tensor.ndim == 3 and torch.isfinite(tensor).all() and isinstance(options, dict)
+
+
+def guider(world, given, run, output):
+    run_and_check(run, guider=output[0])
+
+
+def sampler(world, given, run, output):
+    run_and_check(run, sampler=output[0])
+
+
+def keeping_sampler(world, given, run, output):
+    run_and_check(run, sampler=output[0], keeps=1e-5)
+
+
+def following_sampler(world, given, run, output):
+    run_and_check(run, sampler=output[0], keeps=1e-3)
+
+
+def sdedit(world, given, run, output):
+    sigmas, start_step, start_sigma = output
+    assert sigmas.dtype == torch.float32 and len(sigmas) == int(given["steps"]) + 1
+    assert (sigmas.diff() < 0).all() and sigmas[-1] == 0.0 and start_step >= 0
+    assert float(sigmas[0]) == pytest.approx(start_sigma, rel=1e-6) and torch.isfinite(sigmas).all()
+    top = given["model"].get_model_object("model_sampling").sigma_max
+    assert start_sigma <= float(top) * (1 + 1e-6)
+
+
+def inversion(world, given, run, output):
+    latent, noise, found = output
+    source = comfy.sample.fix_empty_latent_channels(given["guider"].model_patcher, given["latent_image"]["samples"])
+    torch.testing.assert_close(latent["samples"].double(), source.double(), rtol=1e-3, atol=1e-4)
+    assert {*latent} == {*given["latent_image"]}
+    assert found.sigmas == tuple(given["sigmas"].float().tolist()) or found.sigmas == tuple(given["sigmas"].tolist())
+    assert len(found.latents) == len(found.sigmas)
+    assert all(torch.isfinite(each).all() and each.shape == source.shape for each in found.latents)
+    assert torch.isfinite(noise.generate_noise(latent)).all()
+
+
+def saved(world, given, run, output):
+    (file,) = output.ui["files"]
+    root = Path(folder_paths.get_output_directory())
+    path = (root / file["subfolder"] / file["filename"]).resolve()
+    assert path.is_relative_to(root)
+    loaded, null_text = inversion_file.load(path)
+    path.unlink()
+    assert unchanged(frozen(loaded), given["inversion"]) and (null_text is None) == (given.get("null_text") is None)
+
+
+def loaded(world, given, run, output):
+    found, latent, noise, sigmas, null_text = output
+    assert unchanged(frozen(found), world.usual["STEER_INVERSION"]["inversion"])
+    assert torch.equal(sigmas, torch.tensor(SIGMAS)) and noise.generate_noise(latent).shape == latent["samples"].shape
+
+
+def null_text(world, given, run, output):
+    (conditioning,) = output
+    check_conditioning(conditioning)
+    sigmas = given["inversion"].sigmas
+    assert len(conditioning) == len(sigmas) - 1
+    for sigma in (1e9, *sigmas):
+        active = [o for _, o in conditioning if o["timestep_end"] <= sigma <= o["timestep_start"]]
+        assert len(active) == 1
+
+
+def check_edit(world, edit):
+    assert edit.mapper.shape == (edit.source.length, edit.target.length)
+    for values in (edit.mapper, edit.kept, edit.equalizer):
+        assert torch.isfinite(values).all()
+
+
+def edited(world, given, run, output):
+    source, target, edit = output
+    check_conditioning(source)
+    check_conditioning(target)
+    check_edit(world, edit)
+    with_edit(world, source, target, edit, run)
+
+
+def with_edit(world, source, target, edit, run):
+    model, empty = world.usual["MODEL"]["shapes"], world.usual["CONDITIONING"]["empty"]
+    made = SteerPromptToPromptGuider.execute(model, source, target, empty, 3.0, edit, 0.8, 0.4)
+    run_and_check(run, guider=made[0])
+
+
+def blended(world, given, run, output):
+    (edit,) = output
+    assert unchanged(frozen({**vars(given["edit"]), "blend": None}), {**vars(edit), "blend": None}) and edit.blend
+    texts = world.usual["CONDITIONING"]
+    with_edit(world, texts["source of the edit"], texts["target of the edit"], edit, run)
+
+
+def captured(world, given, run, output):
+    latent, attention = output
+    result = {name: given[name] for name in ("guider", "sampler", "sigmas", "latent_image")}
+    check_sampled(**result, result=latent)
+    for (height, width), maps in attention.maps.items():
+        assert maps.shape[1:] == (height * width, attention.tokens)
+        assert torch.isfinite(maps).all()
+        if not two_prompts(given["guider"]):
+            torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:2]), rtol=0, atol=1e-3)
+
+
+def injected(world, given, run, output):
+    run = dict(run)
+    conds = run.pop("positive"), world.usual["CONDITIONING"]["empty"]
+    run_and_check(run, guider=CFGGuider.execute(output[0], *conds, 3.0)[0])
+
+
+def heatmap(world, given, run, output):
+    picture, masks = output
+    height, width = (8 * side for side in given["attention"].latent)
+    if given.get("image") is not None:
+        height, width = given["image"].shape[1:3]
+    check_picture(picture, next(iter(given["attention"].maps.values())).shape[0], *picture.shape[1:3])
+    check_mask(masks, height, width)
+
+
+def regions(world, given, run, output):
+    for region in output[0]:
+        assert 0.0 <= region.strength <= 10.0 and region.phrase.strip()
+        assert torch.isfinite(region.mask).all()
+    model, clip = world.usual["MODEL"]["shapes"], world.usual["CLIP"]["clip"]
+    painted(world, given, run, SteerPaintWithWords.execute(model, clip, PROMPT, output[0], 0.4))
+
+
+def painted(world, given, run, output):
+    model, conditioning = output
+    check_conditioning(conditioning)
+    conds = conditioning, world.usual["CONDITIONING"]["empty"]
+    run_and_check(run, guider=CFGGuider.execute(model, *conds, 3.0)[0])
+
+
+def loss(world, given, run, output):
+    run = dict(run)
+    run_and_check({**run, "guider": SteerGradientGuider.execute(run["guider"], output[0], 5.0, 0.0, 1.0, False)[0]})
+
+
+def classifier(world, given, run, output):
+    assert output[0].labels == world.usual["STEER_CLASSIFIER"]["classifier"].labels
+
+
+def diffedit(world, given, run, output):
+    mask, heat = output
+    samples = given["latent_image"]["samples"]
+    height, width = (8 * side for side in samples.shape[-2:])
+    check_mask(mask, height, width)
+    assert set(mask.unique().tolist()) <= {0.0, 1.0}
+    check_picture(heat, len(mask), height, width)
+
+
+def stitched(world, given, run, output):
+    source, edited, mask = given["source"], given["edited"], given["mask"]
+    picture, most = output[0], max(len(source), len(edited))
+    assert picture.shape[1:] == source.shape[1:] and len(picture) >= most and torch.isfinite(picture).all()
+    if all(0.0 <= float(each.min()) and float(each.max()) <= 1.0 for each in (source, edited)):
+        assert 0.0 <= float(picture.min()) and float(picture.max()) <= 1.0
+    if mask.shape[-2:] == source.shape[1:3] and given.get("feather", 0) >= 0:
+        outside = (mask.reshape(-1, *mask.shape[-2:]) <= 0).expand(len(picture), -1, -1)
+        assert torch.equal(picture[outside], source.expand_as(picture)[outside].to(picture.dtype))
+
+
+def fitted_latent(world, given, run, output):
+    found, samples = output[0], given["latent"]["samples"]
+    assert {*found} == {*given["latent"]} and found["samples"].shape == samples.shape
+    assert found["samples"].dtype == samples.dtype and torch.isfinite(found["samples"]).all()
+
+
+def fitted_picture(world, given, run, output):
+    samples = given["latent"]["samples"]
+    check_picture(output[0], len(samples), *(8 * side for side in samples.shape[-2:]))
+
+
+RUN, OF_GUIDER = ("noise", "sampler", "sigmas", "latent_image"), ("noise", "guider", "sigmas", "latent_image")
+CHECKS = {
+    "SteerCFGGuider": (guider, RUN),
+    "SteerGradientGuider": (guider, RUN),
+    "SteerPromptToPromptGuider": (guider, RUN),
+    "SteerDDIMSampler": (sampler, OF_GUIDER),
+    "SteerRePaintSampler": (keeping_sampler, OF_GUIDER),
+    "SteerBlendedSampler": (keeping_sampler, OF_GUIDER),
+    "SteerTrajectoryBlendSampler": (following_sampler, OF_GUIDER),
+    "SteerSDEditSigmas": (sdedit, ()),
+    "SteerDDIMInversion": (inversion, ()),
+    "SteerSaveInversion": (saved, ()),
+    "SteerLoadInversion": (loaded, ()),
+    "SteerNullText": (null_text, ()),
+    "SteerPromptEdit": (edited, RUN),
+    "SteerLocalBlend": (blended, RUN),
+    "SteerCaptureAttention": (captured, ()),
+    "SteerInjectAttention": (injected, (*RUN, "positive")),
+    "SteerAttentionHeatmap": (heatmap, ()),
+    "SteerRegion": (regions, RUN),
+    "SteerRegionsFromSegmentation": (regions, RUN),
+    "SteerPaintWithWords": (painted, RUN),
+    "SteerCLIPTextLoss": (loss, (*RUN, "guider")),
+    "SteerCLIPImageLoss": (loss, (*RUN, "guider")),
+    "SteerClassifierLoss": (loss, (*RUN, "guider")),
+    "SteerClassifierLoader": (classifier, ()),
+    "SteerDiffEditMask": (diffedit, ()),
+    "SteerStitch": (stitched, ()),
+    "SteerPoissonBlend": (stitched, ()),
+    "SteerReconstructLatent": (fitted_latent, ()),
+    "SteerReconstructDecoder": (fitted_picture, ()),
+}
+
+
+def came_through_steer(error) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(frame.filename.startswith(folder) for frame in frames for folder in OURS)
+
+
+def listed(folders):
+    return sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+def one_example(node_id, values, run, world, folders):
+    """Counts what came of it; fails unless that is a ValueError as it should be or a result that is right."""
+    check, _ = CHECKS[node_id]
+    before, files = frozen((values, run)), listed(folders)
+    world.calls.clear()
+    try:
+        check(world, values, run, NODES[node_id].execute(**values))
+        tally[node_id, "result"] += 1
+    except ValueError as error:
+        if came_through_steer(error):
+            assert re.match(r"Steer\w+: ", str(error)), "the message does not begin with a node"
+            assert not world.calls or LATE.search(str(error)), "the model was called before"
+            tally[node_id, "ValueError"] += 1
+        else:
+            tally[node_id, "host's"] += 1
+    except AssertionError:
+        raise
+    except Exception as error:
+        if came_through_steer(error):
+            raise
+        tally[node_id, "host's"] += 1  # the host fails on it before anything of Steer is asked
+    assert unchanged(before, (values, run)), "an input was changed"
+    assert listed(folders) == files, "a file was left behind"
+
+
+@pytest.mark.parametrize("node_id", CHECKS)
+def test_a_result_or_a_value_error(node_id, world, folders):
+    weights = {
+        name: {key: weight.clone() for key, weight in model.model.state_dict().items()}
+        for name, model in (world.usual["MODEL"] | world.odd["MODEL"]).items()
+    }
+
+    @settings(
+        max_examples=FACTOR * OTHERS.get(node_id, EXAMPLES), derandomize=FACTOR == 1, deadline=None,
+        database=None, suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink),
+        report_multiple_bugs=False,
+    )  # fmt: skip
+    @given(inputs(node_id, CHECKS[node_id][1], world, FILES))
+    def any_input(drawn):
+        values, run = ({name: each.value for name, each in part.items()} for part in drawn)
+        one_example(node_id, values, run, world, folders)
+
+    any_input()
+    for name, model in (world.usual["MODEL"] | world.odd["MODEL"]).items():
+        assert not model.patches and unchanged(weights[name], dict(model.model.state_dict()))
+
+
+def test_no_node_is_left_out():
+    assert CHECKS.keys() == NODES.keys()
+
+
+def test_how_many_there_were(request):
+    """After the others, of this file and process: enough, and enough of either outcome."""
+    if not all(any(tally[node_id, what] for what in OUTCOMES) for node_id in CHECKS):
+        pytest.skip("not all nodes were tried in this run")
+    counts = {what: sum(tally[node_id, what] for node_id in CHECKS) for what in OUTCOMES}
+    report = request.config.pluginmanager.get_plugin("terminalreporter")
+    report.write_line(f"\nfuzz: {sum(counts.values())} inputs, {counts}")
+    assert sum(counts.values()) >= LEAST
+    assert min(counts["result"], counts["ValueError"]) > sum(counts.values()) / 4
+    assert counts["host's"] < sum(counts.values()) / 50
+    for node_id in CHECKS:
+        assert tally[node_id, "result"] and tally[node_id, "ValueError"], node_id
+
+
+def literals(workflow):
+    """(node id, schema input) of each number or text typed into a node of Steer."""
+    for node_id, node in workflow.items():
+        for item in NODES[node["class_type"]].GET_SCHEMA().inputs if node["class_type"] in NODES else ():
+            if item.io_type in ("INT", "FLOAT", "STRING", "COMBO") and item.id in node["inputs"]:
+                yield node_id, item
+
+
+def shortened(workflow):
+    """The same with as few steps as there can be."""
+    short = {"steps": 1, "samples": 1, "resamples": 1, "inner_steps": 1, "refine": 0, "cutouts": 1}
+    for node in workflow.values():
+        node["inputs"] |= {name: value for name, value in short.items() if isinstance(node["inputs"].get(name), int)}
+    return workflow
+
+
+def test_through_the_server(server):
+    """The host may refuse it by the node's schema; else as above, and it is ready for the next."""
+    choice, counts = Random(0), Counter()
+    names = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+    numbers = [value for value in BAD_NUMBERS if type(value) in (int, float, bool) and abs(value) < 1e100]
+    for name in choice.choices(names, k=40 * FACTOR):
+        workflow = shortened(load_workflow(name))
+        node_id, item = choice.choice(list(literals(workflow)))
+        value = choice.choice(numbers if item.io_type in ("INT", "FLOAT") else BAD_TEXTS)
+        workflow[node_id]["inputs"][item.id] = value
+        try:
+            server.run(workflow)
+            counts["result"] += 1
+        except HostError as error:
+            counts["schema" if node_id in error.node_errors else error.exception_type] += 1
+            clear = node_id in error.node_errors or re.match(r"Steer\w+: ", error.exception_message or "")
+            assert clear, f"{name}, {item.id} of {node_id} is {value!r}: {str(error)[:500]}"
+    assert server.run({"1": EMPTY_PICTURE, "2": SAVED})
+    assert counts.keys() == {"schema", "ValueError", "result"}
