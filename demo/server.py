@@ -17,10 +17,11 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 import torch
@@ -57,15 +58,84 @@ class HostError(RuntimeError):
         self.node_errors = node_errors or {}
 
 
+class Event(NamedTuple):
+    """What the host says of a prompt that runs: how far a node is, 0.0 when it begins; with no node, that it ended."""
+
+    prompt_id: str
+    node: str | None
+    fraction: float
+
+
+class Client:
+    """A client of a running host with a name and channel of its own, as a context manager; for many prompts at a time.
+
+    Its methods are for one thread; several clients of a host may each have theirs.
+    """
+
+    def __init__(self, server: "Server"):
+        self.server, self.id = server, uuid.uuid4().hex
+
+    def __enter__(self) -> "Client":
+        url = f"ws://127.0.0.1:{self.server.port}/ws?clientId={self.id}"
+        self._channel = websocket.create_connection(url, timeout=10)
+        self._channel.settimeout(1)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._channel.close()
+
+    def queue(self, prompt: dict) -> str:
+        """As `Server.queue`; what becomes of the prompt is told to this client."""
+        return self.server.queue(prompt, self.id)
+
+    def events(self, timeout: float) -> Iterator[Event]:
+        """What the host tells this client, as it comes. HostError when the host is lost or `timeout` seconds pass."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            try:
+                text = self._channel.recv()
+            except websocket.WebSocketTimeoutException:
+                self.server.check_alive()
+                continue
+            except (websocket.WebSocketException, OSError) as error:
+                raise HostError(f"lost the host ({error}):\n{self.server.log_tail()}") from error
+            event = json.loads(text) if text and isinstance(text, str) else {"type": "a preview picture"}
+            data = event.get("data", {})
+            if event["type"] in ("executing", "progress") and "prompt_id" in data:
+                fraction = data["value"] / data["max"] if event["type"] == "progress" else 0.0
+                yield Event(data["prompt_id"], data["node"], fraction)
+        raise HostError(f"it did not end within {timeout:g} s:\n{self.server.log_tail()}")
+
+    def wait(self, prompt_id: str, progress: Progress | None = None, timeout: float = 600) -> None:
+        """Until this prompt has ended, in whatever way; what is told of others is dropped.
+
+        HostError when `timeout` seconds pass; the prompt is cancelled then.
+        """
+        try:
+            for event in self.events(timeout):
+                if event.prompt_id == prompt_id and event.node is None:
+                    return
+                if event.prompt_id == prompt_id and progress:
+                    progress(event.node, event.fraction)
+        except HostError:
+            if self.server.process.poll() is None:
+                self.server.cancel(prompt_id)
+            raise
+
+
 class Server:
     """A running host, as a context manager; it is shut down on every way out, signals included."""
 
-    def __init__(self, host: Path | None = None, checkpoint: Path | None = None):
-        """`host`: the ComfyUI folder, default the one found here; `checkpoint`: a file to offer besides the shapes'."""
+    def __init__(self, host: Path | None = None, checkpoint: Path | None = None, packs: dict[str, Path] | None = None):
+        """`host`: the ComfyUI folder, default the one found here; `checkpoint`: a file to offer besides the shapes'.
+
+        `packs`: folders of further custom nodes, by the name to load each under.
+        """
         self.host = host or find_host()
         if self.host is None:
             raise ValueError("no ComfyUI found: set COMFYUI_PATH to a checkout, or clone it to ~/comfy/ComfyUI")
         self.model_folders = [SHAPES] + ([checkpoint.resolve().parent] if checkpoint else [])
+        self.packs = CUSTOM_NODES | (packs or {})
 
     def __enter__(self) -> "Server":
         with ExitStack() as stack:
@@ -86,7 +156,7 @@ class Server:
 
     def object_info(self) -> dict:
         """What the host says of every node it has: the /object_info answer."""
-        return self._get_json("/object_info")
+        return self.get_json("/object_info")
 
     def queue(self, prompt: dict, client_id: str | None = None) -> str:
         """Queue a prompt in API form; its prompt id. HostError with `node_errors` when the host refuses any of it."""
@@ -96,28 +166,27 @@ class Server:
         except urllib.error.HTTPError as error:
             raise _refusal(json.loads(error.read()), prompt) from None
         if answer.get("node_errors"):  # it runs the outputs that are valid, and leaves out the others
-            self._post("/queue", {"delete": [answer["prompt_id"]]})
-            self._post("/interrupt", {"prompt_id": answer["prompt_id"]})
+            self.cancel(answer["prompt_id"])
             raise _refusal({"error": PARTLY, **answer}, prompt)
         return answer["prompt_id"]
+
+    def client(self) -> Client:
+        """A client of this host, not yet connected."""
+        return Client(self)
 
     def run(self, prompt: dict, progress: Progress | None = None, timeout: float = 600) -> dict:
         """Run a prompt to its end; the outputs by node id, as the host's history has them.
 
         HostError when the host refuses it, a node fails, it is interrupted, or `timeout` seconds pass.
         """
-        client = uuid.uuid4().hex
-        channel = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={client}", timeout=10)
-        try:
-            prompt_id = self.queue(prompt, client)
-            self._follow(channel, prompt_id, progress, time.monotonic() + timeout)
-        finally:
-            channel.close()
+        with self.client() as client:
+            prompt_id = client.queue(prompt)
+            client.wait(prompt_id, progress, timeout)
         return self.outputs(prompt_id)
 
     def outputs(self, prompt_id: str) -> dict:
         """The outputs by node id of a prompt that has ended. HostError when it ended in an error."""
-        entry = self._get_json(f"/history/{prompt_id}")[prompt_id]
+        entry = self.get_json(f"/history/{prompt_id}")[prompt_id]
         for kind, data in entry["status"]["messages"]:
             if kind in ("execution_error", "execution_interrupted"):
                 raise _failure(kind, data)
@@ -126,6 +195,17 @@ class Server:
     def interrupt(self) -> None:
         """Ask the host to stop what it is running now."""
         self._post("/interrupt", {})
+
+    def cancel(self, prompt_id: str) -> bool:
+        """Take a prompt out of the queue, or ask the host to stop it where it runs; whether it was still waiting.
+
+        The host forgets a prompt that is taken out and tells nobody.
+        """
+        self._post("/queue", {"delete": [prompt_id]})
+        if any(entry[1] == prompt_id for entry in self.get_json("/queue")["queue_running"]):
+            self._post("/interrupt", {"prompt_id": prompt_id})
+            return False
+        return not self.get_json(f"/history/{prompt_id}")
 
     def image(self, filename: str, subfolder: str = "", type: str = "output") -> Image.Image:
         """A picture that the host saved, addressed as the outputs do."""
@@ -140,6 +220,19 @@ class Server:
         """What the host has printed so far."""
         return (self.folder / "host.log").read_text(errors="replace")
 
+    def log_tail(self) -> str:
+        """The last lines of `log`."""
+        return "\n".join(self.log().splitlines()[-30:])
+
+    def check_alive(self) -> None:
+        """HostError, with the end of its log, when the host has ended."""
+        if self.process.poll() is not None:
+            raise HostError(f"the host ended with exit code {self.process.returncode}:\n{self.log_tail()}")
+
+    def get_json(self, path: str) -> dict:
+        """What the host answers under this path of its API."""
+        return json.loads(self._get(path))
+
     @property
     def url(self) -> str:
         """Where the host's editor and API are."""
@@ -148,7 +241,7 @@ class Server:
     def _prepare(self) -> None:
         for name in ("input", "output", "temp", "user", "custom_nodes"):
             (self.folder / name).mkdir()
-        for name, source in CUSTOM_NODES.items():
+        for name, source in self.packs.items():
             _link(source, self.folder / "custom_nodes" / name)
         paths = {
             "custom_nodes": str(self.folder / "custom_nodes"),
@@ -187,47 +280,19 @@ class Server:
             "--disable-api-nodes",
             "--disable-all-custom-nodes",
             "--whitelist-custom-nodes",
-            *CUSTOM_NODES,
+            *self.packs,
         ]
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            self._check_alive()
+            self.check_alive()
             try:
-                self._get_json("/system_stats")
+                self.get_json("/system_stats")
                 return
             except OSError:
                 time.sleep(0.1)
-        raise HostError(f"the host did not answer within {START_SECONDS} s:\n{self._log_tail()}")
-
-    def _follow(self, channel, prompt_id: str, progress: Progress | None, deadline: float) -> None:
-        """Until the host says that the prompt has ended, in whatever way."""
-        channel.settimeout(1)
-        while time.monotonic() < deadline:
-            try:
-                text = channel.recv()
-            except websocket.WebSocketTimeoutException:
-                self._check_alive()
-                continue
-            except (websocket.WebSocketException, OSError) as error:
-                raise HostError(f"lost the host ({error}):\n{self._log_tail()}") from error
-            if not isinstance(text, str) or not text:
-                continue  # a preview picture
-            event = json.loads(text)
-            data = event["data"]
-            if event["type"] not in ("executing", "progress") or data.get("prompt_id") != prompt_id:
-                continue
-            if data["node"] is None:
-                return
-            if progress:
-                progress(data["node"], data["value"] / data["max"] if event["type"] == "progress" else 0.0)
-        self.interrupt()
-        raise HostError(f"the prompt did not end in time and was interrupted:\n{self._log_tail()}")
-
-    def _check_alive(self) -> None:
-        if self.process.poll() is not None:
-            raise HostError(f"the host ended with exit code {self.process.returncode}:\n{self._log_tail()}")
+        raise HostError(f"the host did not answer within {START_SECONDS} s:\n{self.log_tail()}")
 
     def _stop(self) -> None:
         for stop in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
@@ -238,15 +303,9 @@ class Server:
             except subprocess.TimeoutExpired:
                 continue
 
-    def _log_tail(self) -> str:
-        return "\n".join(self.log().splitlines()[-30:])
-
     def _get(self, path: str) -> bytes:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             return answer.read()
-
-    def _get_json(self, path: str) -> dict:
-        return json.loads(self._get(path))
 
     def _post(self, path: str, body: dict) -> bytes:
         request = urllib.request.Request(

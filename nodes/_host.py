@@ -486,6 +486,8 @@ class SteerCFG(comfy.samplers.CFGGuider):
         return super().sample(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        # samplers with several calls in a step are stopped by the host between steps only
+        comfy.model_management.throw_exception_if_processing_interrupted()
         positive, negative, empty = (self.conds.get(name) for name in ("positive", "negative", "empty"))
         inside = self.last_sigma <= float(timestep.max()) <= self.first_sigma
         if inside and empty is not None:

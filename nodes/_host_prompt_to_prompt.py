@@ -121,6 +121,7 @@ class LockstepGuider(WrappedGuider):
         self._drift: Tensor | float = 0.0
 
     def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        comfy.model_management.throw_exception_if_processing_interrupted()
         level, (source, target) = float(sigma.max()), x.chunk(2)
         if self._track:
             source, follows = self._track.at(level, source)
@@ -258,6 +259,7 @@ class PromptToPromptGuider(comfy.samplers.CFGGuider):
         (source, cond), target, level = both.chunk(2), x.chunk(2)[1], timestep.chunk(2)[1]
         if self.cfg == 1.0 and not model_options.get("disable_cfg1_optimization", False):
             return both
+        comfy.model_management.throw_exception_if_processing_interrupted()
         _, uncond = comfy.samplers.calc_cond_batch(self.inner_model, [None, negative], target, level, model_options)
         guided = comfy.samplers.cfg_function(
             self.inner_model, cond, uncond, self.cfg, target, level, model_options, positive, negative

@@ -1,3 +1,5 @@
+import comfy.model_management as management
+import comfy.ops
 import comfy.samplers
 import pytest
 import torch
@@ -11,6 +13,7 @@ from steer.tests.host_run import (
     counted,
     encode,
     host_guider,
+    interrupted,
     mean_conditioning,
     noise_of,
     relative,
@@ -110,6 +113,18 @@ def test_batch_equals_singles_and_repeats_bitwise(shapes, conds, law):
     alone = torch.cat([run(guider, ddim(), sigmas, noise[i : i + 1]) for i in range(2)])
     assert relative(together, alone) < 1e-5
     assert torch.equal(together, run(guider, ddim(), sigmas, noise))
+
+
+def test_an_interrupt_comes_before_the_next_call_inside_a_step_too(shapes, conds, monkeypatch):
+    """The host looks for it between steps, and newer ones at each layer; heun calls twice in a step."""
+    monkeypatch.setattr(comfy.ops, "run_every_op", lambda: None, raising=False)
+    model, rows = interrupted(shapes[0], 2)
+    with pytest.raises(management.InterruptProcessingException):
+        run(
+            steer_guider(model, *conds), comfy.samplers.sampler_object("heun"), sigmas_of(model, 4),
+            noise_of((1, 4, 16, 16)), callback=lambda *_: management.throw_exception_if_processing_interrupted(),
+        )  # fmt: skip
+    assert len(rows) == 2
 
 
 def test_post_cfg_patches_see_the_three_terms(shapes, conds):

@@ -2,6 +2,7 @@ import random
 import types
 
 import comfy.model_management as management
+import comfy.ops
 import comfy.samplers
 import node_helpers
 import pytest
@@ -22,6 +23,7 @@ from steer.tests.host_run import (
     encode,
     hole,
     host_guider,
+    interrupted,
     noise_of,
     relative,
     run,
@@ -227,6 +229,23 @@ def test_the_model_is_as_before_after_success_and_interrupt(shapes):
     assert repr(shapes[0].model_options) == options
     assert torch.equal(alone(shapes, RED, noise, sigmas), before)
     assert torch.equal(run(guider, EULER, sigmas, noise), first)
+
+
+@pytest.mark.parametrize("sampler, call, direct", [("heun", 2, False), ("euler", 3, True)])
+def test_an_interrupt_comes_before_the_next_call_inside_a_step_too(shapes, monkeypatch, sampler, call, direct):
+    """The host looks for it between steps, and newer ones at each layer; a step may take several calls."""
+    monkeypatch.setattr(comfy.ops, "run_every_op", lambda: None, raising=False)
+    text, sigmas, latent, noise, inversion = inverted(shapes, steps=6)
+    model, rows = interrupted(shapes[0], call)
+    guider = lockstep(
+        shapes, edit_of(shapes[1], text, GREEN), model=model, **({"inversion": inversion} if direct else {})
+    )
+    with pytest.raises(management.InterruptProcessingException):
+        run(
+            guider, comfy.samplers.sampler_object(sampler), sigmas, noise.generate_noise(latent), latent["samples"],
+            callback=lambda *_: management.throw_exception_if_processing_interrupted(),
+        )  # fmt: skip
+    assert len(rows) == call
 
 
 def added_to_attention(strength=0.5):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -77,6 +78,45 @@ def test_interrupt_ends_the_run_and_leaves_the_host_ready(server):
     with pytest.raises(HostError, match="interrupted"):
         server.run(slow, progress=lambda node, fraction: fraction and server.interrupt())
     assert server.run({"1": EMPTY_PICTURE, "2": saving("1")})
+
+
+def test_two_clients_and_two_cancellations(server):
+    """What is kept is what it is alone; each client is told of its own; what is stopped ends."""
+
+    def prompt(seed):
+        prompt = load_workflow("text_to_image")
+        prompt["7"]["inputs"]["steps"], prompt["8"]["inputs"]["noise_seed"] = 4, seed
+        return prompt
+
+    def pictures(outputs):
+        return [picture.tobytes() for _, picture in server.images(outputs)]
+
+    def follow(client, expected):
+        told = []
+        for event in client.events(60):
+            told.append(event)
+            if event.prompt_id == running and event.fraction and not stopped:
+                stopped.append(event.fraction)
+                server.cancel(running)
+            if {event.prompt_id for event in told if event.node is None} == expected:
+                return told
+
+    alone, stopped = [pictures(server.run(prompt(seed))) for seed in (1, 2)], []
+    with server.client() as first, server.client() as second, ThreadPoolExecutor(2) as threads:
+        running, waiting = first.queue(load_workflow("repaint")), second.queue(prompt(3))
+        kept = [first.queue(prompt(1)), second.queue(prompt(2))]
+        assert server.cancel(waiting)
+        told = list(threads.map(follow, (first, second), ({running, kept[0]}, {kept[1]})))
+    assert [pictures(server.outputs(each)) for each in kept] == alone and alone[0] != alone[1]
+    assert {event.prompt_id for event in told[0]} == {running, kept[0]}
+    assert {event.prompt_id for event in told[1]} == {kept[1]}
+    steps = [event.fraction for event in told[0] if event.prompt_id == running and event.fraction]
+    assert stopped == steps[:1] and steps[-1] < 0.5
+    with pytest.raises(HostError, match="interrupted") as caught:
+        server.outputs(running)
+    assert caught.value.exception_type == "execution_interrupted"
+    assert not server.get_json(f"/history/{waiting}")
+    assert not server.cancel(running), "it has ended"
 
 
 def test_log_says_what_was_loaded(server):
