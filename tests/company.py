@@ -1,0 +1,175 @@
+"""What people combine with Steer's nodes in the host: adapters, LoRAs, areas, patches, other guiders."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import comfy.controlnet
+import comfy.samplers
+import comfy.t2i_adapter.adapter
+import comfy_extras.nodes_custom_sampler as custom_sampler
+import node_helpers
+import nodes
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy_extras.nodes_hooks import CreateHookKeyframe, CreateHookLora, SetHookKeyframes
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+from comfy_extras.nodes_perpneg import Guider_PerpNeg, PerpNeg
+from comfy_extras.nodes_sag import SelfAttentionGuidance
+from safetensors.torch import save_file
+
+from ..nodes._host_attention import attention_sites
+from .host_run import encode, noise_of, with_control
+
+LORA = "companion.safetensors"
+STAR = "a green star on a white background"
+
+
+class Companion(NamedTuple):
+    """A model, and what becomes of a conditioning before it is used with it."""
+
+    model: object
+    on: Callable[[list], list]
+
+
+def made(kind, *args):
+    """The first output of a node of the host, in its new form or its old."""
+    if hasattr(kind, "define_schema"):
+        return kind.execute(*args).args[0]
+    return getattr(kind(), kind.FUNCTION)(*args)[0]
+
+
+def write_lora(model, folder) -> None:
+    """A LoRA file: a rank-1 change of every query projection."""
+    weights = {}
+    for key, weight in model.model.diffusion_model.state_dict().items():
+        if key.endswith("to_q.weight"):
+            name = "lora_unet_" + key[: -len(".weight")].replace(".", "_")
+            weights[f"{name}.lora_up.weight"] = 0.5 * noise_of((weight.shape[0], 1), len(weights))
+            weights[f"{name}.lora_down.weight"] = 0.2 * noise_of((1, weight.shape[1]), len(weights) + 1)
+            weights[f"{name}.alpha"] = torch.tensor(1.0)
+    save_file(weights, folder / LORA)
+
+
+class Square:
+    """A loss: the squared distance of the estimate to 0.8."""
+
+    noisy, patchers = False, ()
+
+    def memory(self, shape):
+        return 0.0
+
+    def start(self, run, latent_format, differentiable):
+        return lambda latent, sigma: 0.5 * (latent - 0.8).square().flatten(1).sum(1)
+
+
+class TinyAdapter(comfy.t2i_adapter.adapter.Adapter_light):
+    """A T2I-Adapter for the four input blocks of the shapes model."""
+
+    def __init__(self):
+        super().__init__(channels=[64, 128], nums_rb=1, cin=192)
+        for index, weight in enumerate(self.parameters()):
+            weight.copy_(0.1 * noise_of(weight.shape, index))
+
+    def forward(self, x):
+        second, first = (each for each in super().forward(x)["input"] if each is not None)
+        return {"input": [second, None, first, None]}  # taken from the end
+
+
+def ip_adapter(strength):
+    """As IPAdapter's patch: attention to tokens of a picture on top, others for the negative, told by their index."""
+
+    def patch(q, k, v, extra_options):
+        heads, kinds = extra_options["n_heads"], extra_options["cond_or_uncond"]
+        keys, values = noise_of((2, 2, 4, q.shape[-1]), 5).to(q)  # (positive and negative, tokens, channels)
+        rows = q.shape[0] // len(kinds)
+        picture = (torch.cat([x[kind].expand(rows, -1, -1) for kind in kinds]) for x in (keys, values))
+        return optimized_attention(q, k, v, heads) + strength * optimized_attention(q, *picture, heads)
+
+    return patch
+
+
+def with_ip_adapter(model, strength):
+    model = model.clone()
+    for block in attention_sites(model.model):
+        model.set_model_attn2_replace(ip_adapter(strength), *block[:2])
+    return model
+
+
+def lora_hooks(strength, keyframes=()):
+    """The LoRA as the host's hook, with (strength, start_percent) keyframes."""
+    hooks = CreateHookLora().create_hook(LORA, strength, 0.0)[0]
+    group = None
+    for share, start in keyframes:
+        group = CreateHookKeyframe().create_hook_keyframe(share, start, group)[0]
+    return SetHookKeyframes().set_hook_keyframes(hooks, group)[0] if group else hooks
+
+
+def left_half(batch=1):
+    """A mask at the picture's size."""
+    mask = torch.zeros(batch, 128, 128)
+    mask[..., :64] = 1.0
+    return mask
+
+
+def companion(shapes, name, strength=1.0) -> Companion:
+    """One of COMPANIONS, the LoRA in its weights, or "none"; at strength 0 it is there and does nothing."""
+    model, clip, _ = shapes
+    on = list
+    if name == "ControlNet":
+        control = with_control(encode(clip, ""))[0][1]["control"]
+        on = _with(control=control.set_cond_hint(control.cond_hint_original, 0.5 * strength, (0.0, 1.0)))
+    elif name == "T2I-Adapter":
+        control = comfy.controlnet.T2IAdapter(TinyAdapter(), 3, 8, "nearest-exact", torch.device("cpu"))
+        on = _with(control=control.set_cond_hint(0.5 + 0.2 * noise_of((1, 3, 128, 128), 1), strength, (0.0, 1.0)))
+    elif name == "LoRA":
+        model = nodes.LoraLoaderModelOnly().load_lora_model_only(model, LORA, strength)[0]
+    elif name == "LoRA hook":
+        on = _with(hooks=lora_hooks(strength)) if strength else list
+    elif name == "scheduled LoRA hook":
+        on = _with(hooks=lora_hooks(1.0, ((1.5 * strength, 0.0), (0.5 * strength, 0.4), (1.0 * strength, 0.8))))
+    elif name == "area":
+        area = made(nodes.ConditioningSetArea, encode(clip, STAR), 32, 64, 32, 0, strength)
+        on = lambda conditioning: [*conditioning, *area] if strength else list(conditioning)  # noqa: E731
+    elif name == "mask":
+        star = made(nodes.ConditioningSetMask, encode(clip, STAR), 1.0 - left_half(), "default", 1.0)
+        on = lambda conditioning: [*made(nodes.ConditioningSetMask, conditioning, left_half(), "default", 1.0), *star]  # noqa: E731
+        on = on if strength else list
+    elif name == "IPAdapter":
+        model = with_ip_adapter(model, 0.5 * strength)
+    elif name == "PAG":
+        model = made(PerturbedAttentionGuidance, model, 2.0 * strength)
+    elif name == "SAG":
+        model = made(SelfAttentionGuidance, model, 0.5 * strength, 2.0)
+    return Companion(model, on)
+
+
+def _with(**values):
+    return lambda conditioning: node_helpers.conditioning_set_values(conditioning, values)
+
+
+PLACES = ["area", "mask"]
+GUIDANCE = ["PAG", "SAG"]
+COMPANIONS = ["ControlNet", "T2I-Adapter", "LoRA hook", "scheduled LoRA hook", *PLACES, "IPAdapter", *GUIDANCE]
+GUIDERS = ["PerpNegGuider", "DualCFGGuider", "DualCFGGuider nested", "DualModelGuider", "PerpNeg"]
+
+
+def guider_of(shapes, name, positive, negative, empty, cfg=3.0, other=None):
+    """One of GUIDERS of the host, with another model for DualModelGuider's negative."""
+    model = shapes[0]
+    if name == "PerpNegGuider":
+        guider = Guider_PerpNeg(model)
+        guider.set_conds(positive, negative, empty)
+        guider.set_cfg(cfg, 0.7)
+    elif name.startswith("DualCFGGuider"):
+        guider = custom_sampler.Guider_DualCFG(model)
+        guider.set_conds(positive, negative, empty)
+        guider.set_cfg(cfg, 2.0, nested="nested" in name)
+    elif name == "DualModelGuider":
+        guider = custom_sampler.Guider_DualModel(model, other)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(cfg)
+    elif name == "PerpNeg":
+        guider = comfy.samplers.CFGGuider(made(PerpNeg, model, empty, 0.7))
+        guider.set_conds(positive, negative)
+        guider.set_cfg(cfg)
+    return guider
