@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .shapes.data import BACKGROUNDS, COLORS, SIZE, render, scene_of
+from .shapes.control_pictures import outlines, silhouettes
+from .shapes.data import BACKGROUNDS, COLORS, SIZE, Scene, render, scene_of
 
 HOLE = (24, 24, 104, 104)  # pixels of the inpainting picture to redraw (left, top, right, bottom); whole latents
+CROSS = 36, 95, 25  # centre and radius in pixels of the outline
 KEPT_WIDTH = 96  # of the outpainting picture, whose circle the cut goes through
 RED_STROKES = [
     [(22, 66), (44, 58), (70, 66)],
@@ -20,14 +22,16 @@ FINE = 4  # strokes are drawn this many times larger
 
 
 def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
-    """Write `strokes.png`, `inpaint.png`, `outpaint.png`, `photo.png`, `segmentation.png` and `example.png`.
+    """Write `strokes.png`, `inpaint.png`, `outpaint.png`, `photo.png`, `segmentation.png`, `example.png` and two more.
 
     All scaled to `size` pixels. `inpaint.png` is transparent where it is to be redrawn; `outpaint.png` has three
     quarters of the width; `photo.png` is the real picture to invert; `example.png` shows what to come close to.
+    `outline.png` and `silhouette.png` tell a ControlNet and a T2I-Adapter the form.
     The paths by name.
     """
     pictures = {"strokes": strokes(), "inpaint": inpaint(), "outpaint": outpaint(), "photo": photo(),
-                "segmentation": segmentation(), "example": example()}  # fmt: skip
+                "segmentation": segmentation(), "example": example(), "outline": outline(),
+                "silhouette": silhouette()}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in pictures}
     for name, picture in pictures.items():
@@ -67,8 +71,7 @@ def outpaint() -> Image.Image:
 
 def photo() -> Image.Image:
     """A picture the model did not make: a red heart above a yellow star on black."""
-    heart, star = scene_of("heart", "red", "black", 50, 36, 24), scene_of("star", "yellow", "black", 76, 94, 25)
-    return Image.fromarray(render({**heart, "objs": heart["objs"] + star["objs"]}))
+    return Image.fromarray(render(_photographed()))
 
 
 def segmentation() -> Image.Image:
@@ -85,9 +88,24 @@ def example() -> Image.Image:
     return Image.fromarray(render(scene_of("triangle", "yellow", "gray", 36, 70, 26)))
 
 
+def outline() -> Image.Image:
+    """A cross's outline, white on black, at the lower left."""
+    return Image.fromarray(outlines(scene_of("cross", "green", "black", *CROSS)))
+
+
+def silhouette() -> Image.Image:
+    """Where `photo` has its heart and its star, white on black."""
+    return Image.fromarray(silhouettes(_photographed()))
+
+
 def hole_mask() -> np.ndarray:
     """The hole of `inpaint` as a float mask (SIZE, SIZE), 1 inside."""
     return 1.0 - np.asarray(inpaint().getchannel("A")) / 255.0
+
+
+def _photographed() -> Scene:
+    heart, star = scene_of("heart", "red", "black", 50, 36, 24), scene_of("star", "yellow", "black", 76, 94, 25)
+    return {**heart, "objs": heart["objs"] + star["objs"]}
 
 
 def _stroke(draw: ImageDraw.ImageDraw, rng: random.Random, points: list, color: tuple, width: float) -> None:

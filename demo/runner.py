@@ -12,6 +12,7 @@ from tqdm import tqdm
 from .contact_sheet import contact_sheet
 from .host import find_host
 from .package import ROOT
+from .shapes import CHECKPOINT
 
 WORKFLOWS = ROOT / "example_workflows" / "api"
 OUTPUT = ROOT / "demo" / "output"
@@ -23,6 +24,7 @@ PIXEL_INPUTS = {
     "MaskComposite": ("x", "y"),
     "SteerStitch": ("feather",),
 }
+COMPANIONS = "ckpt_name", "lora_name", "control_net_name"
 Captioned = tuple[Image.Image, str]
 
 
@@ -33,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         host = find_host()
         names = _chosen(wanted.workflow)
         checkpoint = _existing(wanted.checkpoint)
+        names = _fitting(names, checkpoint, asked=bool(wanted.workflow))
     except ValueError as error:
         return _fail(str(error))
     if host:
@@ -65,6 +68,12 @@ def adapted(prompt: dict, checkpoint: Path | None, size: int) -> dict:
         for name in PIXEL_INPUTS.get(node["class_type"], ()):
             inputs[name] = round(inputs[name] * size / SHAPES_SIZE / 8) * 8
     return prompt
+
+
+def companions(prompt: dict) -> list[str]:
+    """The model files of a workflow that fit the shapes checkpoint and no other."""
+    named = [node["inputs"].get(name) for node in prompt.values() for name in COMPANIONS]
+    return sorted({name for name in named if name and name != CHECKPOINT.name})
 
 
 def run_workflows(host: Path, names: list[str], checkpoint: Path | None, size: int, out: Path) -> int:
@@ -139,6 +148,17 @@ def _chosen(names: list[str] | None) -> list[str]:
     if unknown:
         raise ValueError(f"no workflow called {', '.join(unknown)}; there are: {', '.join(there)}")
     return names or there
+
+
+def _fitting(names: list[str], checkpoint: Path | None, asked: bool) -> list[str]:
+    """Those that run with this checkpoint; ValueError when one that was asked for does not."""
+    unfit = {name: files for name in names if checkpoint and (files := companions(load_workflow(name)))}
+    said = [f"{name} needs {', '.join(files)}, made for the shapes checkpoint alone" for name, files in unfit.items()]
+    if unfit and asked:
+        raise ValueError(f"not with --checkpoint: {'; '.join(said)}. In the editor, choose files made for your own.")
+    for line in said:
+        print(f"Left out: {line}", flush=True)
+    return [name for name in names if name not in unfit]
 
 
 def _existing(checkpoint: Path | None) -> Path | None:

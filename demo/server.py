@@ -30,6 +30,7 @@ from PIL import Image
 
 from .host import find_host, gpu_there
 from .package import ROOT
+from .shapes.inpainting import write_checkpoint
 
 SHAPES = ROOT / "demo" / "shapes"
 CUSTOM_NODES = {"steer-diffusion-checkout": ROOT, "steer-shapes-loader": ROOT / "demo" / "shapes_loader"}
@@ -239,14 +240,15 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def _prepare(self) -> None:
-        for name in ("input", "output", "temp", "user", "custom_nodes"):
+        for name in ("input", "output", "temp", "user", "custom_nodes", "models"):
             (self.folder / name).mkdir()
+        write_checkpoint(self.folder / "models")
         for name, source in self.packs.items():
             _link(source, self.folder / "custom_nodes" / name)
         paths = {
             "custom_nodes": str(self.folder / "custom_nodes"),
-            "checkpoints": "\n".join(str(folder) for folder in self.model_folders),
-            **{kind: str(SHAPES) for kind in ("text_encoders", "clip_vision", "classifiers")},
+            "checkpoints": "\n".join(str(folder) for folder in [*self.model_folders, self.folder / "models"]),
+            **dict.fromkeys(("text_encoders", "clip_vision", "classifiers", "loras", "controlnet"), str(SHAPES)),
         }
         (self.folder / "paths.yaml").write_text(json.dumps({"steer": paths}))  # JSON is YAML
 

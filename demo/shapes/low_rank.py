@@ -36,11 +36,16 @@ def attach(unet: nn.Module, rank: int, but: str = "") -> dict[str, LowRank]:
     return additions
 
 
+def kohya_key(layer: str) -> str:
+    """What kohya calls a layer of the UNet."""
+    return PREFIX + layer.replace(".", "_")
+
+
 def kohya_state(additions: dict[str, LowRank]) -> dict[str, Tensor]:
     """The file's tensors, fp16; alpha is the rank, so that strength 1 is what was trained."""
     state = {}
     for name, addition in additions.items():
-        key = PREFIX + name.replace(".", "_")
+        key = kohya_key(name)
         state[f"{key}.lora_up.weight"] = addition.up.detach().half()
         state[f"{key}.lora_down.weight"] = addition.down.detach().half()
         state[f"{key}.alpha"] = torch.tensor(float(len(addition.down)))

@@ -1,0 +1,127 @@
+"""The companion files of the shapes checkpoint: through the stock loaders, and each does what it was trained for."""
+
+import random
+
+import comfy.controlnet
+import pytest
+import torch
+from safetensors.torch import load_file
+from steer.demo import shapes_loader
+from steer.demo.runner import companions, load_workflow, main
+from steer.demo.shapes import CHECKPOINT, CONTROLNET, INPAINTING_ADDITIONS, LORA, T2I_ADAPTER
+from steer.demo.shapes.check import Stock
+from steer.demo.shapes.check_companions import (
+    completed,
+    hollow_pictures,
+    hollow_score,
+    inpainted,
+    told_pictures,
+    told_score,
+)
+from steer.demo.shapes.control_pictures import outlines, silhouettes
+from steer.demo.shapes.data import caption, sample_scene
+from steer.demo.shapes.inpainting import FIRST, UNET, merged, write_checkpoint
+from steer.demo.shapes.low_rank import kohya_key
+from steer.demo.shapes.stock import with_lora
+from steer.demo.shapes_loader import t2i_adapter
+
+COUNT, STEPS = 8, 10
+
+
+@pytest.fixture(scope="module")
+def stock():
+    return Stock(steps=STEPS)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    rng = random.Random(4)
+    return [sample_scene(rng, two=False) for _ in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def plain(stock, scenes):
+    return stock.pictures([caption(scene) for scene in scenes], seed=5000)
+
+
+def test_every_key_of_the_lora_is_loaded(stock, caplog):
+    ups = [key for key in load_file(LORA) if key.endswith(".lora_up.weight")]
+    assert len(with_lora(stock.model, stock.clip).patches) == len(ups) > 100
+    assert "not loaded" not in caplog.text
+
+
+def test_lora_draws_hollow_objects(stock, scenes, plain):
+    with_it = [hollow_score(*pair) for pair in zip(hollow_pictures(stock, scenes), scenes, strict=True)]
+    assert not any(hollow_score(*pair)["hollow"] for pair in zip(plain, scenes, strict=True))
+    assert sum(score["hollow"] for score in with_it) >= COUNT - 1
+    assert sum(score["all"] for score in with_it) >= COUNT - 2
+
+
+@pytest.mark.parametrize(("file", "drawn"), [(CONTROLNET, outlines), (T2I_ADAPTER, silhouettes)])
+def test_objects_take_the_form_they_are_told(stock, scenes, plain, file, drawn, caplog):
+    def mean(pictures):
+        return sum(told_score(*pair)["told iou"] for pair in zip(pictures, scenes, strict=True)) / COUNT
+
+    assert mean(plain) < 0.4
+    assert mean(told_pictures(stock, scenes, file, drawn)) > 0.75
+    assert "could not be applied" not in caplog.text and "missing" not in caplog.text
+
+
+def test_inpainting_model_goes_on_with_what_it_sees(stock, scenes, tmp_path):
+    inpainting = Stock(write_checkpoint(tmp_path), steps=STEPS)
+    assert inpainting.model.model.diffusion_model.in_channels == 9
+    wholes, holes, wanted = completed(scenes, random.Random(1))
+
+    def mean(model):
+        pictures = inpainted(model, wholes, holes, [caption(scene) for scene in wanted], kept=False)
+        return sum(told_score(*pair)["told iou"] for pair in zip(pictures, wanted, strict=True)) / COUNT
+
+    assert mean(inpainting) > mean(stock) + 0.25
+
+
+def test_merging_changes_what_the_file_has_additions_to():
+    state, additions = load_file(CHECKPOINT), load_file(INPAINTING_ADDITIONS)
+    whole = merged(state, additions)
+    changed = {key for key in state if not torch.equal(state[key], whole[key])}
+    layers = {kohya_key(key.removeprefix(UNET).removesuffix(".weight")) for key in changed - {UNET + FIRST}}
+    assert layers == {key.split(".")[0] for key in additions if key != FIRST}
+    assert whole[UNET + FIRST].shape == (64, 9, 3, 3)
+    layer = sorted(changed - {UNET + FIRST})[0]
+    key = kohya_key(layer.removeprefix(UNET).removesuffix(".weight"))
+    up, down = (additions[f"{key}.lora_{half}.weight"].float() for half in ("up", "down"))
+    torch.testing.assert_close(whole[layer].float().flatten(1), state[layer].float().flatten(1) + up.flatten(1)
+                               @ down.flatten(1), rtol=1e-3, atol=1e-3)  # fmt: skip
+
+
+def test_other_adapters_go_on_to_the_host_as_they_came(monkeypatch):
+    monkeypatch.setattr(comfy.controlnet, "load_t2i_adapter", lambda state, model_options: (state, model_options))
+    t2i_adapter.register()
+    state, options = {"conv_in.weight": torch.zeros(320, 64, 3, 3)}, {}
+    got = comfy.controlnet.load_t2i_adapter(state, model_options=options)
+    assert got[0] is state and got[1] is options
+
+
+def test_registering_again_changes_nothing():
+    before = comfy.controlnet.load_t2i_adapter
+    shapes_loader.register()
+    assert comfy.controlnet.load_t2i_adapter is before
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("lora_prompt_to_prompt", ["shapes_lora.safetensors"]),
+        ("controlnet_blended", ["shapes_controlnet.safetensors"]),
+        ("t2i_adapter_inversion", ["shapes_t2i_adapter.safetensors"]),
+        ("concatenation", ["shapes_inpainting.safetensors"]),
+        ("sdedit", []),
+    ],
+)
+def test_runner_knows_what_fits_the_shapes_checkpoint_alone(name, files):
+    assert companions(load_workflow(name)) == files
+
+
+def test_runner_refuses_them_with_another_checkpoint(capsys):
+    assert main(["--workflow", "controlnet_blended", "--checkpoint", str(CHECKPOINT)]) == 2
+    said = capsys.readouterr().err
+    assert "controlnet_blended needs shapes_controlnet.safetensors" in said and "--checkpoint" in said
