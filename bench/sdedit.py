@@ -1,4 +1,4 @@
-"""SDEdit from blobs of 24 scenes: our sigmas, the host's `denoise`, and diffusers' img2img on the same weights."""
+"""SDEdit from discs in 16 scenes: our sigmas, the host's `denoise`, and diffusers' img2img on the same weights."""
 
 import random
 import time
@@ -18,7 +18,7 @@ from ..nodes.sdedit import SteerSDEditSigmas
 from .host_run import encode_texts, guider_of, sample, to_bytes, with_pytorch_attention
 from .inversion import Counter
 
-PICTURES, STEPS, CFG = 24, 40, 7.5  # diffusers' steps, of which it takes the share that the strength says
+PICTURES, STEPS, CFG = 16, 40, 7.5  # diffusers' steps, of which it takes the share that the strength says
 STRENGTHS = 0.3, 0.6, 0.8
 LAST = 999  # the highest timestep
 
