@@ -105,6 +105,12 @@ def split_rows(monkeypatch, model, split):
     monkeypatch.setattr(model.model, "memory_required", lambda *args, **kwargs: 1e30 if split else 1.0)
 
 
+def for_shape(monkeypatch, model, shape):
+    """The model, which from now on counts as one of latents of these dimensions: of pictures, or of videos."""
+    monkeypatch.setattr(model.model.latent_format, "latent_dimensions", len(shape) - 2)
+    return model
+
+
 def with_law(model, law):
     """A clone of the model sampled with the law (the weights stay what they are)."""
     kinds = {

@@ -8,6 +8,7 @@ from steer.tests.host_run import (
     FLOW,
     V,
     closed_form,
+    for_shape,
     hole,
     host_guider,
     mean_conditioning,
@@ -36,8 +37,8 @@ def test_any_sampler_of_the_host_generates_inside_and_keeps_outside(shapes, name
 @pytest.mark.parametrize("law", [V, FLOW])
 @pytest.mark.parametrize("name", ["euler", "euler_ancestral", "dpmpp_2m", "heun"])
 @pytest.mark.parametrize("shape", [(2, 4, 16, 16), (1, 4, 3, 16, 16)])
-def test_every_law_and_video(shapes, law, name, shape):
-    model = closed_form(shapes[0], law)
+def test_every_law_and_video(shapes, monkeypatch, law, name, shape):
+    model = for_shape(monkeypatch, closed_form(shapes[0], law), shape)
     guider = host_guider(model, mean_conditioning(3), mean_conditioning(0), 1.0)
     latent, mask = noise_of(shape, 1), hole()
     out = run(guider, blended(name, dilation=2), sigmas_of(model), noise_of(shape), latent, mask)

@@ -8,6 +8,7 @@ from steer.tests.host_run import (
     V,
     closed_form,
     encode,
+    for_shape,
     host_guider,
     mean_conditioning,
     noise_of,
@@ -36,8 +37,8 @@ def test_equals_euler_of_the_host(shapes, guider):
 
 @pytest.mark.parametrize("law", [EPS, V, FLOW])
 @pytest.mark.parametrize("shape", [(2, 4, 6, 5), (1, 4, 3, 6, 5)])
-def test_equals_euler_on_every_law_and_on_video(shapes, law, shape):
-    model = closed_form(shapes[0], law)
+def test_equals_euler_on_every_law_and_on_video(shapes, monkeypatch, law, shape):
+    model = for_shape(monkeypatch, closed_form(shapes[0], law), shape)
     guider = host_guider(model, mean_conditioning(1), mean_conditioning(0), 3.0)
     sigmas, noise, latent = sigmas_of(model, 10), noise_of(shape), noise_of(shape, 1)
     for part in (sigmas, sigmas[4:], sigmas[2:8]):

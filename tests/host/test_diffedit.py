@@ -17,6 +17,7 @@ from steer.tests.host_run import (
     V,
     counted,
     encode,
+    for_shape,
     host_guider,
     interrupted,
     mean_conditioning,
@@ -72,11 +73,11 @@ def planted(model, law, where):
 
 @pytest.mark.parametrize("law", [EPS, V, FLOW])
 @pytest.mark.parametrize("shape", [(1, 4, 16, 16), (3, 4, 12, 20), (1, 4, 3, 16, 16)])
-def test_a_planted_region_is_recovered_at_the_pictures_size(shapes, law, shape):
+def test_a_planted_region_is_recovered_at_the_pictures_size(shapes, monkeypatch, law, shape):
     where = torch.zeros(shape[0], 1, *shape[2:])
     for item in range(shape[0]):
         where[item, ..., 2 : 6 + item, 3:9] = 1
-    model = planted(shapes[0], law, where)
+    model = for_shape(monkeypatch, planted(shapes[0], law, where), shape)
     mask, heatmap, text = mask_of(model, mean_conditioning(0), mean_conditioning(2), noise_of(shape, 1))
     expected = where.flatten(0, -3)
     assert torch.equal(mask, expected.repeat_interleave(8, -2).repeat_interleave(8, -1))

@@ -38,9 +38,10 @@ EXAMPLES = 60
 """For each node that runs the model a few times; those that never do get more, those that need gradients fewer."""
 OTHERS = {
     **dict.fromkeys(("SteerSDEditSigmas", "SteerSaveInversion", "SteerLoadInversion", "SteerAttentionHeatmap",
-                     "SteerClassifierLoader", "SteerStitch", "SteerPoissonBlend"), 150),
+                     "SteerClassifierLoader", "SteerStitch", "SteerPoissonBlend"), 160),
     **dict.fromkeys(("SteerDDIMInversion", "SteerNullText", "SteerCLIPTextLoss", "SteerCLIPImageLoss",
-                     "SteerClassifierLoss", "SteerDiffEditMask", "SteerReconstructLatent", "SteerReconstructDecoder"),
+                     "SteerClassifierLoss", "SteerDiffEditMask", "SteerReconstructLatent", "SteerReconstructDecoder",
+                     "SteerLocalBlend"),
                     24),
 }  # fmt: skip
 OURS = [str(ROOT / folder) + os.sep for folder in ("nodes", "samplers", "attention")]

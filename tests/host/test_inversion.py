@@ -17,6 +17,7 @@ from steer.tests.host_run import (
     closed_form,
     counted,
     encode,
+    for_shape,
     host_guider,
     mean_conditioning,
     noise_of,
@@ -89,9 +90,9 @@ def test_plain_round_trip_and_report(shapes, pictures):
 @pytest.mark.parametrize("law", [EPS, V, FLOW])
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 @pytest.mark.parametrize("shape", [(2, 4, 8, 5), (1, 4, 3, 8, 5)])
-def test_sampling_starts_exactly_at_the_inverted_latent(shapes, law, strength, shape):
+def test_sampling_starts_exactly_at_the_inverted_latent(shapes, monkeypatch, law, strength, shape):
     """Full runs (the host's max_denoise branch; sigma 1 for flow) and partial ones."""
-    model, seen = closed_form(shapes[0], law), []
+    model, seen = for_shape(monkeypatch, closed_form(shapes[0], law), shape), []
     inner = model.model_options["model_function_wrapper"]
     guider = host_guider(model, mean_conditioning(1), mean_conditioning(0), 1.0)
     sigmas = SteerSDEditSigmas.execute(model, "normal", 12, strength)[0]

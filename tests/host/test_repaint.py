@@ -10,6 +10,7 @@ from steer.tests.host_run import (
     V,
     closed_form,
     counted,
+    for_shape,
     hole,
     host_guider,
     mean_conditioning,
@@ -39,8 +40,8 @@ def test_calls_are_logged_and_made(shapes, steps, calls, caplog):
 
 @pytest.mark.parametrize("law", [EPS, V, FLOW])
 @pytest.mark.parametrize("shape", [(2, 4, 12, 16), (1, 4, 3, 12, 16)])
-def test_the_kept_part_is_the_source(shapes, law, shape):
-    model = closed_form(shapes[0], law)
+def test_the_kept_part_is_the_source(shapes, monkeypatch, law, shape):
+    model = for_shape(monkeypatch, closed_form(shapes[0], law), shape)
     guider = host_guider(model, mean_conditioning(3), mean_conditioning(0), 1.0)
     latent, mask = noise_of(shape, 1), hole(height=12)
     out = run(guider, repaint(), sigmas_of(model), noise_of(shape), latent, mask)

@@ -19,6 +19,7 @@ from steer.tests.host_run import (
     closed_form,
     counted,
     encode,
+    for_shape,
     hole,
     host_guider,
     interrupted,
@@ -81,8 +82,8 @@ def test_any_sampler_of_the_host_edits_inside_and_ends_at_the_source_outside(sha
 @pytest.mark.parametrize("law", [V, FLOW])
 @pytest.mark.parametrize("name", ["euler", "euler_ancestral", "dpmpp_2m", "heun", "dpm_2"])
 @pytest.mark.parametrize("shape", [(2, 4, 16, 16), (1, 4, 3, 16, 16)])
-def test_every_law_and_video(shapes, law, name, shape):
-    model = closed_form(shapes[0], law)
+def test_every_law_and_video(shapes, monkeypatch, law, name, shape):
+    model = for_shape(monkeypatch, closed_form(shapes[0], law), shape)
     sigmas, given = sigmas_of(model), {"samples": noise_of(shape, 1)}
     latent, noise, inversion = inverted(host_guider(model, *[mean_conditioning(0)] * 2, 1.0), sigmas, given)
     edit = host_guider(model, mean_conditioning(3), mean_conditioning(3), 1.0)
