@@ -12,7 +12,7 @@ from ..demo.host import find_host, load_host
 
 NAMES = (
     "attention_cost", "background", "diffedit", "gradient_cost", "gradient_guidance", "heatmaps", "inpainting",
-    "inversion", "layout", "null_text", "overhead", "poisson_blend", "prompt_to_prompt", "reconstruct",
+    "inversion", "layout", "load", "null_text", "overhead", "poisson_blend", "prompt_to_prompt", "reconstruct",
 )  # fmt: skip
 FOLDER = Path(__file__).parent
 
