@@ -12,9 +12,8 @@ from ..demo.host import find_host, load_host
 
 NAMES = (
     "attention_cost", "background", "diffedit", "gradient_cost", "gradient_guidance", "heatmaps", "inpainting",
-    "inpainting_peers", "inversion", "layout", "null_text", "overhead", "poisson_blend", "prompt_to_prompt",
+    "inpainting_peers", "inversion", "layout", "load", "null_text", "overhead", "poisson_blend", "prompt_to_prompt",
     "reconstruct", "sdedit",
-    "inversion", "layout", "load", "null_text", "overhead", "poisson_blend", "prompt_to_prompt", "reconstruct",
 )  # fmt: skip
 FOLDER = Path(__file__).parent
 
