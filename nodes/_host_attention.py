@@ -92,7 +92,7 @@ def _unwatched(patch: Callable, args: dict) -> Tensor:
     options = args["model_options"]["transformer_options"]
     edits = {
         uuid: Edits(tuple(each for each in transforms if not each.looks), tokens)
-        for uuid, (transforms, tokens) in options[EDITS].items()
+        for uuid, (transforms, tokens) in options.get(EDITS, {}).items()
     }
     return patch({**args, "model_options": {**args["model_options"], "transformer_options": {**options, EDITS: edits}}})
 
@@ -287,7 +287,7 @@ def paired(source, target, batch: int) -> list:
                 )
         tokens = torch.lcm(torch.tensor(a.shape[1]), torch.tensor(b.shape[1])).item()
         text = [_rows(x.repeat(1, tokens // x.shape[1], 1), batch) for x in (a, b)]
-        options = {**of_a, **{name: of_b[name] for name in TEXTS if name in of_b}}
+        options = {**of_a, "steer_pair": of_b.get("steer_target")}
         if of_a.get("pooled_output") is not None and of_b.get("pooled_output") is not None:
             options["pooled_output"] = torch.cat([_rows(o["pooled_output"], batch) for o in (of_a, of_b)])
         pairs.append([torch.cat(text), options])

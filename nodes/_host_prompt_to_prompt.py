@@ -114,7 +114,7 @@ class LockstepGuider(WrappedGuider):
                 "the area (a mask can stay) or the local blend"
             )
         # of prompts that were combined only the edit's own is edited
-        own = [cond for cond in positives if cond.get("steer_target") == edit.target.text]
+        own = [cond for cond in positives if cond.get("steer_pair") == edit.target.text]
         watching = [Watched(self._blended)] if self._blended else []
         self._edits = edits_of(own or positives, Lockstep(edit, timing), *watching)
         self._mask: Tensor | None = None

@@ -317,34 +317,35 @@ def test_the_local_blend_looks_at_the_prediction_not_at_pags_own_call(shapes, mo
     assert len(added) == 2 * 3 and all(map(torch.allclose, added[: len(added) // 2], added[len(added) // 2 :]))
 
 
-class Seen:
-    """A patch on attention that does nothing, and what the rows of each call are said to be."""
+def watched(model):
+    """A clone with a patch on attention that does nothing, and what the rows of its calls are said to be."""
+    kinds = set()
 
-    def __init__(self, model):
-        self.kinds, self.model = [], model.clone()
-        self.model.set_model_attn1_patch(self)
-
-    def __call__(self, q, k, v, extra_options):
-        self.kinds.append(tuple(extra_options["cond_or_uncond"]))
+    def patch(q, k, v, extra_options):
+        kinds.add(tuple(extra_options["cond_or_uncond"]))
         return q, k, v
+
+    model = model.clone()
+    model.set_model_attn1_patch(patch)
+    return model, kinds
 
 
 def test_patches_can_tell_positive_from_negative(shapes, pictured):
     """By its place in the call, 0 and 1: IPAdapter gives each its own tokens."""
     sigmas, (text, latent) = sigmas_of(shapes[0], 20)[17:], pictured
     *edit, change = SteerPromptEdit.execute(shapes[1], text, text, "auto", "").args
-    negative, seen = encode(shapes[1], ""), Seen(shapes[0])
-    SteerDiffEditMask.execute(seen.model, encode(shapes[1], RED), encode(shapes[1], GREEN), latent, 0.5, 2, 0.5, 0)
-    assert set(seen.kinds) == {(0,)}
+    negative, (model, kinds) = encode(shapes[1], ""), watched(shapes[0])
+    SteerDiffEditMask.execute(model, encode(shapes[1], RED), encode(shapes[1], GREEN), latent, 0.5, 2, 0.5, 0)
+    assert kinds == {(0,)}
     source = host_guider(shapes[0], edit[0], negative, 1.0)
     kept, noise, inversion = SteerDDIMInversion.execute(source, sigmas, latent, 0, 1e-4, False).args
-    seen = Seen(shapes[0])
-    guider = SteerPromptToPromptGuider.execute(seen.model, *edit, negative, 3.0, change, 0.8, 0.4, None, inversion)[0]
+    model, kinds = watched(shapes[0])
+    guider = SteerPromptToPromptGuider.execute(model, *edit, negative, 3.0, change, 0.8, 0.4, None, inversion)[0]
     run(guider, EULER, sigmas, noise.generate_noise(kept), kept["samples"])
-    assert set(seen.kinds) == {(0,), (1,)}
-    seen = Seen(shapes[0])
-    SteerNullText.execute(seen.model, edit[0], negative, 3.0, inversion, 2, 0.01, 0.0)
-    assert set(seen.kinds) == {(0,), (1,)}
+    assert kinds == {(0,), (1,)}
+    model, kinds = watched(shapes[0])
+    SteerNullText.execute(model, edit[0], negative, 3.0, inversion, 2, 0.01, 0.0)
+    assert kinds == {(0,), (1,)}
 
 
 def at_once(model, positive, negative, cfg):

@@ -236,12 +236,15 @@ def test_half_precision(shapes, conds, latent, plain, monkeypatch, node, dtype):
 
 
 def scale_layers(weights, keep):
-    """The attention layers' weights as in checkpoints that are called fp8_scaled, or the numbers that those are."""
+    """The linear layers' weights as in checkpoints that are called fp8_scaled, or the numbers that those are."""
     prefix = "model.diffusion_model."
-    for key in [key for key in weights if key.startswith(prefix) and ".to_" in key and key.endswith(".weight")]:
+    for key in [key for key, weight in weights.items() if key.startswith(prefix) and weight.ndim == 2]:
         scale = weights[key].abs().max() / 448.0
         scaled = (weights[key] / scale).to(torch.float8_e4m3fn)
         weights[key] = scaled if keep else scaled.float() * scale
+        bias = key.replace(".weight", ".bias")
+        if bias in weights:  # older hosts round these too
+            weights[bias] = weights[bias].to(scaled.dtype).float()
         if keep:
             weights[key.replace(".weight", ".scale_weight")] = scale.reshape(1)
     if keep:
