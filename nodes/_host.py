@@ -148,11 +148,22 @@ def check_given(model, sigmas: Tensor, latent: Tensor, mask: Tensor | None) -> N
         check_mask_fits(mask, latent)
 
 
-def check_ready(guider, latent: Tensor, noise: Tensor) -> None:
+def check_ready(guider, sigmas: Tensor, latent: Tensor, noise: Tensor, mask: Tensor | None) -> None:
     """ValueError for what the guider's model cannot take, where the host is about to call its sampler."""
     model = guider.inner_model
     check_latent(model, latent, getattr(model, "latent_shapes", None))
     check_values("noise", noise)
+    if noise.shape != latent.shape:
+        raise ValueError(
+            f"noise has the shape {tuple(noise.shape)} and latent_image {tuple(latent.shape)}; look at the node that "
+            "made the noise, and whether latent_image has a batch_index of another batch"
+        )
+    if mask is not None:
+        check_mask(mask, may_be_empty=True)
+    if isinstance(model.model_sampling, CONST) and float(sigmas.max()) > 1.0 + 1e-4:
+        raise ValueError(
+            f"the sigmas go up to {float(sigmas.max()):g}, and a rectified-flow model's to 1; make them with this model"
+        )
     widths = text_widths(model.diffusion_model)
     for name, entries in guider.conds.items():
         for entry in entries:
@@ -219,7 +230,7 @@ def checked_run(
 ) -> Run:
     """The run, after everything that can be checked before the first model call. Raises ValueError."""
     model = guider.inner_model
-    check_ready(guider, latent, noise)
+    check_ready(guider, sigmas, latent, noise, mask)
     if needs_mask:
         if mask is None:
             raise ValueError(
@@ -232,12 +243,9 @@ def checked_run(
                 "the model changes the mask at each step (Differential Diffusion), which this sampler does not follow; "
                 "remove that patch, or use it with SteerDDIMSampler or a sampler of the host"
             )
-    seed, levels, law = extra_args.get("seed") or 0, descending(sigmas.tolist()), noise_law(model.model_sampling)
-    if law.flow and levels[0] > 1.0 + 1e-4:
-        raise ValueError(
-            f"the sigmas start at {levels[0]:g}, and a rectified-flow model's end at 1; make them with this model"
-        )
-    return Run(levels, law, latent, mask, seed, noise, getattr(guider, "lockstep", 1))
+    seed = extra_args.get("seed") or 0
+    lockstep = getattr(guider, "lockstep", 1)
+    return Run(descending(sigmas.tolist()), noise_law(model.model_sampling), latent, mask, seed, noise, lockstep)
 
 
 def denoiser(guider, extra_args: dict, keyframes: Keyframes, **also) -> Denoiser:
@@ -297,7 +305,7 @@ class CheckedSampler(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
         with errors_of(self.node):
-            check_ready(model_wrap, latent_image, noise)
+            check_ready(model_wrap, sigmas, latent_image, noise, denoise_mask)
         return self.sampler.sample(
             model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )

@@ -285,11 +285,18 @@ def paired(source, target, batch: int) -> list:
                     f"source and target differ in {name!r}; they run in one model call and can only differ in their "
                     "text: send both through the same nodes (one ControlNet Apply takes both as positive and negative)"
                 )
+        pooled = of_a.get("pooled_output"), of_b.get("pooled_output")
+        for one, other in ((a, b), pooled):
+            if one is not None and other is not None and one.shape[-1] != other.shape[-1]:
+                raise ValueError(
+                    f"source is encoded {one.shape[-1]} wide and target {other.shape[-1]}; encode both with the same "
+                    "text encoder"
+                )
         tokens = torch.lcm(torch.tensor(a.shape[1]), torch.tensor(b.shape[1])).item()
         text = [_rows(x.repeat(1, tokens // x.shape[1], 1), batch) for x in (a, b)]
         options = {**of_a, "steer_pair": of_b.get("steer_target")}
-        if of_a.get("pooled_output") is not None and of_b.get("pooled_output") is not None:
-            options["pooled_output"] = torch.cat([_rows(o["pooled_output"], batch) for o in (of_a, of_b)])
+        if pooled[0] is not None and pooled[1] is not None:
+            options["pooled_output"] = torch.cat([_rows(x, batch) for x in pooled])
         pairs.append([torch.cat(text), options])
     return pairs
 

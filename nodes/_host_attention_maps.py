@@ -48,7 +48,7 @@ class RecordingSampler(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
         with errors_of(self.node):
-            check_ready(model_wrap, latent_image, noise)
+            check_ready(model_wrap, sigmas, latent_image, noise, denoise_mask)
             guider = RecordingGuider(model_wrap, self.recorder, sigmas.tolist())
             samples = self.sampler.sample(
                 guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
@@ -111,8 +111,8 @@ def recorded(
 class Injected(Transform):
     """An edit whose source is a recording."""
 
-    def __init__(self, recording: Recording, edit: Edit, timing: Timing):
-        self.recording, self.edit, self.timing = recording, edit, timing
+    def __init__(self, node: str, recording: Recording, edit: Edit, timing: Timing):
+        self.node, self.recording, self.edit, self.timing = node, recording, edit, timing
 
     def acts(self, cross: bool, sigma: float) -> bool:
         return self.timing.acts(cross, sigma)
@@ -123,11 +123,15 @@ class Injected(Transform):
         (target,) = rows
         found = self.recording.term(site)
         if found is None:
-            raise ValueError(f"the recording holds nothing of {site.block} at sigma {site.sigma:.5g}; {SAME_RUN}")
+            raise ValueError(
+                f"{self.node}: the recording holds nothing of {site.block} at sigma {site.sigma:.5g}; {SAME_RUN}"
+            )
         like = target.v
         q, k = (x.to(like).expand(like.shape[0], *x.shape[1:]) for x in (found.q, found.k))
         if q.shape[1:] != target.terms[0].q.shape[1:]:
-            raise ValueError(f"the recording is of {self.recording.latent} latents, this run is not; {SAME_RUN}")
+            raise ValueError(
+                f"{self.node}: the recording is of {self.recording.latent} latents, this run is not; {SAME_RUN}"
+            )
         if not site.cross:
             return [shared_queries(Term(q, k), target)]
         return [edited((Term(q, k),), target, self.edit, self.timing.mixed(site.sigma, like.device))]
@@ -138,7 +142,7 @@ SAME_RUN = "use the model, the sigmas, the sampler and the latent size of the re
 
 def with_recording(model, node: str, recording: Recording, edit: Edit, timing: Timing):
     """A clone of the model that attends as recorded, under the edit's target conditioning."""
-    transform = Injected(recording, edit, timing)
+    transform = Injected(node, recording, edit, timing)
 
     def check(marked, noise, sigmas) -> None:
         if any("area" in cond or cond.get("set_area_to_bounds") for cond in marked):

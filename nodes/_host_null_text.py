@@ -65,7 +65,7 @@ class _WithBranches(comfy.samplers.Sampler):
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
-        check_ready(model_wrap, latent_image, noise)
+        check_ready(model_wrap, sigmas, latent_image, noise, denoise_mask)
         self.work(Branches(model_wrap, extra_args["model_options"], self.differentiable))
         return latent_image
 

@@ -64,8 +64,13 @@ class Watched(Transform):
 class Track:
     """The recorded trajectory that the source follows (Direct Inversion, Ju et al. 2023, arXiv:2310.01506)."""
 
-    def __init__(self, inversion: Inversion, sigmas: list[float], batch: int):
-        held = inversion.latents[0].shape[0]
+    def __init__(self, inversion: Inversion, sigmas: list[float], shape: tuple[int, ...]):
+        batch, (held, *sides) = shape[0], inversion.latents[0].shape
+        if tuple(sides) != tuple(shape[1:]):
+            raise ValueError(
+                f"inversion is of latents of {tuple(sides)} and latent_image of {tuple(shape[1:])}; connect the LATENT "
+                "of the same inversion"
+            )
         if held not in (1, batch):
             raise ValueError(f"inversion holds {held} latents and latent_image {batch}; give one for each")
         self.sigmas = sigmas
@@ -171,10 +176,10 @@ class LockstepSampler(comfy.samplers.Sampler):
     ):
         owner, model_sampling = self.owner, model_wrap.inner_model.model_sampling
         with errors_of(owner.node):
-            check_ready(model_wrap, latent_image, noise)
+            check_ready(model_wrap, sigmas, latent_image, noise, denoise_mask)
             law, track = noise_law(model_sampling), None
             if owner.inversion is not None:
-                track = Track(owner.inversion, sigmas.tolist(), noise.shape[0] // 2)
+                track = Track(owner.inversion, sigmas.tolist(), (noise.shape[0] // 2, *noise.shape[1:]))
                 top = self.max_denoise(model_wrap, sigmas)
                 self._check_start(track, model_sampling.noise_scaling(sigmas[0], noise, latent_image, top))
             guider = LockstepGuider(model_wrap, owner.edit, owner.timing, track)
