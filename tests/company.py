@@ -130,6 +130,8 @@ def companion(shapes, name, strength=1.0) -> Companion:
     elif name == "area":
         area = made(nodes.ConditioningSetArea, encode(clip, STAR), 32, 64, 32, 0, strength)
         on = lambda conditioning: [*conditioning, *area] if strength else list(conditioning)  # noqa: E731
+    elif name == "mask alone":
+        on = lambda conditioning: made(nodes.ConditioningSetMask, conditioning, left_half(), "default", 1.0)  # noqa: E731
     elif name == "mask":
         star = made(nodes.ConditioningSetMask, encode(clip, STAR), 1.0 - left_half(), "default", 1.0)
         on = lambda conditioning: [*made(nodes.ConditioningSetMask, conditioning, left_half(), "default", 1.0), *star]  # noqa: E731

@@ -257,7 +257,7 @@ def captured(model, positive, negative, noise, sigmas, ends=(0.8, 0.4)):
     return SteerCaptureAttention.execute(Noise(noise), guider, EULER, sigmas, {"samples": noise * 0.0}, *ends).args
 
 
-@pytest.mark.parametrize("name", [name for name in COMPANIONS if name not in PLACES])
+@pytest.mark.parametrize("name", ["LoRA", "mask alone", *(name for name in COMPANIONS if name not in PLACES)])
 def test_capture_and_inject(shapes, name):
     """Capturing changes nothing, and the source's recording in the target's run is Prompt-to-Prompt's target."""
     sigmas, noise = sigmas_of(shapes[0], 3), noise_of(SHAPE)
@@ -426,6 +426,30 @@ def test_other_guiders_of_the_host(shapes, other, pictured, name):
     assert error(near, SteerTrajectoryBlendSampler.execute(EULER, inversion)[0], hole(height=8, width=8)) < 2e-3
 
 
+@pytest.mark.parametrize("name", [name for name in GUIDERS if not name.startswith("DualCFG")])
+def test_injected_and_painted_under_other_guiders(shapes, other, name):
+    """A run's own attention put into it, and weight 0, change nothing; another prompt's, and more weight, do."""
+    if name == "DualModelGuider" and not hasattr(nodes_custom_sampler, "Guider_DualModel"):
+        pytest.skip("this host has no DualModelGuider")
+    sigmas, noise, empty = sigmas_of(shapes[0], 3), noise_of(SHAPE), encode(shapes[1], "")
+
+    def out(model, positive):
+        guider = guider_of((model, *shapes[1:]), name, positive, empty, empty, 3.0, other)
+        return run(guider, EULER, sigmas, noise)
+
+    plain = {text: out(shapes[0], encode(shapes[1], text)) for text in (RED, GREEN)}
+    guider = guider_of(shapes, name, encode(shapes[1], RED), empty, empty, 3.0, other)
+    attention = SteerCaptureAttention.execute(Noise(noise), guider, EULER, sigmas, {"samples": 0 * noise}, 0.8, 0.4)[1]
+    for text, same in ((RED, True), (GREEN, False)):
+        _, target, edit = SteerPromptEdit.execute(shapes[1], RED, text, "auto", "").args
+        injected = out(SteerInjectAttention.execute(shapes[0], attention, edit, 0.8, 0.4)[0], target)
+        assert (relative(injected, plain[text]) < 1e-4) == same
+    regions = SteerRegion.execute(left_half(), "circle", 1.0)[0]
+    for weight, same in ((0.0, True), (0.4, False)):
+        painted = out(*SteerPaintWithWords.execute(shapes[0], shapes[1], RED, regions, weight).args)
+        assert (relative(painted, plain[RED]) < 1e-5) == same
+
+
 class TestDifferentialDiffusion:
     @pytest.fixture
     def given(self, shapes):
@@ -454,6 +478,40 @@ class TestDifferentialDiffusion:
             for model in (given[0], shapes[0])
         ]  # fmt: skip
         assert all(map(torch.equal, *latents))
+
+    def test_attention(self, shapes, given):
+        """Captured, injected and painted as the host's run with the mask, and as Prompt-to-Prompt."""
+        (model, mask, known), negative = given, encode(shapes[1], "")
+        sigmas, noise = sigmas_of(shapes[0], 3), noise_of(SHAPE)
+        source, target, edit = SteerPromptEdit.execute(shapes[1], RED, GREEN, "auto", "").args
+
+        def out(model, positive):
+            return run(host_guider(model, positive, negative, 3.0), EULER, sigmas, noise, known, mask)
+
+        latent, attention = SteerCaptureAttention.execute(
+            Noise(noise), host_guider(model, source, negative, 3.0), EULER, sigmas,
+            {"samples": known, "noise_mask": mask}, 0.8, 0.4,
+        ).args  # fmt: skip
+        assert torch.equal(latent["samples"], out(model, source))
+        both = SteerPromptToPromptGuider.execute(model, source, target, negative, 3.0, edit, 0.8, 0.4)[0]
+        second = run(both, EULER, sigmas, noise, known, mask).chunk(2)[1]
+        injected = out(SteerInjectAttention.execute(model, attention, edit, 0.8, 0.4)[0], target)
+        assert relative(injected, second) < 1e-4 and relative(injected, out(model, target)) > 1e-3
+        regions = SteerRegion.execute(left_half(), "circle", 1.0)[0]
+        for weight, same in ((0.0, True), (0.4, False)):
+            painted = out(*SteerPaintWithWords.execute(model, shapes[1], RED, regions, weight).args)
+            assert (relative(painted, out(model, encode(shapes[1], RED))) < 1e-5) == same
+
+    def test_null_text_and_diffedit_are_as_without(self, shapes, given, pictured):
+        """It acts on the mask of a sampler only, and they have none of that kind."""
+        conds, sigmas = (encode(shapes[1], pictured[0]), encode(shapes[1], "")), sigmas_of(shapes[0], 20)[17:]
+        inversion = inverted(host_guider(shapes[0], *conds, 1.0), pictured, sigmas)[1]
+        latent, target = {**pictured[1], "noise_mask": given[1]}, encode(shapes[1], GREEN)
+        negatives, heats = [], []
+        for model in (given[0], shapes[0]):
+            negatives.append(SteerNullText.execute(model, *conds, 5.0, inversion, 2, 0.05, 0.0)[0])
+            heats.append(SteerDiffEditMask.execute(model, conds[0], target, latent, 0.5, 2, 0.5, 0)[1])
+        assert all(torch.equal(a[0], b[0]) for a, b in zip(*negatives, strict=True)) and torch.equal(*heats)
 
     def test_what_keeps_the_masked_out_part_itself_refuses(self, shapes, given, pictured):
         conds, sigmas = (encode(shapes[1], pictured[0]), encode(shapes[1], "")), sigmas_of(shapes[0], 3)
