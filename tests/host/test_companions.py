@@ -426,7 +426,7 @@ def test_other_guiders_of_the_host(shapes, other, pictured, name):
     assert error(near, SteerTrajectoryBlendSampler.execute(EULER, inversion)[0], hole(height=8, width=8)) < 2e-3
 
 
-@pytest.mark.parametrize("name", [name for name in GUIDERS if not name.startswith("DualCFG")])
+@pytest.mark.parametrize("name", GUIDERS)
 def test_injected_and_painted_under_other_guiders(shapes, other, name):
     """A run's own attention put into it, and weight 0, change nothing; another prompt's, and more weight, do."""
     if name == "DualModelGuider" and not hasattr(nodes_custom_sampler, "Guider_DualModel"):
