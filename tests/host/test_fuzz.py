@@ -48,8 +48,8 @@ OTHERS = {
 }  # fmt: skip
 OURS = [str(ROOT / folder) + os.sep for folder in ("nodes", "samplers", "attention")]
 LATE = re.compile(
-    "the gradient holds NaN|the loss is|not one that the inversion recorded|the recording holds nothing of|never used its "
-    "positive"
+    "the gradient holds NaN|the loss is|not one that the inversion recorded|the recording holds nothing of|"
+    "never used its positive"
 )
 """What can only be found out while the model runs."""
 
