@@ -38,6 +38,7 @@ from steer.nodes.sdedit import SteerSDEditSigmas
 from steer.nodes.stitch import SteerStitch
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.samplers.classifier import Classifier, Network, write_classifier
+from steer.tests.company import Square
 from steer.tests.families import FAMILIES, Family
 from steer.tests.host_run import Noise, host_guider, noise_of, relative, run, sigmas_of
 
@@ -325,24 +326,12 @@ def regions(family):
     assert found.phrase == "cat" and found.mask[..., :32, :].min() == 1
 
 
-class TowardsEight:
-    """The squared distance of the estimate to 0.8."""
-
-    noisy, patchers = False, ()
-
-    def memory(self, shape):
-        return 0.0
-
-    def start(self, run, latent_format, differentiable):
-        return lambda latent, sigma: 0.5 * (latent - 0.8).square().flatten(1).sum(1)
-
-
 @oracle("scale 0 is plain bit for bit; else the loss falls, through the model and not", "SteerGradientGuider")
 def gradient(family):
     guider, sigmas = guider_of(family, 2.0), from_level(family)
 
     def guided(scale, through_model):
-        steered = SteerGradientGuider.execute(guider, TowardsEight(), scale, 0.0, 1.0, through_model, None, 1.0)[0]
+        steered = SteerGradientGuider.execute(guider, Square(), scale, 0.0, 1.0, through_model, None, 1.0)[0]
         return run(steered, EULER, sigmas, noise(family), family.picture())
 
     plain = run(guider, EULER, sigmas, noise(family), family.picture())
