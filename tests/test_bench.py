@@ -5,9 +5,10 @@ from steer.bench import lanpaint
 from steer.bench.runner import FOLDER, NAMES
 
 
-def test_every_benchmark_is_listed():
+def test_every_benchmark_is_listed_and_has_its_table():
     found = {path.stem for path in FOLDER.glob("*.py") if "\ndef run() -> str:\n" in path.read_text()}
     assert found == set(NAMES)
+    assert found <= {path.stem for path in FOLDER.glob("*.md")}
 
 
 def test_lanpaint_is_left_out_when_no_path_is_given(monkeypatch):
