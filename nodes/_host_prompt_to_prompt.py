@@ -272,6 +272,8 @@ class PromptToPromptGuider(comfy.samplers.CFGGuider):
         return torch.cat([source, guided])
 
     def _check(self, latent_image, sampler, sigmas, denoise_mask) -> None:
+        while hasattr(sampler, "sampler"):  # round another one
+            sampler = sampler.sampler
         if isinstance(sampler, InversionSampler):
             raise ValueError(
                 "this guider samples two prompts; invert with a plain guider at cfg 1 and the source prompt"

@@ -14,8 +14,10 @@ from steer.nodes._host_attention import attention_sites
 from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
+from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
+from steer.tests.company import Square
 from steer.tests.host_run import (
     FLOW,
     Noise,
@@ -410,8 +412,11 @@ class TestBadInput:
         with pytest.raises(ValueError, match="SteerPromptToPromptGuider: the inversion is of a variance-exploding"):
             lockstep(shapes, edit_of(shapes[1]), model=with_law(shapes[0], FLOW), inversion=inversion)
 
-    def test_inverting_with_two_prompts(self, shapes):
+    @pytest.mark.parametrize("guided", [False, True])
+    def test_inverting_with_two_prompts(self, shapes, guided):
         guider = lockstep(shapes, edit_of(shapes[1]))
+        if guided:
+            guider = SteerGradientGuider.execute(guider, Square(), 1.0, 0.0, 1.0, False)[0]
         with pytest.raises(ValueError, match="invert with a plain guider"):
             SteerDDIMInversion.execute(guider, sigmas_of(shapes[0], 3), {"samples": noise_of((1, 4, 16, 16))}, 0, 1e-4)
 
