@@ -74,5 +74,4 @@ def three_together(source: Tensor, edited: Tensor, mask: Tensor) -> tuple[Tensor
     check_same_size(source, edited)
     mask = mask_like(mask, *source.shape[1:3]).to(source.device)
     count = check_batches(source=len(source), edited=len(edited), mask=len(mask))
-    source = source.float()
     return tuple(given.expand(count, *given.shape[1:]) for given in (source, edited.to(source), mask))

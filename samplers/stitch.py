@@ -39,5 +39,5 @@ def stitch(source: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
     Pictures (batch, h, w, channels) in sRGB, mask (batch, h, w).
     """
     mask = mask[..., None]
-    mixed = to_srgb(torch.lerp(to_linear(source), to_linear(edited), mask))
+    mixed = to_srgb(torch.lerp(to_linear(source.float()), to_linear(edited.float()), mask.float())).to(source)
     return torch.where(mask <= 0.0, source, torch.where(mask >= 1.0, edited, mixed))
