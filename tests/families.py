@@ -105,11 +105,18 @@ def _kl_16():
     return random_kl(32, latent=16)
 
 
+def _wan_weights(width):
+    vae = WanVAE(dim=width, z_dim=16, temperal_downsample=[False, True, True])
+    random_weights(vae, 0)
+    return vae.state_dict()
+
+
 @cache
 def _wan_vae():
-    vae = WanVAE(dim=8, z_dim=16, temperal_downsample=[False, True, True])
-    random_weights(vae, 0)
-    return comfy.sd.VAE(sd=vae.state_dict())
+    try:
+        return comfy.sd.VAE(sd=_wan_weights(8))
+    except RuntimeError:  # older hosts (0.3) know the published width alone
+        return comfy.sd.VAE(sd=_wan_weights(96))
 
 
 @cache
