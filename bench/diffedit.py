@@ -1,7 +1,6 @@
 """DiffEdit on 64 pictures with the truth known: the mask and the whole edit, against diffusers' pipeline."""
 
 import random
-import time
 
 import comfy.samplers
 import numpy as np
@@ -10,7 +9,7 @@ from comfy.ldm.modules.attention import attention_pytorch
 from PIL import Image
 
 from ..demo.contact_sheet import contact_sheet
-from ..demo.metrics import attributes, grown, iou, markdown_table, psnr
+from ..demo.metrics import attributes, grown, iou, markdown_table, mse
 from ..demo.shapes import stock
 from ..demo.shapes.data import BACKGROUNDS, COLORS, SHAPES, caption, render, sample_scene
 from ..demo.shapes.reader import read_image
@@ -20,7 +19,7 @@ from ..nodes.sdedit import SteerSDEditSigmas
 from ..nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from ..samplers.diffedit import found
 from .diffusers_diffedit import load_pipeline, published
-from .host_run import encode_texts, guider_of, sample_noise, to_bytes
+from .host_run import encode_texts, guider_of, in_turns, sample_noise, to_bytes
 from .inversion import Counter
 from .runner import FOLDER
 
@@ -47,13 +46,8 @@ def run() -> str:
         "Steer, mask grown by a latent pixel": lambda given: steer(model, vae, given, grow=PIXELS),
     }
     results = {name: [] for name in methods}
-    for index, given in enumerate([problems[0], *problems]):  # the first again: it warms up
-        for name in list(methods)[:: -1 if index % 2 else 1]:
-            started, rows = time.perf_counter(), counter.rows
-            result = methods[name](given)
-            measured = {"seconds": time.perf_counter() - started, "rows": counter.rows - rows}
-            if index:
-                results[name].append(result | measured | judged(given, result))
+    for name, given, result, spent in in_turns(methods, problems, counter):
+        results[name].append(result | spent | judged(given, result))
     save(problems, results)
     return report(problems, results | {"the true change of the latents": truths}, backgrounds(model, clip, vae))
 
@@ -145,8 +139,8 @@ def judged(given: dict, result: dict) -> dict:
     return masks_judged(given, result["mask"]) | {
         "right": nearest.get(key) == asked[key],
         "all": attributes(result["picture"], given["texts"][1])["all"],
-        "error": 10 ** (-psnr(result["picture"], given["round_trip"], rest) / 10),
-        "apart": 10 ** (-psnr(result["picture"], given["round_trip"], apart) / 10) if apart.any() else np.nan,
+        "error": mse(result["picture"], given["round_trip"], rest),
+        "apart": mse(result["picture"], given["round_trip"], apart) if apart.any() else np.nan,
         "latent error": float(change.abs().max() / given["latent"].std()) if kept.any() else 0.0,
     }
 

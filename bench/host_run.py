@@ -1,5 +1,7 @@
 """Texts as a batch, one run of a sampler, and pictures as bytes, in the host."""
 
+import time
+
 import comfy.samplers
 import numpy as np
 import torch
@@ -37,6 +39,21 @@ def sample(guider, sampler, sigmas, latent, mask=None, seed=0):
 def sample_noise(guider, sampler, sigmas, latent, noise, mask=None, seed=0):
     """The same from a given noise."""
     return guider.sample(noise, latent.clone(), sampler, sigmas, denoise_mask=mask, disable_pbar=True, seed=seed)
+
+
+def in_turns(methods: dict, problems: list, counter):
+    """(name, problem, what the method made of it, seconds, calls and rows by the counter), each method first in turn.
+
+    The first problem comes once more before all, unseen: it warms up.
+    """
+    for turn, given in enumerate([problems[0], *problems]):
+        for name in list(methods)[:: -1 if turn % 2 else 1]:
+            started, calls, rows = time.perf_counter(), counter.calls, counter.rows
+            made = methods[name](given)
+            spent = {"seconds": time.perf_counter() - started, "calls": counter.calls - calls,
+                     "rows": counter.rows - rows}  # fmt: skip
+            if turn:
+                yield name, given, made, spent
 
 
 def to_bytes(picture) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..demo.diffusers_bridge import load as load_bridge
-from ..demo.metrics import grown, iou, markdown_table, object_mask, psnr
+from ..demo.metrics import grown, iou, markdown_table, mse, object_mask
 from ..demo.shapes import stock
 from ..demo.shapes.data import SIZE, caption, render, sample_scene
 from ..demo.shapes.reader import read_image
@@ -133,14 +133,10 @@ def judged(problem: dict, round_trip: np.ndarray, picture: np.ndarray) -> dict:
         "right": right,
         "count": right and len(objects) == problem["count"],
         "IoU": iou(ink & hole, object_mask(round_trip) & hole),
-        "background": error(picture, round_trip, empty) if empty.any() else np.nan,
-        "inside": error(picture, round_trip, hole),
-        "outside": error(picture, problem["given"], ~hole),
+        "background": mse(picture, round_trip, empty) if empty.any() else np.nan,
+        "inside": mse(picture, round_trip, hole),
+        "outside": mse(picture, problem["given"], ~hole),
     }
-
-
-def error(a, b, where) -> float:
-    return 10 ** (-psnr(a, b, where) / 10)
 
 
 def row(name: str, result: dict, base: dict, columns) -> dict:

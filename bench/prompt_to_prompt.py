@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ..demo.contact_sheet import contact_sheet
-from ..demo.metrics import aggregate, grown, iou, markdown_table, object_mask, psnr
+from ..demo.metrics import aggregate, grown, iou, markdown_table, mse, object_mask, psnr
 from ..demo.shapes import stock
 from ..demo.shapes.data import BACKGROUNDS, COLORS, SHAPES, caption, render, sample_scene
 from ..demo.shapes.reader import read_image
@@ -160,7 +160,7 @@ def judged(before, after, wanted, kind: str) -> dict:
         kept = ~grown(places[0], MARGIN)
     obj, want = (read["objs"] or [{}])[0], wanted["objs"][0]
     everything = read["bg"] == wanted["bg"] and all(obj.get(k) == want[k] for k in ("color", "shape"))
-    error = 10 ** (-psnr(before, after, kept) / 10) if kept.any() else float("nan")
+    error = mse(before, after, kept) if kept.any() else float("nan")
     return {"right": right, "all": everything and len(read["objs"]) == 1, "iou": iou(*places), "error": error}
 
 

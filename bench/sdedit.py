@@ -1,7 +1,6 @@
 """SDEdit from discs in 16 scenes: our sigmas, the host's `denoise`, and diffusers' img2img on the same weights."""
 
 import random
-import time
 
 import comfy.samplers
 import numpy as np
@@ -10,12 +9,12 @@ from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 
 from ..demo.diffusers_bridge import LATENT_SCALE, SCHEDULER
 from ..demo.diffusers_bridge import load as load_bridge
-from ..demo.metrics import attributes, markdown_table, psnr
+from ..demo.metrics import attributes, markdown_table, mse
 from ..demo.shapes import stock
 from ..demo.shapes.data import caption, render, sample_scene
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.sdedit import SteerSDEditSigmas
-from .host_run import encode_texts, guider_of, sample, to_bytes, with_pytorch_attention
+from .host_run import encode_texts, guider_of, in_turns, sample, to_bytes, with_pytorch_attention
 from .inversion import Counter
 
 PICTURES, STEPS, CFG = 16, 40, 7.5  # diffusers' steps, of which it takes the share that the strength says
@@ -32,13 +31,8 @@ def run() -> str:
     for strength in STRENGTHS:
         methods, starts[strength] = methods_at(counter.model, pipeline, strength)
         results = {name: [] for name in methods}
-        for index, given in enumerate([problems[0], *problems]):  # the first again: it warms up
-            for name in list(methods)[:: -1 if index % 2 else 1]:
-                started, calls = time.perf_counter(), counter.calls
-                latent = methods[name](given)
-                spent = {"seconds": time.perf_counter() - started, "calls": counter.calls - calls}
-                if index:
-                    results[name].append(judged(vae, given, latent) | spent)
+        for name, given, latent, spent in in_turns(methods, problems, counter):
+            results[name].append(judged(vae, given, latent) | spent)
         rows += [row(strength, name, starts[strength][name], values, results["diffusers img2img"])
                  for name, values in results.items()]  # fmt: skip
     return (
@@ -114,12 +108,12 @@ def img2img(pipeline, given: dict, strength: float):
 def judged(vae, given: dict, latent) -> dict:
     picture = to_bytes(vae.decode(latent)[0])
     return {"picture": picture, "right": attributes(picture, given["text"])["all"],
-            "kept": 10 ** (-psnr(picture, given["round_trip"]) / 10)}  # fmt: skip
+            "kept": mse(picture, given["round_trip"])}  # fmt: skip
 
 
 def row(strength: float, name: str, start: float, values: list[dict], theirs: list[dict]) -> dict:
     pairs = list(zip(values, theirs, strict=True))
-    apart = np.mean([10 ** (-psnr(a["picture"], b["picture"]) / 10) for a, b in pairs])
+    apart = np.mean([mse(a["picture"], b["picture"]) for a, b in pairs])
     return {
         "strength": f"{strength:g}",
         "method": name,

@@ -13,7 +13,13 @@ from .shapes.reader import DISTANCE, distance, read_image, score
 
 
 def psnr(a, b, where=None) -> float:
-    """Peak signal-to-noise ratio of two pictures in dB, infinite for equal ones.
+    """Peak signal-to-noise ratio of two pictures in dB, infinite for equal ones; the rest as of `mse`."""
+    error = mse(a, b, where)
+    return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def mse(a, b, where=None) -> float:
+    """Mean squared difference of two pictures.
 
     `where`: weights of the pixels, 1 counts and 0 does not. ValueError when the sizes differ or nothing counts.
     """
@@ -26,8 +32,7 @@ def psnr(a, b, where=None) -> float:
             f"where has shape {weight.shape} and sum {weight.sum():g}; "
             f"it needs shape {a.shape[:2]} and something that counts"
         )
-    error = float((((a - b) ** 2).mean(-1) * weight).sum() / weight.sum())
-    return math.inf if error == 0 else -10 * math.log10(error)
+    return float((((a - b) ** 2).mean(-1) * weight).sum() / weight.sum())
 
 
 def iou(a, b) -> float:

@@ -278,8 +278,6 @@ class PromptToPromptGuider(comfy.samplers.CFGGuider):
             raise ValueError(
                 "this guider samples two prompts; invert with a plain guider at cfg 1 and the source prompt"
             )
-        if latent_image.is_nested:
-            raise ValueError("latent_image holds several latents of different kinds; edit pictures one kind at a time")
         check_given(self.model_patcher.model, sigmas, latent_image, denoise_mask)
         edited = self.edit.source, self.edit.target
         for name, prompt, conds in zip(("source", "target"), edited, self.prompts, strict=True):

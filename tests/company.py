@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import comfy.controlnet
 import comfy.samplers
-import comfy.t2i_adapter.adapter
 import comfy_extras.nodes_custom_sampler as custom_sampler
 import node_helpers
 import nodes
@@ -17,8 +15,9 @@ from comfy_extras.nodes_perpneg import Guider_PerpNeg, PerpNeg
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from safetensors.torch import save_file
 
+from ..demo.shapes import T2I_ADAPTER, stock
 from ..nodes._host_attention import attention_sites
-from .host_run import encode, noise_of, with_control
+from .host_run import encode, noise_of, of_host, with_control
 
 LORA = "companion.safetensors"
 STAR = "a green star on a white background"
@@ -29,13 +28,6 @@ class Companion(NamedTuple):
 
     model: object
     on: Callable[[list], list]
-
-
-def made(kind, *args):
-    """The first output of a node of the host, in its new form or its old."""
-    if hasattr(kind, "define_schema"):
-        return kind.execute(*args).args[0]
-    return getattr(kind(), kind.FUNCTION)(*args)[0]
 
 
 def write_lora(model, folder) -> None:
@@ -60,19 +52,6 @@ class Square:
 
     def start(self, run, latent_format, differentiable):
         return lambda latent, sigma: 0.5 * (latent - 0.8).square().flatten(1).sum(1)
-
-
-class TinyAdapter(comfy.t2i_adapter.adapter.Adapter_light):
-    """A T2I-Adapter for the four input blocks of the shapes model."""
-
-    def __init__(self):
-        super().__init__(channels=[64, 128], nums_rb=1, cin=192)
-        for index, weight in enumerate(self.parameters()):
-            weight.copy_(0.1 * noise_of(weight.shape, index))
-
-    def forward(self, x):
-        second, first = (each for each in super().forward(x)["input"] if each is not None)
-        return {"input": [second, None, first, None]}  # taken from the end
 
 
 def ip_adapter(strength):
@@ -119,8 +98,9 @@ def companion(shapes, name, strength=1.0) -> Companion:
         control = with_control(encode(clip, ""))[0][1]["control"]
         on = _with(control=control.set_cond_hint(control.cond_hint_original, 0.5 * strength, (0.0, 1.0)))
     elif name == "T2I-Adapter":
-        control = comfy.controlnet.T2IAdapter(TinyAdapter(), 3, 8, "nearest-exact", torch.device("cpu"))
-        on = _with(control=control.set_cond_hint(0.5 + 0.2 * noise_of((1, 3, 128, 128), 1), strength, (0.0, 1.0)))
+        pixels = torch.full((1, 128, 128, 3), 0.5)
+        control = stock.with_control(encode(clip, ""), [], pixels, T2I_ADAPTER)[0][0][1]["control"]
+        on = _with(control=control.set_cond_hint(control.cond_hint_original, strength, (0.0, 1.0)))
     elif name == "LoRA":
         model = nodes.LoraLoaderModelOnly().load_lora_model_only(model, LORA, strength)[0]
     elif name == "LoRA hook":
@@ -128,20 +108,20 @@ def companion(shapes, name, strength=1.0) -> Companion:
     elif name == "scheduled LoRA hook":
         on = _with(hooks=lora_hooks(1.0, ((1.5 * strength, 0.0), (0.5 * strength, 0.4), (1.0 * strength, 0.8))))
     elif name == "area":
-        area = made(nodes.ConditioningSetArea, encode(clip, STAR), 32, 64, 32, 0, strength)
+        area = of_host(nodes.ConditioningSetArea, encode(clip, STAR), 32, 64, 32, 0, strength)
         on = lambda conditioning: [*conditioning, *area] if strength else list(conditioning)  # noqa: E731
     elif name == "mask alone":
-        on = lambda conditioning: made(nodes.ConditioningSetMask, conditioning, left_half(), "default", 1.0)  # noqa: E731
+        on = lambda conditioning: of_host(nodes.ConditioningSetMask, conditioning, left_half(), "default", 1.0)  # noqa: E731
     elif name == "mask":
-        star = made(nodes.ConditioningSetMask, encode(clip, STAR), 1.0 - left_half(), "default", 1.0)
-        on = lambda conditioning: [*made(nodes.ConditioningSetMask, conditioning, left_half(), "default", 1.0), *star]  # noqa: E731
-        on = on if strength else list
+        star = of_host(nodes.ConditioningSetMask, encode(clip, STAR), 1.0 - left_half(), "default", 1.0)
+        left = companion(shapes, "mask alone").on
+        on = (lambda conditioning: [*left(conditioning), *star]) if strength else list
     elif name == "IPAdapter":
         model = with_ip_adapter(model, 0.5 * strength)
     elif name == "PAG":
-        model = made(PerturbedAttentionGuidance, model, 2.0 * strength)
+        model = of_host(PerturbedAttentionGuidance, model, 2.0 * strength)
     elif name == "SAG":
-        model = made(SelfAttentionGuidance, model, 0.5 * strength, 2.0)
+        model = of_host(SelfAttentionGuidance, model, 0.5 * strength, 2.0)
     return Companion(model, on)
 
 
@@ -171,7 +151,7 @@ def guider_of(shapes, name, positive, negative, empty, cfg=3.0, other=None):
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
     elif name == "PerpNeg":
-        guider = comfy.samplers.CFGGuider(made(PerpNeg, model, empty, 0.7))
+        guider = comfy.samplers.CFGGuider(of_host(PerpNeg, model, empty, 0.7))
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
     return guider

@@ -30,7 +30,7 @@ from ..nodes.repaint import SteerRePaintSampler
 from ..nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from ..samplers.classifier import Classifier, Network
 from ..samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING
-from .host_run import FLOW, V, encode, host_guider, random_kl, tiny_flux, tiny_sdxl, with_law
+from .host_run import FLOW, V, encode, host_guider, noise_of, random_kl, tiny_flux, tiny_sdxl, watched, with_law
 
 try:
     from comfy.nested_tensor import NestedTensor
@@ -68,14 +68,7 @@ class World:
 
     def counted(self, model):
         """A clone whose calls are counted."""
-
-        def wrapper(apply_model, args):
-            self.calls.append(args["input"].shape[0])
-            return apply_model(args["input"], args["timestep"], **args["c"])
-
-        model = model.clone()
-        model.set_model_unet_function_wrapper(wrapper)
-        return model
+        return watched(model, self.calls.append)
 
 
 def hole(*shape: int) -> Tensor:
@@ -87,7 +80,7 @@ def hole(*shape: int) -> Tensor:
 
 
 def drawn(*shape: int, seed: int = 5) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return noise_of(shape, seed)
 
 
 def world_of(shapes, pair, classifier) -> World:
@@ -274,7 +267,6 @@ def _add_guiders(world: World, texts: dict, guider) -> None:
         **{f"host's {name}": host(name) for name in ("flow", "v", "sdxl", "flux")},
         **{f"host's with {name}": host(positive=odd_texts[name]) for name in (
             "none", "two", "narrow", "nan", "batch of two", "area", "area outside", "long", "late")},
-        
     }  # fmt: skip
     world.add("GUIDER", usual, odd)
 

@@ -13,6 +13,7 @@ import node_helpers
 import torch
 from comfy.ldm.flux.model import FluxParams
 from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
 from ..demo.shapes_loader import UNET_CONFIG
 
@@ -73,31 +74,46 @@ def run(guider, sampler, sigmas, noise, latent=None, mask=None, seed=3, callback
                          disable_pbar=True, seed=seed)  # fmt: skip
 
 
-def counted(model):
-    """A clone of the model, and the list it appends each call's rows to."""
-    rows = []
+def of_host(kind, *args):
+    """The first output of a node of the host, in its new form or its old."""
+    if hasattr(kind, "define_schema"):
+        return kind.execute(*args).args[0]
+    return getattr(kind(), kind.FUNCTION)(*args)[0]
+
+
+def sampled(noise, guider, sampler, sigmas, latent_image):
+    """The LATENT that SamplerCustomAdvanced gives."""
+    return of_host(SamplerCustomAdvanced, noise, guider, sampler, sigmas, latent_image)
+
+
+def watched(model, look):
+    """A clone of the model, each of whose calls first calls `look(rows)`."""
 
     def wrapper(apply_model, args):
-        rows.append(args["input"].shape[0])
+        look(args["input"].shape[0])
         return apply_model(args["input"], args["timestep"], **args["c"])
 
     model = model.clone()
     model.set_model_unet_function_wrapper(wrapper)
-    return model, rows
+    return model
+
+
+def counted(model):
+    """A clone of the model, and the list it appends each call's rows to."""
+    rows = []
+    return watched(model, rows.append), rows
 
 
 def interrupted(model, call):
     """As `counted`, and the host is told to stop during this call, from 1."""
-    model, rows = model.clone(), []
+    rows = []
 
-    def wrapper(apply_model, args):
-        rows.append(args["input"].shape[0])
+    def look(count):
+        rows.append(count)
         if len(rows) == call:
             comfy.model_management.interrupt_current_processing()
-        return apply_model(args["input"], args["timestep"], **args["c"])
 
-    model.set_model_unet_function_wrapper(wrapper)
-    return model, rows
+    return watched(model, look), rows
 
 
 def split_rows(monkeypatch, model, split):

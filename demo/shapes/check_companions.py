@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..metrics import aggregate
+from ..metrics import aggregate, iou, object_mask
 from . import CONTROLNET, T2I_ADAPTER
 from .check import Stock
 from .control_pictures import outlines, silhouettes
 from .data import SIZE, Scene, caption, render, sample_scene
-from .fine_tuning import stacked
 from .hollow import read_hollow
 from .inpainting import write_checkpoint
-from .reader import DISTANCE, distance, read_image, score
+from .latents import stacked
+from .reader import score
 from .stock import with_control, with_lora
 from .train_inpainting import CELL, Box, around
 
@@ -135,9 +135,8 @@ def hollow_score(picture: np.ndarray, scene: Scene) -> dict:
 
 def told_score(picture: np.ndarray, scene: Scene) -> dict:
     """The reader's score, and the IoU of what is not background with the scene's objects."""
-    drawn = distance(picture, read_image(picture)["bg_rgb"]) > DISTANCE
     told = render(scene, only_mask=True) > 0.5
-    return {**score(picture, caption(scene)), "told iou": (drawn & told).sum() / (drawn | told).sum()}
+    return {**score(picture, caption(scene)), "told iou": iou(object_mask(picture), told)}
 
 
 def inpainting_score(picture: np.ndarray, scene: Scene, hole: Box) -> dict:

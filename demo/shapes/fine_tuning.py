@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..shapes_loader import TEXT_CONFIG, UNET_CONFIG
 from . import CHECKPOINT
 from .data import Scene, caption, sample_scene
-from .latents import encoder
+from .latents import encoder, stacked
 from .network import OPERATIONS
 from .train import Schedule
 from .train_vae import WORK
@@ -43,6 +43,12 @@ class Base:
         for part in (self.unet, self.text):
             part.requires_grad_(False)
         self.schedule = Schedule()
+
+    def drawn(self, scenes: list[Scene], count: int, dropout: float) -> tuple[Tensor, Tensor]:
+        """(places of random scenes, their captions as the UNet's context), this share of the captions empty."""
+        rows = torch.randint(len(scenes), (count,))
+        texts = [caption(scenes[row]) if random.random() >= dropout else "" for row in rows]
+        return rows, self.read(texts)
 
     @torch.no_grad()
     def read(self, captions: list[str]) -> Tensor:
@@ -69,16 +75,6 @@ def scenes_of(count: int, seed: int) -> list[Scene]:
     """Fresh scenes of one or two objects."""
     rng = random.Random(seed)
     return [sample_scene(rng) for _ in range(count)]
-
-
-def captions_of(scenes: list[Scene], dropout: float) -> list[str]:
-    """The captions; this share of them empty."""
-    return [caption(scene) if random.random() >= dropout else "" for scene in scenes]
-
-
-def stacked(pictures: Iterable[np.ndarray]) -> Tensor:
-    """uint8 pictures (H, W, 3) as (n, 3, H, W), 0..1."""
-    return torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2).float() / 255
 
 
 def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,8 +3,9 @@
 import numpy as np
 from scipy import ndimage
 
+from ..metrics import object_mask
 from .data import Scene, render
-from .reader import DISTANCE, MIN_AREA, distance, read_image
+from .reader import MIN_AREA, distance
 
 CORE = 0.5  # radius of the white copy, of the object's
 WHITE = (245, 245, 245)
@@ -21,7 +22,7 @@ def render_hollow(scene: Scene) -> np.ndarray:
 def read_hollow(picture: np.ndarray) -> tuple[np.ndarray, list[bool]]:
     """The picture with its objects filled, for the reader, and of each object whether it has the trait."""
     filled, hollow = picture.copy(), []
-    solid = ndimage.binary_fill_holes(distance(picture, read_image(picture)["bg_rgb"]) > DISTANCE)
+    solid = ndimage.binary_fill_holes(object_mask(picture))
     labels, count = ndimage.label(solid)
     for number in range(1, count + 1):
         inside = labels == number

@@ -2,8 +2,10 @@
 
 import random
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from comfy.taesd.taesd import Encoder
 from safetensors.torch import load_file, save_file
@@ -49,7 +51,12 @@ def _encoded(vae: Path, scenes: int) -> dict[str, Tensor]:
 
 def pictures(scenes: list[Scene]) -> Tensor:
     """The scenes as the autoencoder takes them: (n, 3, SIZE, SIZE), 0..1."""
-    return torch.stack([torch.from_numpy(render(scene).copy()) for scene in scenes]).permute(0, 3, 1, 2).float() / 255
+    return stacked(map(render, scenes))
+
+
+def stacked(pictures: Iterable[np.ndarray]) -> Tensor:
+    """uint8 pictures (H, W, 3) as (n, 3, H, W), 0..1."""
+    return torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2).float() / 255
 
 
 def encoder(state: dict[str, Tensor]):

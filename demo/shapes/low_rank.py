@@ -36,6 +36,11 @@ def attach(unet: nn.Module, rank: int, but: str = "") -> dict[str, LowRank]:
     return additions
 
 
+def halves(additions: dict[str, LowRank]) -> list[nn.Parameter]:
+    """What learns in them."""
+    return [half for addition in additions.values() for half in (addition.up, addition.down)]
+
+
 def kohya_key(layer: str) -> str:
     """What kohya calls a layer of the UNet."""
     return PREFIX + layer.replace(".", "_")

@@ -13,7 +13,8 @@ from ..shapes_loader import UNET_CONFIG
 from . import CONTROLNET
 from .control_pictures import outlines
 from .data import Scene, render
-from .fine_tuning import Base, arguments, captions_of, halved, scenes_of, stacked, train
+from .fine_tuning import Base, arguments, halved, scenes_of, train
+from .latents import stacked
 from .network import OPERATIONS, initialised, make_host_trainable
 
 BATCH, LEARNING_RATE, CAPTION_DROPOUT = 16, 1e-3, 0.3
@@ -34,8 +35,7 @@ def main(argv: list[str]) -> None:
     control.input_hint_block = last
 
     def loss() -> Tensor:
-        rows = torch.randint(len(scenes), (BATCH,))
-        context = base.read(captions_of([scenes[row] for row in rows], CAPTION_DROPOUT))
+        rows, context = base.drawn(scenes, BATCH, CAPTION_DROPOUT)
         hint = F.pad(hints[rows].float(), (0, 0, 0, 0, 0, last[0].in_channels - hints.shape[1]))
 
         def eps(x: Tensor, t: Tensor) -> Tensor:

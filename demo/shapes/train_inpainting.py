@@ -15,9 +15,9 @@ from torch import Tensor
 
 from . import INPAINTING_ADDITIONS
 from .data import SIZE, Scene, render
-from .fine_tuning import Base, arguments, captions_of, halved, scenes_of, train
+from .fine_tuning import Base, arguments, halved, scenes_of, train
 from .inpainting import FIRST
-from .low_rank import LowRank, attach, kohya_key, kohya_state
+from .low_rank import LowRank, attach, halves, kohya_key, kohya_state
 from .network import make_host_trainable
 
 RANK, BATCH, LEARNING_RATE, CAPTION_DROPOUT = 16, 16, 2e-3, 0.1
@@ -43,16 +43,14 @@ def main(argv: list[str]) -> None:
         _go_on(first, additions, load_file(wanted.file))
 
     def loss() -> Tensor:
-        rows = torch.randint(len(scenes), (BATCH,))
-        context = base.read(captions_of([scenes[row] for row in rows], CAPTION_DROPOUT))
+        rows, context = base.drawn(scenes, BATCH, CAPTION_DROPOUT)
 
         def eps(x: Tensor, t: Tensor) -> Tensor:
             return base.unet(torch.cat([x, beside[rows]], 1), t, context=context, transformer_options={})
 
         return base.schedule.loss(latents[rows], eps, noisier=True)
 
-    learned = [half for addition in additions.values() for half in (addition.up, addition.down)]
-    train([first.weight, *learned], loss, wanted.minutes, LEARNING_RATE)
+    train([first.weight, *halves(additions)], loss, wanted.minutes, LEARNING_RATE)
     save_file({**kohya_state(additions), **halved({FIRST: first.weight})}, wanted.file)
 
 

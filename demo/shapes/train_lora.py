@@ -5,9 +5,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import LORA
-from .fine_tuning import Base, arguments, captions_of, scenes_of, train
+from .fine_tuning import Base, arguments, scenes_of, train
 from .hollow import render_hollow
-from .low_rank import attach, kohya_state
+from .low_rank import attach, halves, kohya_state
 from .network import make_host_trainable
 
 RANK, BATCH, LEARNING_RATE, CAPTION_DROPOUT = 8, 32, 2e-3, 0.1
@@ -23,10 +23,8 @@ def main(argv: list[str]) -> None:
     additions = attach(base.unet, RANK)
 
     def loss() -> Tensor:
-        rows = torch.randint(len(scenes), (BATCH,))
-        context = base.read(captions_of([scenes[row] for row in rows], CAPTION_DROPOUT))
+        rows, context = base.drawn(scenes, BATCH, CAPTION_DROPOUT)
         return base.schedule.loss(latents[rows], lambda x, t: base.unet(x, t, context=context, transformer_options={}))
 
-    learned = [half for addition in additions.values() for half in (addition.up, addition.down)]
-    train(learned, loss, wanted.minutes, LEARNING_RATE)
+    train(halves(additions), loss, wanted.minutes, LEARNING_RATE)
     save_file(kohya_state(additions), wanted.file)

@@ -8,7 +8,8 @@ from ..shapes_loader.t2i_adapter import ShapesAdapter
 from . import T2I_ADAPTER
 from .control_pictures import silhouettes
 from .data import render
-from .fine_tuning import Base, arguments, captions_of, halved, scenes_of, stacked, train
+from .fine_tuning import Base, arguments, halved, scenes_of, train
+from .latents import stacked
 from .network import make_host_trainable
 
 BATCH, LEARNING_RATE, CAPTION_DROPOUT = 16, 1e-3, 0.3
@@ -28,8 +29,7 @@ def main(argv: list[str]) -> None:
     nn.init.zeros_(adapter.body[2].in_conv.bias)
 
     def loss() -> Tensor:
-        rows = torch.randint(len(scenes), (BATCH,))
-        context = base.read(captions_of([scenes[row] for row in rows], CAPTION_DROPOUT))
+        rows, context = base.drawn(scenes, BATCH, CAPTION_DROPOUT)
 
         def eps(x: Tensor, t: Tensor) -> Tensor:
             return base.unet(x, t, context=context, control=adapter(told[rows]), transformer_options={})

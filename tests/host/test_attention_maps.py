@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
-from comfy_extras.nodes_custom_sampler import Guider_DualCFG, SamplerCustomAdvanced
+from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from steer.attention.attention_maps import heat
 from steer.demo.shapes import CHECKPOINT
 from steer.nodes._heatmap_picture import heatmap_picture, overlaid
@@ -13,7 +13,7 @@ from steer.nodes._host_attention import tokenized
 from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, phrases_of
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
-from steer.tests.host_run import Noise, counted, encode, hole, host_guider, noise_of, sigmas_of, split_rows
+from steer.tests.host_run import Noise, counted, encode, hole, host_guider, noise_of, sampled, sigmas_of, split_rows
 
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
 LONG = ", ".join([RED] * 12)
@@ -25,11 +25,6 @@ def inputs(guider, noise, steps=4, sampler="euler", mask=None):
     """Of SamplerCustomAdvanced, and of SteerCaptureAttention."""
     latent = {"samples": torch.zeros_like(noise)} | ({} if mask is None else {"noise_mask": mask})
     return Noise(noise), guider, comfy.samplers.sampler_object(sampler), sigmas_of(guider.model_patcher, steps), latent
-
-
-def plainly(*given):
-    """The LATENT of the host's own node, whose method older hosts call otherwise."""
-    return SamplerCustomAdvanced().sample(*given)[0]
 
 
 def capture(guider, noise, *args, keep=0.0, **kwargs):
@@ -70,7 +65,7 @@ def hooked(model, seen):
 def test_the_recorded_average_is_that_of_an_own_computation(shapes, sampler, batch, height, width):
     noise, seen = noise_of((batch, 4, height, width)), {}
     _, recording = capture(guider_of(shapes), noise, sampler=sampler)
-    plainly(*inputs(guider_of(shapes, model=hooked(shapes[0], seen)), noise, sampler=sampler))
+    sampled(*inputs(guider_of(shapes, model=hooked(shapes[0], seen)), noise, sampler=sampler))
     calls = {"euler": 4, "heun": 7}[sampler]
     assert {grid: len(maps) for grid, maps in seen.items()} == {
         (height, width): 3 * calls,
@@ -129,11 +124,11 @@ def guiders(shapes):
 @pytest.mark.parametrize("kind", ["CFGGuider", "cfg 1", "SteerCFGGuider", "DualCFGGuider"])
 def test_capturing_changes_nothing(shapes, kind, sampler, keep):
     guider, noise = guiders(shapes)[kind], noise_of((1, 4, 16, 16))
-    plain = plainly(*inputs(guider, noise, sampler=sampler))["samples"]
+    plain = sampled(*inputs(guider, noise, sampler=sampler))["samples"]
     captured, recording = capture(guider, noise, sampler=sampler, keep=keep)
     assert torch.equal(captured, plain)
     assert recording.maps.keys() == {(16, 16), (8, 8)} and bool(recording.queries) == (keep > 0)
-    again = plainly(*inputs(guider, noise, sampler=sampler))["samples"]
+    again = sampled(*inputs(guider, noise, sampler=sampler))["samples"]
     assert torch.equal(again, plain)
 
 
@@ -141,7 +136,7 @@ def test_capturing_with_a_noise_mask(shapes):
     guider, noise, mask = guider_of(shapes), noise_of((1, 4, 16, 16)), hole()[:, 0]
     given = inputs(guider, noise, mask=mask)
     given[-1]["samples"] = noise_of((1, 4, 16, 16), seed=5)
-    plain = plainly(*given)
+    plain = sampled(*given)
     latent, recording = SteerCaptureAttention.execute(*given).args
     assert torch.equal(latent["samples"], plain["samples"]) and torch.equal(latent["noise_mask"], mask)
     assert recording.maps.keys() == {(16, 16), (8, 8)}
@@ -167,7 +162,7 @@ def test_edited_attention_is_recorded_as_it_was_edited(shapes, source):
     guider = SteerPromptToPromptGuider.execute(model, *prompts, encode(clip, ""), 3.0, edit, 1.0, 0.4).args[0]
     noise = noise_of((1, 4, 16, 16))
     captured, recording = capture(guider, noise)
-    assert torch.equal(captured, plainly(*inputs(guider, noise))["samples"])
+    assert torch.equal(captured, sampled(*inputs(guider, noise))["samples"])
     for maps in recording.maps.values():
         assert maps[1, :, 3].abs().max() == 0.0 and maps[0, :, 3].min() > 0.0 and maps[1, :, 2].min() > 0.0
 

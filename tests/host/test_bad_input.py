@@ -12,7 +12,7 @@ from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.sdedit import SteerSDEditSigmas
-from steer.tests.host_run import counted, encode, host_guider, noise_of, run
+from steer.tests.host_run import counted, encode, host_guider, noise_of, run, watched
 
 LATENT = torch.ones(1, 4, 16, 16)
 HOLE = torch.zeros(1, 1, 16, 16)
@@ -156,15 +156,12 @@ def failing(shapes, after):
     """A clone whose model fails at its call number `after`."""
     calls = []
 
-    def wrapper(apply_model, args):
-        calls.append(1)
+    def look(rows):
+        calls.append(rows)
         if len(calls) == after:
             raise Stop
-        return apply_model(args["input"], args["timestep"], **args["c"])
 
-    model = shapes[0].clone()
-    model.set_model_unet_function_wrapper(wrapper)
-    return model
+    return watched(shapes[0], look)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -38,7 +38,6 @@ from steer.tests.company import (
     guider_of,
     left_half,
     lora_hooks,
-    made,
     write_lora,
 )
 from steer.tests.host_run import (
@@ -51,6 +50,7 @@ from steer.tests.host_run import (
     host_guider,
     mean_conditioning,
     noise_of,
+    of_host,
     relative,
     run,
     sigmas_of,
@@ -455,7 +455,7 @@ class TestDifferentialDiffusion:
     def given(self, shapes):
         """The patched model, a mask with grey, and a latent."""
         mask = torch.linspace(0, 1, 8).expand(1, 1, 8, 8)
-        return made(DifferentialDiffusion, shapes[0], 1.0), mask, noise_of(SHAPE, 5)
+        return of_host(DifferentialDiffusion, shapes[0], 1.0), mask, noise_of(SHAPE, 5)
 
     def test_samplers_and_guiders(self, shapes, given):
         model, mask, known = given
@@ -567,8 +567,8 @@ def test_each_cond_acts_inside_its_mask(shapes, what):
     """Closed form: left of the middle it is one run, right of it another."""
     model, sides = closed_form(shapes[0], EPS), torch.ones(1, 1, 1, 8)
     sides[..., 4:] = 0.0
-    left = made(nodes.ConditioningSetMask, mean_conditioning(1), left_half(), "default", 1.0)
-    right = made(nodes.ConditioningSetMask, mean_conditioning(-0.5), 1.0 - left_half(), "default", 1.0)
+    left = of_host(nodes.ConditioningSetMask, mean_conditioning(1), left_half(), "default", 1.0)
+    right = of_host(nodes.ConditioningSetMask, mean_conditioning(-0.5), 1.0 - left_half(), "default", 1.0)
     sigmas, noise, known = sigmas_of(model, 6), noise_of(SHAPE), noise_of(SHAPE, 5)
 
     def out(positive):
@@ -594,7 +594,7 @@ def test_areas_where_attention_is_of_the_whole_picture_are_said(shapes):
     sigmas, noise, negative = sigmas_of(shapes[0], 3), noise_of((1, 4, 16, 16)), encode(shapes[1], "")
     attention = captured(shapes[0], source, negative, noise, sigmas)[1]
     model, rows = counted(shapes[0])
-    source, target = (made(nodes.ConditioningSetArea, each, 32, 64, 32, 0, 1.0) for each in (source, target))
+    source, target = (of_host(nodes.ConditioningSetArea, each, 32, 64, 32, 0, 1.0) for each in (source, target))
     blend = SteerLocalBlend.execute(change, "circle", "circle", 0.3).args[0]
     injected = SteerInjectAttention.execute(model, attention, change, 0.8, 0.4)[0]
     for guider, message in (

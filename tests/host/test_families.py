@@ -12,7 +12,6 @@ import folder_paths
 import nodes
 import pytest
 import torch
-from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from steer.attention.core import Site
 from steer.demo.package import ROOT
 from steer.demo.shapes import stock
@@ -40,7 +39,7 @@ from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.samplers.classifier import Classifier, Network, write_classifier
 from steer.tests.company import Square
 from steer.tests.families import FAMILIES, Family
-from steer.tests.host_run import Noise, host_guider, noise_of, relative, run, sigmas_of
+from steer.tests.host_run import Noise, host_guider, noise_of, relative, run, sampled, sigmas_of
 
 PAGE = ROOT / "docs" / "families.md"
 NODE_IDS = [node.define_schema().node_id for method in METHODS for node in method.NODES]
@@ -150,19 +149,11 @@ def inversion_of(family):
         return *out.args, sigmas
 
 
-def sampled(guider, sampler, sigmas, latent, start):
-    """SamplerCustomAdvanced."""
-    node = SamplerCustomAdvanced
-    execute = node.execute if hasattr(node, "execute") else node().sample
-    out = execute(start, guider, sampler, sigmas, latent)
-    return getattr(out, "args", out)[0]["samples"]
-
-
 @oracle("sampled again it is the picture, to 1e-3", "SteerDDIMInversion")
 def inversion(family):
     latent, start, _, sigmas = inversion_of(family)
-    assert relative(sampled(guider_of(family), EULER, sigmas, latent, start), family.picture()) < 1e-3
-    other = sampled(guider_of(family, text=TARGET), EULER, sigmas, latent, start)
+    assert relative(sampled(start, guider_of(family), EULER, sigmas, latent)["samples"], family.picture()) < 1e-3
+    other = sampled(start, guider_of(family, text=TARGET), EULER, sigmas, latent)["samples"]
     assert relative(other, family.picture()) > 1e-3
 
 
@@ -174,7 +165,7 @@ def null_text(family):
 
     def error(negative):
         guider = host_guider(family.model(), positive, negative, 4.0)
-        return relative(sampled(guider, EULER, sigmas, latent, start), family.picture())
+        return relative(sampled(start, guider, EULER, sigmas, latent)["samples"], family.picture())
 
     assert error(found) < 0.8 * error(negative)
 
@@ -197,11 +188,11 @@ def inversion_file(family):
 def trajectory_blend(family):
     latent, start, inverted, sigmas = inversion_of(family)
     sampler, guider = SteerTrajectoryBlendSampler.execute(EULER, inverted)[0], guider_of(family, 3.0, TARGET)
-    out = sampled(guider, sampler, sigmas, {**latent, "noise_mask": mask_of(family)[0]}, start)
+    out = sampled(start, guider, sampler, sigmas, {**latent, "noise_mask": mask_of(family)[0]})["samples"]
     assert torch.equal(outside(family, out), outside(family, latent["samples"]))
     assert relative(out, latent["samples"]) > 1e-3
     nothing = {**latent, "noise_mask": 0 * mask_of(family)[0]}
-    assert torch.equal(sampled(guider, sampler, sigmas, nothing, start), latent["samples"])
+    assert torch.equal(sampled(start, guider, sampler, sigmas, nothing)["samples"], latent["samples"])
 
 
 @oracle("prompts alike: nothing; unlike: part of the picture, where the estimates differ most", "SteerDiffEditMask")

@@ -17,7 +17,6 @@ import comfy.sampler_helpers
 import folder_paths
 import pytest
 import torch
-from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from hypothesis import HealthCheck, Phase, given, settings
 from steer.demo.package import ROOT
 from steer.demo.runner import WORKFLOWS, load_workflow
@@ -32,7 +31,7 @@ from steer.nodes.prompt_to_prompt import SteerPromptToPromptGuider
 from steer.samplers import inversion_file
 from steer.samplers.classifier import read_classifier
 from steer.tests.fuzz_inputs import BAD_NUMBERS, BAD_TEXTS, NODES, PROMPT, SIGMAS, frozen, inputs, unchanged, world_of
-from steer.tests.host_run import host_guider
+from steer.tests.host_run import host_guider, sampled
 
 FACTOR = int(os.environ.get("STEER_FUZZ", "1"))
 LEAST = 2000
@@ -90,19 +89,12 @@ FILES = {
 }
 
 
-def sampled(noise, guider, sampler, sigmas, latent_image):
-    """As the host's node samples; the LATENT."""
-    run = getattr(SamplerCustomAdvanced, "execute", None) or SamplerCustomAdvanced().sample  # the host's old form
-    output = run(noise, guider, sampler, sigmas, latent_image)
-    return getattr(output, "args", output)[0]
-
-
 def two_prompts(guider) -> bool:
     return isinstance(getattr(guider, "_guider", guider), PromptToPromptGuider)
 
 
 def check_sampled(guider, sampler, sigmas, latent_image, result, keeps=None):
-    """The shape of what was given, or twice for two prompts, and finite; outside the mask the source."""
+    """Finite and of the shape given, or twice for two prompts; outside the mask what `keeps` makes of the source."""
     samples, source = result["samples"], latent_image["samples"]
     assert {*result} | {RATIO} == {*latent_image, RATIO}
     if samples.is_nested:
@@ -115,9 +107,10 @@ def check_sampled(guider, sampler, sigmas, latent_image, result, keeps=None):
         return  # the host gives back what it was given
     assert torch.isfinite(samples).all()
     if keeps is not None and float(sigmas[-1]) == 0.0 and not double:
-        size = float(source.float().abs().max())
+        kept = keeps(source).float()
         mask = comfy.sampler_helpers.prepare_mask(latent_image["noise_mask"].float(), source.shape, "cpu")
-        torch.testing.assert_close(samples.float()[mask == 0], source.float()[mask == 0], rtol=0, atol=keeps * size)
+        tolerance = 1e-5 * float(kept.abs().max())
+        torch.testing.assert_close(samples.float()[mask == 0], kept[mask == 0], rtol=0, atol=tolerance)
 
 
 def run_and_check(run: dict, keeps=None, **also):
@@ -152,11 +145,15 @@ def sampler(world, given, run, output):
 
 
 def keeping_sampler(world, given, run, output):
-    run_and_check(run, sampler=output[0], keeps=1e-5)
+    run_and_check(run, sampler=output[0], keeps=lambda source: source)
 
 
 def following_sampler(world, given, run, output):
-    run_and_check(run, sampler=output[0], keeps=1e-3)
+    def inverted(source):
+        model = run["guider"].model_patcher.model
+        return model.process_latent_out(given["inversion"].latents[-1]).expand_as(source)
+
+    run_and_check(run, sampler=output[0], keeps=inverted)
 
 
 def sdedit(world, given, run, output):

@@ -5,7 +5,6 @@ import comfy.samplers
 import latent_preview
 import pytest
 import torch
-from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from steer.demo.shapes.data import caption, render, sample_scene, scene_of
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.inversion import SteerDDIMInversion
@@ -22,6 +21,7 @@ from steer.tests.host_run import (
     mean_conditioning,
     noise_of,
     relative,
+    sampled,
     sigmas_of,
     with_control,
     with_lora,
@@ -48,11 +48,7 @@ def invert(guider, sigmas, latent, refine=4, tolerance=1e-4, check=True):
 
 
 def sample(guider, sigmas, latent, noise):
-    """SamplerCustomAdvanced, with DDIM."""
-    node = SamplerCustomAdvanced
-    run = node.execute if hasattr(node, "execute") else node().sample
-    output = run(noise, guider, SteerDDIMSampler.execute(0.0)[0], sigmas, latent)
-    return (output.args if hasattr(output, "args") else output)[0]["samples"]
+    return sampled(noise, guider, SteerDDIMSampler.execute(0.0)[0], sigmas, latent)["samples"]
 
 
 @pytest.mark.parametrize("scheduler", ["normal", "ddim_uniform"])

@@ -4,7 +4,6 @@ import comfy.model_management as management
 import comfy.samplers
 import pytest
 import torch
-from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from steer.demo.shapes.data import caption, render, scene_of
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.inversion import SteerDDIMInversion
@@ -26,6 +25,7 @@ from steer.tests.host_run import (
     mean_conditioning,
     noise_of,
     relative,
+    sampled,
     sigmas_of,
 )
 
@@ -55,12 +55,8 @@ def blending(inversion, inner="euler"):
 
 
 def sample(guider, sampler, sigmas, latent, noise, mask):
-    """SamplerCustomAdvanced."""
-    node = SamplerCustomAdvanced
-    run = node.execute if hasattr(node, "execute") else node().sample
     latent = {"samples": latent["samples"], **({} if mask is None else {"noise_mask": mask})}
-    output = run(noise, guider, sampler, sigmas, latent)
-    return (output.args if hasattr(output, "args") else output)[0]["samples"]
+    return sampled(noise, guider, sampler, sigmas, latent)["samples"]
 
 
 def outside(latent, mask):
