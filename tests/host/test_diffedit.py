@@ -230,11 +230,11 @@ class TestRefused:
 def test_interrupt_leaves_the_model_as_it_was(shapes, pictures, prompts, monkeypatch):
     guider, sigmas, noise = host_guider(shapes[0], *prompts, 3.0), sigmas_of(shapes[0], 4), noise_of((2, 4, 16, 16))
     before = run(guider, comfy.samplers.sampler_object("euler"), sigmas, noise)
-    model, rows = interrupted(shapes[0], 3)
+    model, rows = interrupted(shapes[0], 4)  # the second noise's other text: older hosts do not look before it
     split_rows(monkeypatch, model, True)
     with pytest.raises(management.InterruptProcessingException):
         mask_of(model, *prompts, pictures)
-    assert len(rows) == 3
+    assert len(rows) == 4
     monkeypatch.undo()
     assert relative(run(guider, comfy.samplers.sampler_object("euler"), sigmas, noise), before) == 0.0
     assert not shapes[0].object_patches

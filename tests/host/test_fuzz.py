@@ -381,7 +381,7 @@ def one_example(node_id, values, run, world, folders):
 @pytest.mark.parametrize("node_id", CHECKS)
 def test_a_result_or_a_value_error(node_id, world, folders):
     weights = {
-        name: {key: weight.clone() for key, weight in model.model.state_dict().items()}
+        name: {key: weight.clone() for key, weight in model.model.diffusion_model.state_dict().items()}
         for name, model in (world.usual["MODEL"] | world.odd["MODEL"]).items()
     }
 
@@ -397,7 +397,7 @@ def test_a_result_or_a_value_error(node_id, world, folders):
 
     any_input()
     for name, model in (world.usual["MODEL"] | world.odd["MODEL"]).items():
-        assert not model.patches and unchanged(weights[name], dict(model.model.state_dict()))
+        assert not model.patches and unchanged(weights[name], dict(model.model.diffusion_model.state_dict()))
 
 
 def test_no_node_is_left_out():
