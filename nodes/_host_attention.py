@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..attention.core import Attention, Site, Term
 from ..attention.tokens import Prompt, prompt_of
-from ._host import CheckedSampler, check_given, errors_of
+from ._host import CheckedSampler
+from ._host_checks import check_given, errors_of
 
 EDITS, SITES, KEY = "steer_edits", "steer_sites", "steer"
 PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}

@@ -8,7 +8,7 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from ..attention.attention_maps import Recorder, Recording
 from ..attention.core import Attention, Site, Term, nearest
 from ..attention.prompt_to_prompt import Edit, Timing, coarse, edited, shared_queries
-from ._host import WrappedGuider, check_given, check_ready, errors_of, log, samples_of
+from ._host import WrappedGuider, log
 from ._host_attention import (
     Transform,
     attention_sites,
@@ -18,6 +18,7 @@ from ._host_attention import (
     with_marked_edits,
     with_patches_unwatched,
 )
+from ._host_checks import check_given, check_ready, errors_of, samples_of
 
 
 class Recorded(Transform):

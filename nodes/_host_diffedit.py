@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ..samplers.diffedit import contrast, draws, found
 from ..samplers.masks import check_mask
-from ._host import check_given, checked_run, errors_of, noise_law, strength_sigma, tell_places
+from ._host import checked_run, noise_law, strength_sigma, tell_places
+from ._host_checks import check_given, errors_of
 
 FREE = 1.5  # times what the host reckons a call takes has to be free, as where it batches conditionings itself
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from ..samplers.classifier import Classifier
 from ..samplers.gradient_guidance import Loss, change_by_estimate, change_by_x, limited
 from ..samplers.masks import check_mask
-from ._host import Run, WrappedGuider, check_given, check_mask_fits, checked_run, errors_of, log, noise_law
+from ._host import Run, WrappedGuider, checked_run, log, noise_law
 from ._host_attention import sigma_at
+from ._host_checks import check_given, check_mask_fits, errors_of
 from ._host_gradients import Differentiable, gradient_options, gradients
 
 KEY = "steer_gradient_guidance"

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..samplers.inversion import Inversion
-from ._host import check_ready, read_by_patches
+from ._host import read_by_patches
+from ._host_checks import check_ready
 from ._host_gradients import Differentiable, gradient_options
 
 

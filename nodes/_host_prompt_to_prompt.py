@@ -21,8 +21,9 @@ from ..attention.prompt_to_prompt import (
     shared_queries,
 )
 from ..samplers.inversion import Inversion
-from ._host import InversionSampler, WrappedGuider, check_given, check_inversion_fits, check_ready, errors_of, noise_law
+from ._host import InversionSampler, WrappedGuider, check_inversion_fits, noise_law
 from ._host_attention import Transform, attention_sites, edits_of, paired, with_edits, with_patches_unwatched
+from ._host_checks import check_given, check_ready, errors_of
 
 
 class Lockstep(Transform):

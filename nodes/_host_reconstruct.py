@@ -16,7 +16,8 @@ from torch.nn import Parameter
 from tqdm.auto import tqdm
 
 from ..samplers.reconstruct import Reconstruction, reconstruct
-from ._host import errors_of, log, show_progress_text
+from ._host import log, show_progress_text
+from ._host_checks import errors_of
 from ._host_clip_guidance import decoded
 from ._host_gradients import Differentiable, gradients
 

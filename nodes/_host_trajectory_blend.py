@@ -4,7 +4,8 @@ import comfy.samplers
 
 from ..samplers.inversion import Inversion
 from ..samplers.trajectory_blend import TrajectoryBlend
-from ._host import BlendedGuider, Run, check_inversion_fits, checked_run, errors_of, log, noise_to
+from ._host import BlendedGuider, Run, check_inversion_fits, checked_run, log, noise_to
+from ._host_checks import errors_of
 
 CLOSE = 1e-3  # of the largest value: what rounding on the wires may do to a latent
 

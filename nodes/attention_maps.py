@@ -8,9 +8,9 @@ from comfy_api.latest import io
 from ..attention.attention_maps import heat
 from ..attention.prompt_to_prompt import Timing
 from ._heatmap_picture import heatmap_picture
-from ._host import check_number, errors_of
 from ._host_attention import sigma_at, tokenized
 from ._host_attention_maps import recorded, with_recording
+from ._host_checks import check_number, errors_of
 from ._pictures import check_picture
 from ._types import SteerAttention, SteerEdit
 

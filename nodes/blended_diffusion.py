@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from ._host import BlendedSampler, whole_number
+from ._host import BlendedSampler
+from ._host_checks import whole_number
 
 NODE = "SteerBlendedSampler"
 

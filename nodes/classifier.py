@@ -6,7 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..samplers.classifier import read_classifier
-from ._host import errors_of
+from ._host_checks import errors_of
 from ._host_gradient_guidance import ClassifierLoss
 from ._types import SteerClassifier, SteerLoss
 

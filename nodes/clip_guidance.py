@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ._host import check_number, errors_of, whole_number
+from ._host_checks import check_number, errors_of, whole_number
 from ._host_clip_guidance import CLIPLoss, image_target, text_target
 from ._types import SteerLoss
 

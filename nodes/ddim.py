@@ -3,7 +3,8 @@
 from comfy_api.latest import io
 
 from ..samplers.ddim import ddim
-from ._host import SteerSampler, check_number
+from ._host import SteerSampler
+from ._host_checks import check_number
 
 NODE = "SteerDDIMSampler"
 

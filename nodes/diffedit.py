@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ._heatmap_picture import overlaid
-from ._host import check_number, errors_of, log, samples_of, whole_number
+from ._host import log
+from ._host_checks import check_number, errors_of, samples_of, whole_number
 from ._host_diffedit import contrasted, pixels_of
 
 NODE = "SteerDiffEditMask"

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ._host import check_interval, check_number
+from ._host_checks import check_interval, check_number
 from ._host_gradient_guidance import GradientGuider, term_of
 from ._types import SteerLoss
 

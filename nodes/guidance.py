@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from ._host import SteerCFG, check_interval, check_number
+from ._host import SteerCFG
+from ._host_checks import check_interval, check_number
 
 NODE = "SteerCFGGuider"
 

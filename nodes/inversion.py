@@ -6,16 +6,8 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..samplers.inversion import Inversion
-from ._host import (
-    InversionSampler,
-    InvertedNoise,
-    check_number,
-    errors_of,
-    inversion_start,
-    log,
-    samples_of,
-    whole_number,
-)
+from ._host import InversionSampler, InvertedNoise, inversion_start, log
+from ._host_checks import check_number, errors_of, samples_of, whole_number
 from ._types import SteerInversion
 
 NODE = "SteerDDIMInversion"

@@ -10,7 +10,8 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..samplers import inversion_file
-from ._host import errors_of, latent_format_of
+from ._host import latent_format_of
+from ._host_checks import errors_of
 from ._types import SteerInversion
 from .inversion import inversion_outputs
 

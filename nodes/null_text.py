@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 
 from ..samplers.inversion import Inversion, spread
 from ..samplers.null_text import InnerStep, null_text, step_early_stop
-from ._host import check_inversion_fits, check_number, errors_of, log, show_progress_text, whole_number
+from ._host import check_inversion_fits, log, show_progress_text
+from ._host_checks import check_number, errors_of, whole_number
 from ._host_gradients import gradients
 from ._host_null_text import Branches, check_guidance, negative_takes_over, with_branches
 from ._types import SteerInversion

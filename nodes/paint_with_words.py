@@ -3,8 +3,8 @@
 from comfy_api.latest import io
 
 from ..attention.paint_with_words import Painting, Region, parse_legend, segments
-from ._host import check_number, errors_of
 from ._host_attention import encoded, tokenized
+from ._host_checks import check_number, errors_of
 from ._host_paint_with_words import MARK, with_painting
 from ._pictures import check_picture
 from ._types import SteerRegions

@@ -6,7 +6,8 @@ import torch
 from comfy_api.latest import io
 
 from ..samplers.poisson_blend import poisson_blend
-from ._host import errors_of, log
+from ._host import log
+from ._host_checks import errors_of
 from ._pictures import three_together
 
 NODE = "SteerPoissonBlend"

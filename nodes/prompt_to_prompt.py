@@ -8,8 +8,8 @@ from ..attention.alignment import mapper
 from ..attention.prompt_to_prompt import Edit, LocalBlend, Timing
 from ..attention.tokens import word_values
 from ..attention.tokens import word_windows as windows_of
-from ._host import check_number, errors_of
 from ._host_attention import encoded, sigma_at, tokenized
+from ._host_checks import check_number, errors_of
 from ._host_prompt_to_prompt import PromptToPromptGuider
 from ._types import SteerEdit, SteerInversion
 

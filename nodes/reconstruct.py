@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..samplers.core import check_values
-from ._host import check_number, errors_of, whole_number
+from ._host_checks import check_number, errors_of, whole_number
 from ._host_reconstruct import Problem, check_tunable, decoded_size, fit_each, fitted_latent, fitted_picture
 from ._pictures import check_batches, check_picture, mask_like, sides
 

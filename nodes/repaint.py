@@ -3,7 +3,8 @@
 from comfy_api.latest import io
 
 from ..samplers.repaint import model_calls, repaint
-from ._host import SteerSampler, check_number, log, whole_number
+from ._host import SteerSampler, log
+from ._host_checks import check_number, whole_number
 
 NODE = "SteerRePaintSampler"
 

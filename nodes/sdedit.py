@@ -5,7 +5,8 @@ import torch
 from comfy_api.latest import io
 
 from ..samplers.sdedit import sdedit_sigmas
-from ._host import check_number, errors_of, strength_sigma, whole_number
+from ._host import strength_sigma
+from ._host_checks import check_number, errors_of, whole_number
 
 NODE = "SteerSDEditSigmas"
 

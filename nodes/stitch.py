@@ -3,7 +3,8 @@
 from comfy_api.latest import io
 
 from ..samplers.stitch import feathered, stitch
-from ._host import errors_of, log, whole_number
+from ._host import log
+from ._host_checks import errors_of, whole_number
 from ._pictures import three_together
 
 NODE = "SteerStitch"

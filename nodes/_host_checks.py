@@ -1,0 +1,164 @@
+"""What is asked of the inputs of nodes, guiders and samplers before the first model call; each failure says why."""
+
+from contextlib import contextmanager
+
+import comfy.sample
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.model_sampling import CONST
+from torch import Tensor
+
+from ..samplers.core import check_values, noise_levels
+from ..samplers.masks import check_mask
+
+
+@contextmanager
+def errors_of(node: str):
+    """Puts the node's name before the ValueErrors raised inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{node}: {error}") from error
+
+
+def check_number(node: str, name: str, value: float, low: float, high: float) -> None:
+    """ValueError unless low <= value <= high. The editor checks this too, but not what arrives over a wire."""
+    if not low <= value <= high:  # a NaN fails every comparison
+        raise ValueError(f"{node}: {name} is {value}; it needs to be from {low:g} to {high:g}")
+
+
+def whole_number(node: str, name: str, value: float, low: int, high: int) -> int:
+    """The value as an int; ValueError unless it is a whole number, low <= value <= high."""
+    check_number(node, name, value, low, high)
+    if value != int(value):
+        raise ValueError(f"{node}: {name} is {value}; it needs to be a whole number from {low} to {high}")
+    return int(value)
+
+
+def check_interval(node: str, start_percent: float, end_percent: float) -> None:
+    """ValueError unless the two are shares of a run, the first before the second."""
+    check_number(node, "start_percent", start_percent, 0.0, 1.0)
+    check_number(node, "end_percent", end_percent, 0.0, 1.0)
+    if start_percent >= end_percent:
+        raise ValueError(
+            f"{node}: start_percent {start_percent:g} is not before end_percent {end_percent:g}; "
+            "0 and 1 guide the whole run"
+        )
+
+
+def samples_of(model, latent: dict) -> Tensor:
+    """The samples of a LATENT as the host fits them to the model; ValueError for what is no batch of latents."""
+    samples = latent["samples"]
+    if samples.is_nested:
+        raise ValueError("latent_image holds several latents of different kinds; give the picture's alone")
+    if samples.ndim < 3:
+        raise ValueError(
+            f"latent_image has the shape {tuple(samples.shape)}; (batch, channels, height, width) is needed"
+        )
+    return comfy.sample.fix_empty_latent_channels(model, samples)
+
+
+def check_latent(model, latent: Tensor, shapes=None) -> None:
+    """ValueError unless the latent is finite, with the model's dimensions and channels. Packs are not looked into."""
+    dimensions, channels = model.latent_format.latent_dimensions, model.latent_format.latent_channels
+    pack = latent.is_nested or (shapes is not None and len(shapes) > 1)
+    if pack and dimensions == 2:
+        raise ValueError("latent_image is a pack of several latents, and the model works on single pictures")
+    if not pack and (latent.ndim != dimensions + 2 or not latent.numel()):
+        sides = ("length",) if dimensions == 1 else ("frames", "height", "width")[-dimensions:]
+        raise ValueError(
+            f"latent_image has the shape {tuple(latent.shape)}, and the model works on (batch, {channels}, "
+            f"{', '.join(sides)}); encode the picture with this model's own VAE"
+        )
+    if not latent.is_nested:
+        check_values("latent_image", latent)
+    # an all-zero latent is the host's empty latent, which it fits to the model itself
+    if not pack and latent.shape[1] != channels and latent.any():
+        raise ValueError(
+            f"latent_image has {latent.shape[1]} channels and the model works on {channels}; "
+            "encode the picture with this model's own VAE"
+        )
+
+
+def check_mask_fits(mask: Tensor, latent: Tensor) -> None:
+    """ValueError for a mask of another aspect or batch, which the host would stretch or repeat in silence."""
+    if mask.ndim < 2 or not mask.numel() or not mask.is_floating_point():
+        raise ValueError(
+            f"the noise mask has the shape {tuple(mask.shape)} and the type {mask.dtype}; (height, width) or (batch, "
+            "height, width) of numbers from 0 to 1 is needed"
+        )
+    (mask_height, mask_width), (height, width) = mask.shape[-2:], latent.shape[-2:]
+    if abs(mask_width * height / mask_height - width) >= 1.0:
+        raise ValueError(
+            f"the noise mask is {mask_width}x{mask_height} but the latent is {width}x{height}, of another aspect; "
+            "make the mask from the picture that was encoded"
+        )
+    masks = mask.numel() // (mask_height * mask_width)
+    if latent.ndim == 4 and latent.shape[0] % masks:
+        raise ValueError(
+            f"{masks} noise masks for a batch of {latent.shape[0]} latents; give one for all or one for each"
+        )
+
+
+def check_given(model, sigmas: Tensor, latent: Tensor, mask: Tensor | None) -> None:
+    """ValueError for what a guider cannot run on, before the host looks at it. A pack of latents is not looked into."""
+    noise_levels(sigmas)
+    check_latent(model, latent)
+    if mask is not None and not latent.is_nested:
+        check_mask_fits(mask, latent)
+
+
+def check_ready(guider, sigmas: Tensor, latent: Tensor, noise: Tensor, mask: Tensor | None) -> None:
+    """ValueError for what the guider's model cannot take, where the host is about to call its sampler."""
+    model = guider.inner_model
+    check_latent(model, latent, getattr(model, "latent_shapes", None))
+    check_values("noise", noise)
+    if noise.shape != latent.shape:
+        raise ValueError(
+            f"noise has the shape {tuple(noise.shape)} and latent_image {tuple(latent.shape)}; look at the node that "
+            "made the noise, and whether latent_image has a batch_index of another batch"
+        )
+    if mask is not None:
+        check_mask(mask, may_be_empty=True)
+    if isinstance(model.model_sampling, CONST) and float(sigmas.max()) > 1.0 + 1e-4:
+        raise ValueError(
+            f"the sigmas go up to {float(sigmas.max()):g}, and a rectified-flow model's to 1; make them with this model"
+        )
+    widths = text_widths(model.diffusion_model)
+    for name, entries in guider.conds.items():
+        for entry in entries:
+            check_area(name, entry.get("area"), latent)
+            for key, width in widths.items():
+                check_text(name, getattr(entry["model_conds"].get(key), "cond", None), width)
+
+
+def check_area(name: str, area: tuple | None, latent: Tensor) -> None:
+    """ValueError for the area of a conditioning, (sizes, offsets), that begins beyond the latent."""
+    at, sides = (area or ())[len(area or ()) // 2 :], tuple(latent.shape[2:])
+    if any(place >= side for place, side in zip(at, sides, strict=False)):
+        raise ValueError(
+            f"{name} has an area that begins at {tuple(at)} (down, right), outside of the latent of {sides}; set the "
+            "area for the size that is sampled"
+        )
+
+
+def check_text(name: str, text: Tensor | None, width: int) -> None:
+    """ValueError unless the text, as the model gets it, is finite and as wide as the model takes it."""
+    if text is None:
+        return
+    if text.shape[-1] != width:
+        raise ValueError(
+            f"{name} is a text that was encoded {text.shape[-1]} wide, and the model takes {width}; encode it with the "
+            "text encoder of this model"
+        )
+    check_values(name, text)
+
+
+def text_widths(network) -> dict[str, int]:
+    """How wide a model takes its text and what is pooled of it, by the host's name; of UNets, where it can be told."""
+    if not isinstance(network, UNetModel):
+        return {}
+    keys = (layer.in_features for name, layer in network.named_modules() if name.endswith("attn2.to_k"))
+    pooled = network.label_emb.modules() if network.num_classes == "sequential" else ()
+    pooled = (layer.in_features for layer in pooled if hasattr(layer, "in_features"))
+    widths = {"c_crossattn": next(keys, None), "y": next(pooled, None)}
+    return {key: width for key, width in widths.items() if width is not None}
