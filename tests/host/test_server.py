@@ -15,6 +15,7 @@ from steer.demo.server import HostError, Server
 
 EMPTY_PICTURE = {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 2, "color": 255}}
 STARTED_AND_KILLED = """
+import signal; signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
 import sys; sys.path.insert(0, {root!r})
 from demo.package import load_steer
 load_steer()
