@@ -60,8 +60,9 @@ def run() -> str:
         "the asked number of objects in the picture). Outside: PSNR against the given picture outside the hole; apart: "
         f"{APART} pixels or more from it, where only the VAE's own loss is left. Background: in the hole, a latent "
         "pixel or more from what was painted, against the VAE round trip. Inside: the whole hole, against the round "
-        "trip; IoU: what of the object is in the hole, with the truth. PSNR of the mean error. The second tables "
-        "compare the mean errors over the scenes that both got right, with 95% intervals over the choice of scenes: "
+        "trip; IoU: what of the object is in the hole, with the truth. PSNR of the mean error. Then Stitch: RePaint's "
+        "pictures through that node, feather 0. The second tables compare the mean errors over the scenes that both "
+        "got right, with 95% intervals over the choice of scenes: "
         "an object that comes to lie at the hole's edge shows outside of it, through the decoder, and where nothing "
         "was painted nothing disturbs the background; a few scenes of such decide a difference of a dB.\n"
         f"{missing}\n" + "\n".join(tables)
