@@ -24,7 +24,7 @@ from ..samplers.guidance import branch_weights, cfg_with_empty
 from ..samplers.inversion import Inversion, invert, largest_error, report
 from ..samplers.masks import check_mask
 from ..samplers.noise_law import Noise, NoiseLaw
-from ._host_checks import check_given, check_ready, errors_of
+from ._host_checks import check_every_call, check_given, check_ready, errors_of
 from ._host_hooks import Keyframes
 
 log = logging.getLogger("steer")
@@ -127,13 +127,16 @@ class SteerSampler(comfy.samplers.Sampler):
     ):
         with errors_of(self.node):
             run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, self.needs_mask)
+            count = len(run.sigmas) - 1
+            total = self.calls(count)
+            if total > count:  # it goes back up
+                check_every_call(extra_args["model_options"])
         model_sampling = model_wrap.inner_model.model_sampling
         x = model_sampling.noise_scaling(sigmas[0], noise, latent_image, self.max_denoise(model_wrap, sigmas))
         masked = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         masked.latent_image, masked.noise = latent_image, noise
         keyframes = Keyframes(model_wrap, extra_args["model_options"], run.sigmas)
         denoise = denoiser(masked, extra_args, keyframes, denoise_mask=None if self.needs_mask else denoise_mask)
-        total = self.calls(len(run.sigmas) - 1)
         for index, step in enumerate(tqdm(self.steps(denoise, x, run), total=total, disable=disable_pbar)):
             x = step.x
             if callback is not None:
@@ -268,6 +271,7 @@ class InversionSampler(comfy.samplers.Sampler):
     ):
         with errors_of(self.node):
             run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, None, needs_mask=False)
+            check_every_call(extra_args["model_options"])
             if not latent_image.any():
                 raise ValueError("latent_image is empty (all zero); encode the picture to invert")
             if run.sigmas[-1] != 0.0:
@@ -305,7 +309,8 @@ class InversionSampler(comfy.samplers.Sampler):
 
 def read_by_patches(model_options: dict) -> bool:
     """Whether a patch reads the predictions, so that one that weighs nothing is needed all the same."""
-    return any(model_options.get(f"sampler_{hook}cfg_function") for hook in ("pre_", "post_", ""))
+    needed = "disable_cfg1_optimization", *(f"sampler_{hook}cfg_function" for hook in ("pre_", "post_", ""))
+    return any(map(model_options.get, needed))
 
 
 def tell_places(model_options: dict) -> bool:

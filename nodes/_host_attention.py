@@ -16,6 +16,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key, get_wrappe
 from torch import Tensor
 
 from ..attention.core import Attention, Site, Term
+from ..attention.prompt_to_prompt import coarse
 from ..attention.tokens import Prompt, prompt_of
 from ._host import CheckedSampler
 from ._host_checks import check_given, errors_of
@@ -220,12 +221,14 @@ class _Hook(NamedTuple):
         return parts, parts is not given
 
     def _check(self, q: Tensor, k: Tensor, site: Site) -> None:
-        layer, expected = ("attn2", self.context) if site.cross else ("attn1", q.shape[1])
-        if q.shape[0] == self.rows and (q.shape[1] != site.grid[0] * site.grid[1] or k.shape[1] != expected):
+        positions = site.grid[0] * site.grid[1]
+        layer, tokens = ("attn2", self.context) if site.cross else ("attn1", positions)
+        tiled = q.shape[0] != k.shape[0] and coarse(site)  # by HyperTile, where attention would be shared
+        if tiled or (q.shape[0] == self.rows and (q.shape[1] != positions or k.shape[1] != tokens)):
             raise ValueError(
                 f"a patch on {layer} changes the number of positions or tokens ({q.shape[1]} and {k.shape[1]} instead "
-                f"of {site.grid[0] * site.grid[1]} and {expected}), so that words and places cannot be told any "
-                "more; remove the patch (token merging, for example) or the attention edit"
+                f"of {positions} and {tokens}), so that words and places cannot be told any "
+                "more; remove the patch (token merging or HyperTile, for example) or the attention edit"
             )
 
 

@@ -18,7 +18,7 @@ from ._host_attention import (
     with_marked_edits,
     with_patches_unwatched,
 )
-from ._host_checks import check_given, check_ready, errors_of, samples_of
+from ._host_checks import check_every_call, check_given, check_ready, errors_of, samples_of
 
 
 class Recorded(Transform):
@@ -50,6 +50,7 @@ class RecordingSampler(comfy.samplers.Sampler):
     ):
         with errors_of(self.node):
             check_ready(model_wrap, sigmas, latent_image, noise, denoise_mask)
+            check_every_call(extra_args["model_options"])
             guider = RecordingGuider(model_wrap, self.recorder, sigmas.tolist())
             samples = self.sampler.sample(
                 guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar

@@ -131,6 +131,18 @@ def check_ready(guider, sigmas: Tensor, latent: Tensor, noise: Tensor, mask: Ten
                 check_text(name, getattr(entry["model_conds"].get(key), "cond", None), width)
 
 
+def check_every_call(model_options: dict) -> None:
+    """ValueError for a model with EasyCache or LazyCache, which answer some calls by what changed in earlier ones.
+
+    For what calls a level again, goes up, differentiates the answer or looks into the layers.
+    """
+    if "easycache" in model_options.get("transformer_options", {}):
+        raise ValueError(
+            "the model has EasyCache or LazyCache, which answer some calls from earlier ones, as suits plain sampling "
+            "alone; remove it for this node"
+        )
+
+
 def check_area(name: str, area: tuple | None, latent: Tensor) -> None:
     """ValueError for the area of a conditioning, (sizes, offsets), that begins beyond the latent."""
     at, sides = (area or ())[len(area or ()) // 2 :], tuple(latent.shape[2:])

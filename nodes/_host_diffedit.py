@@ -8,7 +8,7 @@ from torch import Tensor
 from ..samplers.diffedit import contrast, draws, found
 from ..samplers.masks import check_mask
 from ._host import checked_run, noise_law, strength_sigma, tell_places
-from ._host_checks import check_given, errors_of
+from ._host_checks import check_every_call, check_given, errors_of
 
 FREE = 1.5  # times what the host reckons a call takes has to be free, as where it batches conditionings itself
 
@@ -30,6 +30,7 @@ class ContrastSampler(comfy.samplers.Sampler):
         model, prompts, done = model_wrap.inner_model, [model_wrap.conds[name] for name in ("source", "target")], 0
         with errors_of(self.node):
             run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, None, needs_mask=False)
+            check_every_call(extra_args["model_options"])
             check_active(model_wrap.conds, run.sigmas[0])
         noises = draws(extra_args["seed"], self.samples, run.known)
         together = draws_at_once(model, run.known.shape, self.samples, run.known.device)

@@ -19,7 +19,7 @@ from ..samplers.gradient_guidance import Loss, change_by_estimate, change_by_x, 
 from ..samplers.masks import check_mask
 from ._host import Run, WrappedGuider, checked_run, log, noise_law
 from ._host_attention import sigma_at
-from ._host_checks import check_given, check_mask_fits, errors_of
+from ._host_checks import check_every_call, check_given, check_mask_fits, errors_of
 from ._host_gradients import Differentiable, gradient_options, gradients
 
 KEY = "steer_gradient_guidance"
@@ -141,6 +141,8 @@ class GuidedSampler(comfy.samplers.Sampler):
         for term in self.terms:
             with errors_of(term.node):
                 run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, None, needs_mask=False)
+                if term.differentiates_model:
+                    check_every_call(extra_args["model_options"])
                 if term.mask is not None:
                     mask = comfy.sampler_helpers.prepare_mask(term.mask, noise.shape, noise.device)
                     run = replace(run, mask=mask[:, :1].float())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..samplers.inversion import Inversion
 from ._host import read_by_patches
-from ._host_checks import check_ready
+from ._host_checks import check_every_call, check_ready
 from ._host_gradients import Differentiable, gradient_options
 
 
@@ -72,7 +72,8 @@ class _WithBranches(comfy.samplers.Sampler):
 
 
 def check_guidance(model) -> None:
-    """ValueError for a model whose guidance is not the plain one, which the search counts on."""
+    """ValueError for a model whose guidance is not the plain one, or not of every step, which the search counts on."""
+    check_every_call(model.model_options)
     if read_by_patches(model.model_options):
         raise ValueError(
             "the model has a patch that changes guidance (such as PAG, SAG or RescaleCFG), which the search does not "

@@ -257,13 +257,14 @@ class PromptToPromptGuider(comfy.samplers.CFGGuider):
             self.original_conds = {}
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
-        if self.inversion is None:
+        # where a patch looks at positive and negative in one call (as NAG's), they stay together
+        if self.inversion is None or model_options.get("disable_cfg1_optimization", False):
             return super().predict_noise(x, timestep, model_options, seed)
         # the source follows its track: it needs no unconditional prediction
         positive, negative = self.conds["positive"], self.conds["negative"]
         both = comfy.samplers.calc_cond_batch(self.inner_model, [positive], x, timestep, model_options)[0]
         (source, cond), target, level = both.chunk(2), x.chunk(2)[1], timestep.chunk(2)[1]
-        if self.cfg == 1.0 and not model_options.get("disable_cfg1_optimization", False):
+        if self.cfg == 1.0:
             return both
         comfy.model_management.throw_exception_if_processing_interrupted()
         _, uncond = comfy.samplers.calc_cond_batch(self.inner_model, [None, negative], target, level, model_options)

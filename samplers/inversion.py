@@ -21,7 +21,7 @@ from .noise_law import NoiseLaw
 ADVICE = (
     "The inversion does not hold. Most often the guider is at a cfg above 1, where the steps do not contract: invert "
     "at cfg 1 with the prompt of the picture, and edit with null-text or with that prompt as the negative. Else use "
-    "more steps or more refine, and no sampler or patch that draws noise."
+    "more steps or more refine, and no sampler or patch that draws noise or remembers earlier calls (APG's momentum)."
 )
 STIFF_LEVELS, STIFF_CALLS = 2, 8  # levels above the source that may take so many times the calls
 

@@ -1,12 +1,14 @@
 """What people combine with Steer's nodes in the host: adapters, LoRAs, areas, patches, other guiders."""
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import NamedTuple
 
 import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom_sampler
 import node_helpers
 import nodes
+import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy_extras.nodes_hooks import CreateHookKeyframe, CreateHookLora, SetHookKeyframes
@@ -17,10 +19,45 @@ from safetensors.torch import save_file
 
 from ..demo.shapes import T2I_ADAPTER, stock
 from ..nodes._host_attention import attention_sites
-from .host_run import encode, noise_of, of_host, with_control
+from ..nodes.gradient_guidance import SteerGradientGuider
+from .host_run import encode, noise_of, of_host, run, with_control
 
 LORA = "companion.safetensors"
 STAR = "a green star on a white background"
+SHAPE = (1, 4, 8, 8)
+RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
+EULER = comfy.samplers.sampler_object("euler")
+ONE_STEP = torch.tensor([2.0, 0.0])
+
+
+PATCHES = {  # of the host: module, node, inputs
+    "FreeU": ("nodes_freelunch", "FreeU_V2", 1.3, 1.4, 0.9, 0.2),
+    "Deep Shrink": ("nodes_model_downscale", "PatchModelAddDownscale", 1, 2.0, 0.0, 1.0, True, "bicubic", "bicubic"),
+    "HyperTile": ("nodes_hypertile", "HyperTile", 32, 1, 0, False),
+    "HyperTile, deep": ("nodes_hypertile", "HyperTile", 32, 1, 1, False),
+    "token merging": ("nodes_tomesd", "TomePatchModel", 0.5),
+    "RescaleCFG": ("nodes_model_advanced", "RescaleCFG", 0.7),
+    "APG": ("nodes_apg", "APG", 1.0, 5.0, -0.5),
+    "TCFG": ("nodes_tcfg", "TCFG"),
+    "CFG-Zero*": ("nodes_cfg", "CFGZeroStar"),
+    "CFGNorm": ("nodes_cfg", "CFGNorm", 1.0, False),
+    "FreSca": ("nodes_fresca", "FreSca", 1.0, 1.25, 3),
+    "Mahiro": ("nodes_mahiro", "Mahiro"),
+    "Epsilon Scaling": ("nodes_eps", "EpsilonScaling", 1.05),
+    "NAG": ("nodes_nag", "NAGuidance", 5.0, 0.5, 1.5),
+    "EasyCache": ("nodes_easycache", "EasyCacheNode", 0.2, 0.15, 0.95, False),
+    "LazyCache": ("nodes_easycache", "LazyCacheNode", 0.2, 0.15, 0.95, False),
+}
+
+
+def patched(model, name):
+    """A clone of the model with one of PATCHES, at most of their defaults; a host without it skips the test."""
+    module, node, *inputs = PATCHES[name]
+    try:
+        kind = getattr(import_module(f"comfy_extras.{module}"), node)
+    except (ImportError, AttributeError):
+        pytest.skip(f"this host has no {node}")
+    return of_host(kind, model, *inputs)
 
 
 class Companion(NamedTuple):
@@ -72,6 +109,26 @@ def with_ip_adapter(model, strength):
     for block in attention_sites(model.model):
         model.set_model_attn2_replace(ip_adapter(strength), *block[:2])
     return model
+
+
+def guided(guider, scale):
+    return SteerGradientGuider.execute(guider, Square(), scale, 0.0, 1.0, True, None, 1000.0)[0]
+
+
+def check_slope(shapes, make):
+    """Gradient guidance of the guiders that `make()` gives: at scale 0 bitwise it, else by the gradient of its loss."""
+    noise, to_model = noise_of(SHAPE), shapes[0].model.process_latent_in
+    plain = run(make(), EULER, ONE_STEP, noise)
+    assert torch.equal(run(guided(make(), 0.0), EULER, ONE_STEP, noise), plain)
+    change = (to_model(run(guided(make(), 1e-3), EULER, ONE_STEP, noise)) - to_model(plain)) / 1e-3
+    direction = change / change.norm()
+
+    def loss(step):
+        denoised = to_model(run(make(), EULER, ONE_STEP, noise + step * direction / 2.0))
+        return float(0.5 * (denoised.double() - 0.8).square().sum())
+
+    slope = (loss(2e-2) - loss(-2e-2)) / 4e-2
+    assert float((change * direction).sum()) == pytest.approx(-4.0 * slope, rel=0.02)  # D' - D = -sigma^2 dL/dx
 
 
 def lora_hooks(strength, keyframes=()):

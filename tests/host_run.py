@@ -77,7 +77,8 @@ def run(guider, sampler, sigmas, noise, latent=None, mask=None, seed=3, callback
 def of_host(kind, *args):
     """The first output of a node of the host, in its new form or its old."""
     if hasattr(kind, "define_schema"):
-        return kind.execute(*args).args[0]
+        output = kind.execute(*args)
+        return getattr(output, "args", output)[0]
     return getattr(kind(), kind.FUNCTION)(*args)[0]
 
 

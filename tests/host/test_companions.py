@@ -3,7 +3,6 @@
 import random
 from functools import partial
 
-import comfy.samplers
 import folder_paths
 import node_helpers
 import nodes
@@ -19,7 +18,6 @@ from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttenti
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.diffedit import SteerDiffEditMask
-from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.null_text import SteerNullText
@@ -29,12 +27,18 @@ from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.company import (
     COMPANIONS,
+    EULER,
+    GREEN,
     GUIDANCE,
     GUIDERS,
     LORA,
+    ONE_STEP,
     PLACES,
-    Square,
+    RED,
+    SHAPE,
+    check_slope,
     companion,
+    guided,
     guider_of,
     left_half,
     lora_hooks,
@@ -55,11 +59,6 @@ from steer.tests.host_run import (
     run,
     sigmas_of,
 )
-
-SHAPE = (1, 4, 8, 8)
-RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
-EULER = comfy.samplers.sampler_object("euler")
-ONE_STEP = torch.tensor([2.0, 0.0])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,26 +81,6 @@ def ddim(eta=0.0):
 
 def steer_guider(model, positive, negative, cfg=3.0, negative_scale=1.0, empty=None):
     return SteerCFGGuider.execute(model, positive, negative, cfg, 0.0, 1.0, negative_scale, empty)[0]
-
-
-def guided(guider, scale):
-    return SteerGradientGuider.execute(guider, Square(), scale, 0.0, 1.0, True, None, 1000.0)[0]
-
-
-def check_slope(shapes, make):
-    """Gradient guidance of the guiders that `make()` gives: at scale 0 bitwise it, else by the gradient of its loss."""
-    noise, to_model = noise_of(SHAPE), shapes[0].model.process_latent_in
-    plain = run(make(), EULER, ONE_STEP, noise)
-    assert torch.equal(run(guided(make(), 0.0), EULER, ONE_STEP, noise), plain)
-    change = (to_model(run(guided(make(), 1e-3), EULER, ONE_STEP, noise)) - to_model(plain)) / 1e-3
-    direction = change / change.norm()
-
-    def loss(step):
-        denoised = to_model(run(make(), EULER, ONE_STEP, noise + step * direction / 2.0))
-        return float(0.5 * (denoised.double() - 0.8).square().sum())
-
-    slope = (loss(2e-2) - loss(-2e-2)) / 4e-2
-    assert float((change * direction).sum()) == pytest.approx(-4.0 * slope, rel=0.02)  # D' - D = -sigma^2 dL/dx
 
 
 @pytest.mark.parametrize("name", COMPANIONS)

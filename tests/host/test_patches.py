@@ -1,0 +1,227 @@
+"""The host's own model patches under Steer's nodes: on the network, on guidance, and those that leave calls out."""
+
+import pytest
+import torch
+from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
+from steer.nodes.blended_diffusion import SteerBlendedSampler
+from steer.nodes.ddim import SteerDDIMSampler
+from steer.nodes.diffedit import SteerDiffEditMask
+from steer.nodes.gradient_guidance import SteerGradientGuider
+from steer.nodes.guidance import SteerCFGGuider
+from steer.nodes.inversion import SteerDDIMInversion
+from steer.nodes.null_text import SteerNullText
+from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion
+from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
+from steer.nodes.repaint import SteerRePaintSampler
+from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
+from steer.tests.company import EULER, GREEN, RED, Square, check_slope, guided, left_half, patched
+from steer.tests.host_run import Noise, counted, encode, hole, host_guider, noise_of, relative, run, sigmas_of
+
+NETWORK = "FreeU", "Deep Shrink", "HyperTile"
+GUIDANCE = "RescaleCFG", "APG", "TCFG", "CFG-Zero*", "CFGNorm", "FreSca", "Mahiro", "Epsilon Scaling", "NAG"
+ALL = NETWORK + GUIDANCE
+CACHES = "EasyCache", "LazyCache"
+ENDS = 0.8, 0.4
+
+
+class Runs:
+    """A patched model, and what is run on it."""
+
+    def __init__(self, shapes, name, steps=3):
+        self.model, self.clip, self.sigmas = patched(shapes[0], name), shapes[1], sigmas_of(shapes[0], steps)
+        side = 32 if name == "HyperTile" else 8  # the finest attention, which it tiles, is not to be a shared one
+        self.noise, self.latent = noise_of((1, 4, side, side)), {"samples": noise_of((1, 4, side, side), 5)}
+        self.source, self.target, self.edit = SteerPromptEdit.execute(shapes[1], RED, GREEN, "auto", "").args
+        self.negative = encode(shapes[1], "")
+
+    def unpatched(self, shapes):
+        self.model = shapes[0]
+        return self
+
+    def guider(self, positive, cfg=3.0):
+        return host_guider(self.model, positive, self.negative, cfg)
+
+    def alone(self, positive, model=None, *latent):
+        return self.sampled(host_guider(model or self.model, positive, self.negative, 3.0), EULER, *latent)
+
+    def sampled(self, guider, sampler=EULER, *masked):
+        return run(guider, sampler, self.sigmas, self.noise, *masked)
+
+    def prompt_to_prompt(self, *ends, inversion=None):
+        return SteerPromptToPromptGuider.execute(
+            self.model, self.source, self.target, self.negative, 3.0, self.edit, *ends, None, inversion
+        )[0]
+
+    def captured(self):
+        blank = {"samples": 0 * self.noise}
+        return SteerCaptureAttention.execute(
+            Noise(self.noise), self.guider(self.source), EULER, self.sigmas, blank, *ENDS
+        ).args
+
+    def inverted(self, refine, check=False):
+        guider = self.guider(self.source, 1.0)
+        return SteerDDIMInversion.execute(guider, self.sigmas, self.latent, refine, 1e-4, check)
+
+    def contrast(self):
+        return SteerDiffEditMask.execute(self.model, self.source, self.target, self.latent, 0.5, 3, 0.5, 0).args[1]
+
+    def null_text(self, inversion):
+        return SteerNullText.execute(self.model, self.source, self.negative, 3.0, inversion, 2, 0.01, 0.0)[0]
+
+
+@pytest.mark.parametrize("name", (*ALL, *CACHES))
+def test_guider_and_samplers(shapes, name):
+    """The host's guider and euler with the same patch, which acts; where all is painted, RePaint and Blended too."""
+    with_it = Runs(shapes, name, 20 if name in CACHES else 3)
+    expected, everything = with_it.alone(with_it.source), torch.ones_like(with_it.noise[:, :1])
+    assert relative(expected, with_it.alone(with_it.source, shapes[0])) > 1e-3
+    guider = SteerCFGGuider.execute(with_it.model, with_it.source, with_it.negative, 3.0, 0.0, 1.0, 1.0)[0]
+    masked = with_it.latent["samples"], everything
+    for sampler, given in (
+        (SteerDDIMSampler.execute(0.0), ()),
+        (SteerRePaintSampler.execute(1, 1, 0.0), masked),
+        (SteerBlendedSampler.execute(EULER, 0), masked),
+    ):
+        start = with_it.alone(with_it.source, None, *given[:1])
+        assert relative(with_it.sampled(guider, sampler[0], *given), start) < 1e-4
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradient_guider(shapes, name):
+    """Made anew each time, as APG's momentum outlives a run."""
+    source = Runs(shapes, name).source
+    check_slope(shapes, lambda: Runs(shapes, name).guider(source))
+
+
+# of Mahiro one number is the mean over a whole batch, by which source and target change each other
+@pytest.mark.parametrize("name", [name for name in ALL if name != "Mahiro"])
+def test_prompt_to_prompt_capture_and_inject(shapes, name):
+    """With the gates at 0 two generations, else the source stays; the target is that of a recorded source."""
+    with_it = Runs(shapes, name)
+    source, target = with_it.alone(with_it.source), with_it.alone(with_it.target)
+    first, second = with_it.sampled(with_it.prompt_to_prompt(0.0, 0.0)).chunk(2)
+    assert relative(first, source) < 3e-5 and relative(second, target) < 3e-5
+    first, second = with_it.sampled(with_it.prompt_to_prompt(*ENDS)).chunk(2)
+    assert relative(first, source) < 3e-5 and relative(second, target) > 1e-3
+    kept, attention = with_it.captured()
+    assert relative(kept["samples"], first) < 3e-5
+    injected = SteerInjectAttention.execute(with_it.model, attention, with_it.edit, *ENDS)[0]
+    assert relative(with_it.alone(with_it.target, injected), second) < 1e-4
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_paint_with_words(shapes, name):
+    """Weight 0 changes nothing, and more does."""
+    with_it, regions = Runs(shapes, name), SteerRegion.execute(left_half(), "circle", 1.0)[0]
+    plain = with_it.alone(with_it.source)
+    for weight, same in ((0.0, True), (0.4, False)):
+        model, positive = SteerPaintWithWords.execute(with_it.model, with_it.clip, RED, regions, weight).args
+        assert (relative(with_it.alone(positive, model), plain) < 1e-5) == same
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "APG"])
+def test_inversion_and_trajectory_blend(shapes, name):
+    """Back to the picture, where sampling goes on with the same patch."""
+    with_it = Runs(shapes, name)
+    with_it.sigmas, mask = sigmas_of(shapes[0], 20)[16:], torch.zeros_like(with_it.noise[:, :1])
+    mask[..., 2:6, 3:7] = 1.0
+    latent, noise, inversion = with_it.inverted(5).args
+    with_it.noise, known = noise.generate_noise(latent), latent["samples"]
+    for sampler, *masked in ((EULER,), (SteerTrajectoryBlendSampler.execute(EULER, inversion)[0], mask)):
+        assert relative(with_it.sampled(with_it.guider(with_it.source, 1.0), sampler, known, *masked), known) < 2e-3
+
+
+def test_inversion_says_that_it_does_not_hold_with_momentum(shapes):
+    with_it = Runs(shapes, "APG", 20)
+    assert "does not hold" in with_it.inverted(5, check=True).ui.as_dict()["text"][0]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_diffedit(shapes, name):
+    """The contrast of two prompts has no guidance in it, and all of the network."""
+    heats = []
+    for with_it in (Runs(shapes, name), Runs(shapes, name).unpatched(shapes)):
+        heats.append(with_it.contrast())
+    assert torch.allclose(*heats, atol=1e-3) == (name in GUIDANCE)
+
+
+@pytest.mark.parametrize("name", NETWORK)
+def test_null_text(shapes, name):
+    """Guidance comes back to the picture better with it than without."""
+    with_it = Runs(shapes, name)
+    with_it.sigmas = sigmas_of(shapes[0], 20)[17:]
+    latent, noise, inversion = with_it.inverted(5).args
+    found = SteerNullText.execute(with_it.model, with_it.source, with_it.negative, 5.0, inversion, 3, 0.05, 0.0)[0]
+    start, known = noise.generate_noise(latent), latent["samples"]
+    errors = []
+    for negative in (found, with_it.negative):
+        guider = host_guider(with_it.model, with_it.source, negative, 5.0)
+        errors.append(float((run(guider, EULER, with_it.sigmas, start, known) - known).square().mean()))
+    assert errors[0] < 0.8 * errors[1]
+
+
+@pytest.mark.parametrize("name", GUIDANCE)
+def test_null_text_says_that_guidance_is_changed(shapes, name):
+    with_it = Runs(shapes, name)
+    inversion = with_it.inverted(0)[2]
+    with_it.model, rows = counted(with_it.model)
+    with pytest.raises(ValueError, match="SteerNullText: the model has a patch that changes guidance.*remove it"):
+        with_it.null_text(inversion)
+    assert not rows
+
+
+def test_nag_under_direct_inversion(shapes):
+    """It looks at positive and negative in one call: these stay together, as without the inversion."""
+    with_it = Runs(shapes, "NAG")
+    latent, noise, inversion = with_it.inverted(0).args
+    start = noise.generate_noise(latent)
+    guider = with_it.prompt_to_prompt(0.0, 0.0, inversion=inversion)
+    source, target = run(guider, EULER, with_it.sigmas, start, latent["samples"]).chunk(2)
+    assert relative(source, latent["samples"]) < 1e-5
+    alone = run(with_it.guider(with_it.target), EULER, with_it.sigmas, start, latent["samples"])
+    assert relative(target, alone) < 3e-5
+
+
+@pytest.mark.parametrize("name", ["token merging", "HyperTile, deep"])
+def test_patches_that_move_the_places_of_shared_attention(shapes, name):
+    """Self-attention cannot be shared; words can."""
+    with_it = Runs(shapes, name)
+    for guider in (with_it.prompt_to_prompt(*ENDS), host_guider(*with_recorded(shapes, with_it), 3.0)):
+        with pytest.raises(ValueError, match="a patch on attn1 changes.*remove the patch"):
+            with_it.sampled(guider)
+    assert torch.isfinite(with_it.sampled(with_it.prompt_to_prompt(0.8, 0.0))).all()
+
+
+def with_recorded(shapes, with_it):
+    """(the patched model with attention that was captured without the patch, positive, negative)"""
+    plain = Runs(shapes, "FreeU").unpatched(shapes)
+    injected = SteerInjectAttention.execute(with_it.model, plain.captured()[1], with_it.edit, *ENDS)[0]
+    return injected, with_it.target, with_it.negative
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_what_needs_every_call_refuses_a_cache(shapes, name):
+    """Such a patch answers from earlier calls of a run that only goes down. Before the first call, naming it."""
+    with_it = Runs(shapes, name, 20)
+    inversion = Runs(shapes, name, 20).unpatched(shapes).inverted(0)[2]
+    with_it.model, rows = counted(with_it.model)
+    known, mask, repaint = with_it.latent["samples"], hole(height=8, width=8), SteerRePaintSampler.execute
+    for node, call in {
+        "SteerDDIMInversion": lambda: with_it.inverted(0),
+        "SteerRePaintSampler": lambda: with_it.sampled(
+            with_it.guider(with_it.source), repaint(2, 5, 1.0)[0], known, mask
+        ),
+        "SteerNullText": lambda: with_it.null_text(inversion),
+        "SteerDiffEditMask": with_it.contrast,
+        "SteerCaptureAttention": with_it.captured,
+        "SteerGradientGuider": lambda: with_it.sampled(guided(with_it.guider(with_it.source), 1.0)),
+    }.items():
+        with pytest.raises(ValueError, match=f"{node}: the model has EasyCache or LazyCache.*remove it"):
+            call()
+    assert not rows
+    for sampler in (repaint(1, 5, 1.0)[0], SteerBlendedSampler.execute(EULER, 0)[0]):
+        out = with_it.sampled(with_it.guider(with_it.source), sampler, known, mask)
+        torch.testing.assert_close(out[(mask == 0).expand_as(out)], known[(mask == 0).expand_as(out)])
+    to_the_estimate = SteerGradientGuider.execute(with_it.guider(with_it.source), Square(), 1.0, 0.0, 1.0, False)[0]
+    assert torch.isfinite(with_it.sampled(to_the_estimate)).all()
+    assert torch.isfinite(with_it.sampled(with_it.prompt_to_prompt(*ENDS))).all() and rows
