@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comfy_extras.nodes_apg import APG
 from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
@@ -15,7 +16,7 @@ from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGui
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.company import EULER, GREEN, RED, Square, check_slope, guided, left_half, patched
-from steer.tests.host_run import Noise, counted, encode, hole, host_guider, noise_of, relative, run, sigmas_of
+from steer.tests.host_run import Noise, counted, encode, hole, host_guider, noise_of, of_host, relative, run, sigmas_of
 
 NETWORK = "FreeU", "Deep Shrink", "HyperTile"
 GUIDANCE = "RescaleCFG", "APG", "TCFG", "CFG-Zero*", "CFGNorm", "FreSca", "Mahiro", "Epsilon Scaling", "NAG"
@@ -132,8 +133,12 @@ def test_inversion_and_trajectory_blend(shapes, name):
 
 
 def test_inversion_says_that_it_does_not_hold_with_momentum(shapes):
-    with_it = Runs(shapes, "APG", 20)
-    assert "does not hold" in with_it.inverted(5, check=True).ui.as_dict()["text"][0]
+    """Without momentum it does."""
+    for momentum, holds in ((-0.5, False), (0.0, True)):
+        with_it = Runs(shapes, "APG").unpatched(shapes)
+        with_it.model = of_host(APG, shapes[0], 1.0, 5.0, momentum)
+        with_it.sigmas = sigmas_of(shapes[0], 20)[16:]
+        assert ("does not hold" in with_it.inverted(5, check=True).ui.as_dict()["text"][0]) == (not holds)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -205,12 +210,10 @@ def test_what_needs_every_call_refuses_a_cache(shapes, name):
     with_it = Runs(shapes, name, 20)
     inversion = Runs(shapes, name, 20).unpatched(shapes).inverted(0)[2]
     with_it.model, rows = counted(with_it.model)
-    known, mask, repaint = with_it.latent["samples"], hole(height=8, width=8), SteerRePaintSampler.execute
+    masked, repaint = (with_it.latent["samples"], hole(height=8, width=8)), SteerRePaintSampler.execute(2, 5, 1.0)[0]
     for node, call in {
         "SteerDDIMInversion": lambda: with_it.inverted(0),
-        "SteerRePaintSampler": lambda: with_it.sampled(
-            with_it.guider(with_it.source), repaint(2, 5, 1.0)[0], known, mask
-        ),
+        "SteerRePaintSampler": lambda: with_it.sampled(with_it.guider(with_it.source), repaint, *masked),
         "SteerNullText": lambda: with_it.null_text(inversion),
         "SteerDiffEditMask": with_it.contrast,
         "SteerCaptureAttention": with_it.captured,
@@ -219,9 +222,42 @@ def test_what_needs_every_call_refuses_a_cache(shapes, name):
         with pytest.raises(ValueError, match=f"{node}: the model has EasyCache or LazyCache.*remove it"):
             call()
     assert not rows
-    for sampler in (repaint(1, 5, 1.0)[0], SteerBlendedSampler.execute(EULER, 0)[0]):
-        out = with_it.sampled(with_it.guider(with_it.source), sampler, known, mask)
-        torch.testing.assert_close(out[(mask == 0).expand_as(out)], known[(mask == 0).expand_as(out)])
-    to_the_estimate = SteerGradientGuider.execute(with_it.guider(with_it.source), Square(), 1.0, 0.0, 1.0, False)[0]
-    assert torch.isfinite(with_it.sampled(to_the_estimate)).all()
-    assert torch.isfinite(with_it.sampled(with_it.prompt_to_prompt(*ENDS))).all() and rows
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_what_goes_down_once_takes_a_cache(shapes, name):
+    """What is kept is kept, and weight 0 changes nothing; with all calls it is another picture."""
+    with_it, plain = Runs(shapes, name, 20), Runs(shapes, name, 20).unpatched(shapes)
+    expected, known, mask = with_it.alone(with_it.source), with_it.latent["samples"], hole(height=8, width=8)
+    assert relative(plain.alone(plain.source), expected) > 1e-3
+    inversion, guider = plain.inverted(0)[2], with_it.guider(with_it.source)
+    kept = (mask == 0).expand_as(known)
+    for sampler in (
+        SteerRePaintSampler.execute(1, 5, 1.0)[0],
+        SteerBlendedSampler.execute(EULER, 0)[0],
+        SteerTrajectoryBlendSampler.execute(EULER, inversion)[0],
+    ):
+        torch.testing.assert_close(with_it.sampled(guider, sampler, known, mask)[kept], known[kept])
+    regions = SteerRegion.execute(left_half(), "circle", 1.0)[0]
+    model, positive = SteerPaintWithWords.execute(with_it.model, with_it.clip, RED, regions, 0.0).args
+    assert relative(with_it.alone(positive, model), expected) < 1e-5
+    injected = SteerInjectAttention.execute(with_it.model, plain.captured()[1], with_it.edit, *ENDS)[0]
+    first, second = with_it.sampled(with_it.prompt_to_prompt(*ENDS)).chunk(2)
+    to_the_estimate = with_it.sampled(SteerGradientGuider.execute(guider, Square(), 1.0, 0.0, 1.0, False)[0])
+    for out in (with_it.alone(with_it.target, injected), first, second, to_the_estimate):
+        assert torch.isfinite(out).all()
+
+
+def test_token_merging_runs(shapes):
+    """It draws in every call, so nothing more exact can be asked of it."""
+    with_it = Runs(shapes, "token merging")
+    inversion, known, mask = with_it.inverted(2)[2], with_it.latent["samples"], hole(height=8, width=8)
+    guider = host_guider(with_it.model, with_it.source, with_it.null_text(inversion), 3.0)
+    regions = SteerRegion.execute(left_half(), "circle", 1.0)[0]
+    model, positive = SteerPaintWithWords.execute(with_it.model, with_it.clip, RED, regions, 0.4).args
+    for out in (with_it.sampled(guider), with_it.sampled(guided(guider, 1e-3)), with_it.alone(positive, model)):
+        assert torch.isfinite(out).all()
+    assert with_it.contrast().max() > 0.5
+    for sampler in (SteerRePaintSampler.execute(2, 1, 1.0), SteerBlendedSampler.execute(EULER, 0)):
+        kept = (mask == 0).expand_as(known)
+        torch.testing.assert_close(with_it.sampled(guider, sampler[0], known, mask)[kept], known[kept])
