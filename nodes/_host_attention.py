@@ -66,8 +66,20 @@ def attention_sites(model) -> tuple[tuple[str, int, int], ...]:
     return tuple(sites)
 
 
+UNSEEN = {
+    "torch_compile_kwargs": "is compiled (TorchCompileModel), and compiled attention does not notice what is edited",
+    "context_handler": "has context windows, whose calls are of a part of the batch or of the frames",
+}
+
+
 def with_edits(model_options: dict, sites: tuple, edits: dict[object, Edits]) -> dict:
-    """The model options for calls in which the rows of these conditionings (by uuid) are edited, too."""
+    """The model options for calls in which the rows of these conditionings (by uuid) are edited, too.
+
+    ValueError for a model whose layers do not see each call as it is.
+    """
+    for key, problem in UNSEEN.items():
+        if key in model_options:
+            raise ValueError(f"the model {problem}; remove that, or the attention edit")
     options = dict(model_options.get("transformer_options", {}))
     there = options.get(EDITS, {})
     both = {
@@ -140,7 +152,8 @@ def with_marked_edits(
             transform = transform_of(cond[mark])
             if transform is not None:
                 edits |= edits_of([cond], transform)
-        options = with_edits(model_options, sites, edits) if edits else model_options
+        with errors_of(node):
+            options = with_edits(model_options, sites, edits) if edits else model_options
         return executor(model, conds, x_in, timestep, options)
 
     model = model.clone()

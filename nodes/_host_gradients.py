@@ -176,7 +176,9 @@ class Differentiable:
 
 def _usable(layer: torch.nn.Module, kind: str, weight: Tensor, **_) -> Tensor:
     """The weight as autograd can keep it: not an inference tensor, nor in a buffer for the next offloaded layer."""
-    with torch._C.DisableTorchFunction():  # for each of a thousand weights `_PlainTensors` would cost more than the rest
+    with (
+        torch._C.DisableTorchFunction()
+    ):  # for each of a thousand weights `_PlainTensors` would cost more than the rest
         own, changes = getattr(layer, kind).data, getattr(layer, f"{kind}_function", ())
         if type(own) is Tensor and len(changes) == 1 and (own.device, own.dtype) == (weight.device, weight.dtype):
             shared = torch.empty(0, dtype=own.dtype, device=own.device)

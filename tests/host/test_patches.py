@@ -1,5 +1,7 @@
 """The host's own model patches under Steer's nodes: on the network, on guidance, and those that leave calls out."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from comfy_extras.nodes_apg import APG
@@ -202,6 +204,26 @@ def with_recorded(shapes, with_it):
     plain = Runs(shapes, "FreeU").unpatched(shapes)
     injected = SteerInjectAttention.execute(with_it.model, plain.captured()[1], with_it.edit, *ENDS)[0]
     return injected, with_it.target, with_it.negative
+
+
+@pytest.mark.parametrize("key", ["torch_compile_kwargs", "context_handler"])
+def test_attention_that_is_not_seen_as_it_is_called(shapes, key):
+    """What the host's TorchCompileModel and Context Windows leave on a model. Before the first call."""
+    with_it = Runs(shapes, "FreeU").unpatched(shapes)
+    attention, regions = with_it.captured()[1], SteerRegion.execute(left_half(), "circle", 1.0)[0]
+    with_it.model, rows = counted(with_it.model)
+    with_it.model.model_options[key] = SimpleNamespace(should_use_context=lambda *args: False)
+    injected = SteerInjectAttention.execute(with_it.model, attention, with_it.edit, *ENDS)[0]
+    painted = SteerPaintWithWords.execute(with_it.model, with_it.clip, RED, regions, 0.4).args
+    for node, call in {
+        "SteerPromptToPromptGuider": lambda: with_it.sampled(with_it.prompt_to_prompt(*ENDS)),
+        "SteerCaptureAttention": with_it.captured,
+        "SteerInjectAttention": lambda: with_it.alone(with_it.target, injected),
+        "SteerPaintWithWords": lambda: with_it.alone(painted[1], painted[0]),
+    }.items():
+        with pytest.raises(ValueError, match=f"{node}: the model (is compiled|has context windows).*remove that"):
+            call()
+    assert not rows
 
 
 @pytest.mark.parametrize("name", CACHES)
