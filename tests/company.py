@@ -40,7 +40,7 @@ PATCHES = {  # of the host: module, node, inputs
     "APG": ("nodes_apg", "APG", 1.0, 5.0, -0.5),
     "TCFG": ("nodes_tcfg", "TCFG"),
     "CFG-Zero*": ("nodes_cfg", "CFGZeroStar"),
-    "CFGNorm": ("nodes_cfg", "CFGNorm", 1.0, False),
+    "CFGNorm": ("nodes_cfg", "CFGNorm", 1.0),
     "FreSca": ("nodes_fresca", "FreSca", 1.0, 1.25, 3),
     "Mahiro": ("nodes_mahiro", "Mahiro"),
     "Epsilon Scaling": ("nodes_eps", "EpsilonScaling", 1.05),
