@@ -176,9 +176,8 @@ class Differentiable:
 
 def _usable(layer: torch.nn.Module, kind: str, weight: Tensor, **_) -> Tensor:
     """The weight as autograd can keep it: not an inference tensor, nor in a buffer for the next offloaded layer."""
-    with (
-        torch._C.DisableTorchFunction()
-    ):  # for each of a thousand weights `_PlainTensors` would cost more than the rest
+    # `_PlainTensors` has nothing to do here, and would look at each attribute of each weight
+    with torch._C.DisableTorchFunction():
         own, changes = getattr(layer, kind).data, getattr(layer, f"{kind}_function", ())
         if type(own) is Tensor and len(changes) == 1 and (own.device, own.dtype) == (weight.device, weight.dtype):
             shared = torch.empty(0, dtype=own.dtype, device=own.device)
