@@ -67,11 +67,12 @@ The old object's outline and {TIGHT} pixels round it, as a segmentation or a cli
 
 {{tables[1]}}
 The order published (arXiv:2206.02779, section 3.2) appears. The plain paste leaves a seam. Poisson blending takes it
-away and tints the edit, which a tight mask makes much worse. The fitted decoder leaves steps as small as Poisson's, a
-seventh (roomy) to two fifths (tight) of its tint, and comes within 45 dB of the background; pasting the source over it
-then makes that exact and adds little of a seam. The fitted latent lies between it and plain decoding. Beyond what was
-published: a soft edge inside the mask shows what was there before where the mask is tight, and one outside it serves
-these flat backgrounds as well as the decoder, at no cost; it mixes the VAE's background into the source there.
+away and tints the edit, which a tight mask makes much worse. The fitted decoder leaves steps hardly larger than
+Poisson's, a quarter (roomy) to two fifths (tight) of its tint, and comes within 45 dB of the background; pasting the
+source over it then makes that exact and adds little of a seam. The fitted latent lies between it and plain decoding.
+Beyond what was published: a soft edge inside the mask shows what was there before where the mask is tight, and one
+outside it serves these flat backgrounds as well as the decoder, at no cost; it mixes the VAE's background into the
+source there.
 
 ![sheet](background.png)"""
 
