@@ -119,7 +119,7 @@ def test_a_batch_is_its_singles_and_seeds_repeat(guider, through_model, name):
     both = run(steered, sampler, sigmas, noise)
     assert torch.equal(run(steered, sampler, sigmas, noise), both)
     singles = torch.cat([run(steered, sampler, sigmas, noise[i : i + 1]) for i in range(2)])
-    assert relative(both, singles) < 2e-5  # float32 rounding, over up to ten calls
+    assert relative(both, singles) < 5e-5  # float32 rounding, over up to ten calls; how much is the CPU's
     assert relative(both, run(guider, sampler, sigmas, noise)) > 0.01
 
 
