@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 
 from ..demo.shapes import T2I_ADAPTER, stock
 from ..nodes._host_attention import attention_sites
+from ..nodes.attention_maps import SteerCaptureAttention
 from ..nodes.gradient_guidance import SteerGradientGuider
-from .host_run import encode, noise_of, of_host, run, with_control
+from .host_run import Noise, encode, host_guider, noise_of, of_host, run, with_control
 
 LORA = "companion.safetensors"
 STAR = "a green star on a white background"
@@ -129,6 +130,11 @@ def check_slope(shapes, make):
 
     slope = (loss(2e-2) - loss(-2e-2)) / 4e-2
     assert float((change * direction).sum()) == pytest.approx(-4.0 * slope, rel=0.02)  # D' - D = -sigma^2 dL/dx
+
+
+def captured(model, positive, negative, noise, sigmas, ends=(0.8, 0.4)):
+    guider = host_guider(model, positive, negative, 3.0)
+    return SteerCaptureAttention.execute(Noise(noise), guider, EULER, sigmas, {"samples": noise * 0.0}, *ends).args
 
 
 def lora_hooks(strength, keyframes=()):

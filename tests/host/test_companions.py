@@ -36,6 +36,7 @@ from steer.tests.company import (
     PLACES,
     RED,
     SHAPE,
+    captured,
     check_slope,
     companion,
     guided,
@@ -229,11 +230,6 @@ def test_diffedit(shapes, name):
     plain = heat_of(shapes, name, 0.0)
     assert torch.allclose(plain, heat_of(shapes, "none"), atol=1e-4)
     assert torch.allclose(heat_of(shapes, name), plain, atol=1e-3) == (name in GUIDANCE)
-
-
-def captured(model, positive, negative, noise, sigmas, ends=(0.8, 0.4)):
-    guider = host_guider(model, positive, negative, 3.0)
-    return SteerCaptureAttention.execute(Noise(noise), guider, EULER, sigmas, {"samples": noise * 0.0}, *ends).args
 
 
 @pytest.mark.parametrize("name", ["LoRA", "mask alone", *(name for name in COMPANIONS if name not in PLACES)])

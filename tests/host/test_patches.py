@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comfy_extras.nodes_apg import APG
-from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
+from steer.nodes.attention_maps import SteerInjectAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.diffedit import SteerDiffEditMask
@@ -17,8 +17,8 @@ from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
-from steer.tests.company import EULER, GREEN, RED, Square, check_slope, guided, left_half, patched
-from steer.tests.host_run import Noise, counted, encode, hole, host_guider, noise_of, of_host, relative, run, sigmas_of
+from steer.tests.company import EULER, GREEN, RED, Square, captured, check_slope, guided, left_half, patched
+from steer.tests.host_run import counted, encode, hole, host_guider, noise_of, of_host, relative, run, sigmas_of
 
 NETWORK = "FreeU", "Deep Shrink", "HyperTile"
 GUIDANCE = "RescaleCFG", "APG", "TCFG", "CFG-Zero*", "CFGNorm", "FreSca", "Mahiro", "Epsilon Scaling", "NAG"
@@ -56,10 +56,7 @@ class Runs:
         )[0]
 
     def captured(self):
-        blank = {"samples": 0 * self.noise}
-        return SteerCaptureAttention.execute(
-            Noise(self.noise), self.guider(self.source), EULER, self.sigmas, blank, *ENDS
-        ).args
+        return captured(self.model, self.source, self.negative, self.noise, self.sigmas, ENDS)
 
     def inverted(self, refine, check=False):
         guider = self.guider(self.source, 1.0)
@@ -146,9 +143,7 @@ def test_inversion_says_that_it_does_not_hold_with_momentum(shapes):
 @pytest.mark.parametrize("name", ALL)
 def test_diffedit(shapes, name):
     """The contrast of two prompts has no guidance in it, and all of the network."""
-    heats = []
-    for with_it in (Runs(shapes, name), Runs(shapes, name).unpatched(shapes)):
-        heats.append(with_it.contrast())
+    heats = Runs(shapes, name).contrast(), Runs(shapes, name).unpatched(shapes).contrast()
     assert torch.allclose(*heats, atol=1e-3) == (name in GUIDANCE)
 
 
