@@ -10,14 +10,14 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..samplers import inversion_file
-from ._host import latent_format_of
+from ..samplers.inversion_file import EXTENSION
+from ._host import latent_format_of, log
 from ._host_checks import errors_of
 from ._types import SteerInversion
 from .inversion import inversion_outputs
 
 SAVE = "SteerSaveInversion"
 LOAD = "SteerLoadInversion"
-EXTENSION = ".safetensors"
 OUTPUT = " [output]"
 
 
@@ -55,16 +55,17 @@ class SteerSaveInversion(io.ComfyNode):
         with errors_of(SAVE):
             latent_format_of(inversion)
             try:
-                folder, subfolder, name = next_file(filename_prefix)
-                path = os.path.join(folder, name)
-                inversion_file.save(path, inversion, null_text)
-                size = os.path.getsize(path)
+                folder, subfolder, name, number = next_file(filename_prefix)
+                name, removed = inversion_file.save_numbered(folder, name, number, inversion, null_text)
+                size = os.path.getsize(os.path.join(folder, name))
             except OSError as error:
                 if error.errno == ENAMETOOLONG:
                     raise ValueError(f"filename_prefix is {filename_prefix[:100]!r}..., too long for a file") from error
                 raise OSError(
                     f"{SAVE}: {filename_prefix!r} could not be saved, and no file is left: {error}"
                 ) from error
+        if removed:
+            log.info("%s: removed what killed processes left unfinished: %s", SAVE, ", ".join(removed))
         listed = f"{subfolder}/{name}".replace(os.sep, "/").lstrip("/") + OUTPUT
         text = f"saved {size / 2**20:.1f} MiB, {len(inversion.sigmas)} levels; {LOAD} lists it as {listed}"
         return io.NodeOutput(ui={"text": (text,), "files": [ui.SavedResult(name, subfolder, io.FolderType.output)]})
@@ -145,8 +146,8 @@ class NoNullText:
     __iter__ = __len__ = __getitem__ = __add__ = __radd__ = _refuse
 
 
-def next_file(prefix: str) -> tuple[str, str, str]:
-    """(folder, the same below the output folder, file name) of the next file; the folder is made."""
+def next_file(prefix: str) -> tuple[str, str, str, int]:
+    """(folder, the same below the output folder, name, number after the largest there is); the folder is made."""
     output = folder_paths.get_output_directory()
     folder, name = os.path.split(os.path.normpath(prefix))
     if "\0" in prefix or name in ("", ".", "..") or not inside(output, os.path.join(output, folder)):
@@ -154,7 +155,7 @@ def next_file(prefix: str) -> tuple[str, str, str]:
             f"filename_prefix is {prefix!r}; a name in the output folder is needed, such as 'steer/inversion'"
         )
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
-    return folder, subfolder, f"{name}_{counter:05}_{EXTENSION}"
+    return folder, subfolder, name, counter
 
 
 def inversion_files() -> list[str]:

@@ -1,5 +1,7 @@
 """An inversion as a file: safetensors, versioned, written whole or not at all, checked in full before it is used.
 
+Any number of processes may save into one folder at once: none takes the name of another's file.
+
 Version 1 holds the tensors `sigmas` (float64), `latents.i` for each level, and for entry i of a null-text
 conditioning `null_text.i` and `null_text.i.pooled_output` (all float32); all else is text in the metadata, with a
 SHA-256 over everything. The same inversion gives the same bytes.
@@ -7,10 +9,14 @@ SHA-256 over everything. The same inversion gives the same bytes.
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import sha256
+from itertools import count
 from math import inf
+from time import time
+from typing import BinaryIO
 from uuid import uuid4
 
 import torch
@@ -25,6 +31,11 @@ VERSION = "1"
 LAWS = {"variance_exploding": False, "rectified_flow": True}
 KINDS = {"law": str, "noise_scale": float, "latent_format": str, "from_top": bool, "null_text": list | None}
 METADATA, CONTENTS = ["contents", "sha256", "steer_inversion"], sorted(KINDS)
+EXTENSION = ".safetensors"
+PARTIAL = re.compile(r".+_\d{5,}_\.safetensors(\.[0-9a-f]{32})?\.part", re.DOTALL)
+"""The names of unfinished files, which have had 32 more digits."""
+ABANDONED = 24 * 3600
+"""Seconds without a write, after which an unfinished file is one of a process that was killed."""
 MAX_HEADER = 16 * 2**20
 MAX_BYTES = 16 * 2**30
 ADVICE = "choose one that SteerSaveInversion wrote"
@@ -48,29 +59,86 @@ OPTIONS = {
 
 
 def save(path: str | os.PathLike, inversion: Inversion, null_text: NullText | None = None) -> None:
-    """Writes the file, whole or not at all.
+    """Writes the file, whole or not at all, in place of one that was there.
 
     Raises ValueError, before anything is written, for what `load` would refuse.
     """
+    write_whole(path, _parts(inversion, null_text))
+
+
+def save_numbered(
+    folder: str, name: str, number: int, inversion: Inversion, null_text: NullText | None = None
+) -> tuple[str, list[str]]:
+    """Writes `name_number_.safetensors`, whole or not at all, with the first number from this one on that is free.
+
+    Returns the file's name, and those of unfinished files that killed processes left in the folder, which are removed.
+    Raises ValueError, before anything is written, for what `load` would refuse.
+    """
+    parts = _parts(inversion, null_text)
+    removed = _sweep(folder)
+    path, file = _claimed(os.path.join(folder, f"{name}_{free:05}_{EXTENSION}") for free in count(number))
+    _finish(file, parts, path)
+    return os.path.basename(path), removed
+
+
+def _parts(inversion: Inversion, null_text: NullText | None) -> list[bytes | memoryview]:
+    """The contents of the file."""
     tensors, contents = _contents(inversion, null_text)
-    header = _header(tensors, contents)
-    write_whole(path, [header, *map(_bytes, tensors.values())])
+    return [_header(tensors, contents), *map(_bytes, tensors.values())]
 
 
 def write_whole(path: str | os.PathLike, parts: Iterable[bytes | memoryview]) -> None:
     """Writes the parts beside the file and renames it once it is on the disk; a failure leaves nothing behind."""
-    partial = f"{os.fspath(path)}.{uuid4().hex}.part"
+    _finish(open(f"{os.fspath(path)}.{uuid4().hex}.part", "xb"), parts, path)
+
+
+def _claimed(paths: Iterable[str]) -> tuple[str, BinaryIO]:
+    """The first path that is free, and a new file beside it, open for writing.
+
+    A path belongs to the process that made the file beside it, since only one can; until that file is renamed to the
+    path or removed, everybody else takes another path. File systems without links can do this too.
+    """
+    for path in paths:
+        try:
+            file = open(f"{path}.part", "xb")
+        except FileExistsError:
+            continue
+        # asked after the claim: before it, another process could have finished the path in between
+        if not os.path.lexists(path):
+            return path, file
+        _abandon(file)
+
+
+def _finish(file: BinaryIO, parts: Iterable[bytes | memoryview], path: str | os.PathLike) -> None:
+    """Writes the parts and renames the file to the path once it is on the disk; a failure leaves nothing behind."""
     try:
-        with open(partial, "xb") as file:
+        with file:
             for part in parts:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        os.replace(file.name, path)
     except BaseException:
-        with suppress(OSError):
-            os.unlink(partial)
+        _abandon(file)
         raise
+
+
+def _abandon(file: BinaryIO) -> None:
+    with suppress(OSError):
+        file.close()
+    with suppress(OSError):
+        os.unlink(file.name)
+
+
+def _sweep(folder: str) -> list[str]:
+    """Removes what killed processes left unfinished in the folder, and returns the names."""
+    removed = []
+    for entry in [entry for entry in os.scandir(folder) if PARTIAL.fullmatch(entry.name)]:
+        with suppress(OSError):  # another process was first
+            if entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < time() - ABANDONED:
+                os.unlink(entry.path)
+                removed.append(entry.name)
+    return removed
 
 
 def load(path: str | os.PathLike) -> tuple[Inversion, NullText | None]:

@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 from dataclasses import replace
 from io import BytesIO
@@ -6,13 +7,14 @@ from itertools import pairwise
 from math import inf
 from pathlib import Path
 from random import Random
+from time import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from steer.samplers import inversion_file
 from steer.samplers.inversion import Inversion
-from steer.samplers.inversion_file import load, save
+from steer.samplers.inversion_file import load, save, save_numbered
 from steer.samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING, NoiseLaw
 
 SHAPES = [(1, 4, 16, 16), (2, 4, 9, 14), (1, 4, 3, 5, 7)]
@@ -246,6 +248,59 @@ def test_a_limit_of_the_system_leaves_nothing(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not tree(tmp_path)
+
+
+def test_a_number_that_is_taken_is_left_alone(tmp_path):
+    """By a finished file, by one that another process is writing, and by both."""
+    for name in ("x_00003_.safetensors", "x_00004_.safetensors.part", "x_00005_.safetensors",
+                 "x_00005_.safetensors.part"):  # fmt: skip
+        (tmp_path / name).write_bytes(b"another's")
+    before = tree(tmp_path)
+    assert save_numbered(tmp_path, "x", 3, GOOD) == ("x_00006_.safetensors", [])
+    after = tree(tmp_path)
+    assert same_inversion(load(after_path := tmp_path / "x_00006_.safetensors")[0], GOOD)
+    assert after.pop(str(after_path)) and after == before
+
+
+@pytest.mark.parametrize("where", WAYS)
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_a_failure_gives_the_number_back(tmp_path, monkeypatch, where, error):
+    save_numbered(tmp_path, "x", 1, GOOD)
+    (tmp_path / "x_00002_.safetensors.part").write_bytes(b"another's")
+    before = tree(tmp_path)
+    with monkeypatch.context() as broken, pytest.raises(type(error)):
+        break_saving(broken, where, error)
+        save_numbered(tmp_path, "x", 1, GOOD)
+    assert tree(tmp_path) == before
+    assert save_numbered(tmp_path, "x", 1, GOOD)[0] == "x_00003_.safetensors"
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(tmp_path):
+    ours = ["a_00001_.safetensors.part", "b_123456_.safetensors.part", f"a_00001_.safetensors.{'0f' * 16}.part"]
+    others = ["a_00001_.safetensors", "a_00001.safetensors.part", "a_00001_.part", "_00001_.safetensors.part",
+              "a_00001_.safetensors.part.bak", f"a_00001_.safetensors.{'0g' * 16}.part", "a_1_.safetensors.part",
+              "model.safetensors.part", "a_00001_.png.part"]  # fmt: skip
+    for name in [*ours, *others]:
+        (tmp_path / name).write_bytes(b"left")
+    (tmp_path / "a_00002_.safetensors.part").mkdir()
+    (tmp_path / "a_00003_.safetensors.part").symlink_to("model.safetensors.part")
+    day, live = time() - 24 * 3600, tmp_path / "a_00004_.safetensors.part"
+    live.write_bytes(b"just being written")
+    for path in tmp_path.iterdir():
+        os.utime(path, (day - 60, day - 60), follow_symlinks=False)
+    os.utime(live, (day + 60, day + 60))
+    name, removed = save_numbered(tmp_path, "a", 5, GOOD)
+    assert sorted(removed) == sorted(ours)
+    left = {*others, "a_00002_.safetensors.part", "a_00003_.safetensors.part", live.name, name}
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_what_cannot_be_saved_removes_nothing(tmp_path):
+    (tmp_path / "a_00001_.safetensors.part").write_bytes(b"left")
+    os.utime(tmp_path / "a_00001_.safetensors.part", (0, 0))
+    with pytest.raises(ValueError, match="NaN"):
+        save_numbered(tmp_path, "a", 2, replace(GOOD, latents=GOOD.latents[:-1] + (NAN,)))
+    assert [path.name for path in tmp_path.iterdir()] == ["a_00001_.safetensors.part"]
 
 
 # The 200 corrupted files. A mutation takes the file's bytes and a random generator and gives other bytes.

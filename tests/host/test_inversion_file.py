@@ -1,6 +1,9 @@
 """Saving and loading inversions through the nodes: folders, names, corrupted files, interrupts."""
 
+import logging
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import comfy.samplers
@@ -8,6 +11,7 @@ import folder_paths
 import nodes
 import pytest
 import torch
+from steer.demo.package import ROOT
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.inversion_file import SteerLoadInversion, SteerSaveInversion, inversion_files
 from steer.nodes.null_text import SteerNullText
@@ -110,6 +114,26 @@ def test_files_are_counted_and_listed(folders):
     for name in (*names, "a.SAFETENSORS [input]"):
         assert SteerLoadInversion.validate_inputs(name) is True
         assert same_inversion(loaded(name)[0], inversion_of())
+
+
+def test_saves_at_the_same_time_keep_every_inversion(tmp_path):
+    """Four processes, ten saves each, under one prefix; and a reader finds none that is not whole."""
+    script = str(ROOT / "tests" / "saving_at_once.py")
+    run = subprocess.run([sys.executable, script, str(tmp_path), "5"], capture_output=True, text=True, timeout=300)
+    assert run.stdout.splitlines() == ["40 0"] * 5, run.stdout + run.stderr[-2000:]
+
+
+def test_what_killed_saves_left_is_removed_and_said(folders, caplog):
+    saved(inversion_of())
+    left = folders / "output" / "steer" / "inversion_00002_.safetensors.part"
+    left.write_bytes(b"half")
+    with caplog.at_level(logging.INFO, "steer"):
+        assert saved(inversion_of()).ui["files"][0]["filename"] == "inversion_00003_.safetensors"
+    assert left.exists() and "killed" not in caplog.text
+    os.utime(left, (0, 0))
+    with caplog.at_level(logging.INFO, "steer"):
+        saved(inversion_of())
+    assert not left.exists() and "killed processes left unfinished: inversion_00002_.safetensors.part" in caplog.text
 
 
 def test_a_changed_file_reruns(folders):
