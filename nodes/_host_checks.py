@@ -6,6 +6,7 @@ import comfy.sample
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_sampling import CONST
 from torch import Tensor
+from torch.nn import GroupNorm
 
 from ..samplers.core import check_values, noise_levels
 from ..samplers.masks import check_mask
@@ -123,6 +124,7 @@ def check_ready(guider, sigmas: Tensor, latent: Tensor, noise: Tensor, mask: Ten
         raise ValueError(
             f"the sigmas go up to {float(sigmas.max()):g}, and a rectified-flow model's to 1; make them with this model"
         )
+    check_size(model.diffusion_model, latent)
     widths = text_widths(model.diffusion_model)
     for name, entries in guider.conds.items():
         for entry in entries:
@@ -140,6 +142,22 @@ def check_every_call(model_options: dict) -> None:
         raise ValueError(
             "the model has EasyCache or LazyCache, which answer some calls from earlier ones, as suits plain sampling "
             "alone; remove it for this node"
+        )
+
+
+def check_size(network, latent: Tensor) -> None:
+    """ValueError for a latent whose coarsest level is a single position, where a UNet has groups of one channel.
+
+    Torch does not normalise a single value.
+    """
+    if not isinstance(network, UNetModel) or max(latent.shape[-2:]) > 2 ** (len(network.channel_mult) - 1):
+        return
+    norms = (layer for layer in network.modules() if isinstance(layer, GroupNorm))
+    if any(norm.num_channels == norm.num_groups for norm in norms):
+        height, width = latent.shape[-2:]
+        raise ValueError(
+            f"latent_image is {width}x{height}, too small for this model, which normalises each of its channels over "
+            "the picture; use a larger picture"
         )
 
 

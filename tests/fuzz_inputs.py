@@ -484,6 +484,51 @@ RUNNING = {
 }  # fmt: skip
 
 
+LITERALS = (
+    None, 0, 1, -1, 2.5, float("nan"), 10**400, True, "", "x", "a" * 10_000, b"x", 1j, [], [1], ["1", 0], ["x"] * 3,
+    [[]], [None], [[1, {}]], [["x", {}]], [[torch.ones(1, 77, 128)]], [[torch.ones(1, 77, 128), None]],
+    [[torch.ones(1, 77, 128), {}, {}]], (), ("x",), {}, {"a": 1}, {0: torch.ones(1)}, {"samples": 1}, {"samples": "x"},
+    {"samples": None}, {"samples": [1.0]}, {"samples": torch.ones(1, 4, 8, 8), "noise_mask": 1}, set(), range(2),
+    object(), object, len, np.zeros(3), np.zeros((2, 2)), SimpleNamespace(samples=1),
+)  # fmt: skip
+"""What JSON, or a node with an output of any type, can put in place of what belongs on a wire."""
+TENSORS = ("IMAGE", "MASK", "SIGMAS")
+NUMBERS_OF_ANY_KIND = ("INT", "FLOAT", "BOOLEAN")
+TEXTS_OF_ANY_KIND = ("STRING", "COMBO")
+
+
+def belongs(item, value) -> bool:
+    """Whether the input takes the value, or refuses it for what it says rather than for its type."""
+    kind = item.io_type
+    if value is None:
+        return item.optional and kind not in (*NUMBERS_OF_ANY_KIND, *TEXTS_OF_ANY_KIND)
+    if kind in NUMBERS_OF_ANY_KIND:
+        return isinstance(value, int | float | np.number)
+    if kind in TEXTS_OF_ANY_KIND:
+        return isinstance(value, str)
+    if kind in TENSORS:
+        return isinstance(value, Tensor)
+    # no entries are none to refuse
+    return kind in ("CONDITIONING", "STEER_REGIONS") and isinstance(value, list | tuple | set) and not value
+
+
+def in_place_of(item, world: World) -> list:
+    """Literals, and the usual values of other types, that do not belong on this input."""
+    others = [
+        value
+        for kind, values in world.usual.items()
+        if kind not in ("TARGET", "TEXT_TOWER", item.io_type, f"LARGE_{item.io_type}")
+        for value in values.values()
+    ]
+    values = [value for value in (*LITERALS, *others, torch.ones(2, 2)) if not belongs(item, value)]
+    return values + ([torch.ones(()), torch.ones(2, 2), torch.ones(2) * 1j] if item.io_type == "SIGMAS" else [])
+
+
+@st.composite
+def usual_inputs(draw, node_id: str, world: World, files: dict) -> dict[str, Shown]:
+    return {item.id: draw(one(node_id, item, False, world, files)) for item in NODES[node_id].GET_SCHEMA().inputs}
+
+
 @st.composite
 def inputs(draw, node_id: str, then: tuple[str, ...], world: World, files: dict) -> tuple[dict, dict]:
     """(the node's inputs, those of the run afterwards): the usual, but for at most two odd ones."""

@@ -31,7 +31,19 @@ from steer.nodes.paint_with_words import SteerPaintWithWords
 from steer.nodes.prompt_to_prompt import SteerPromptToPromptGuider
 from steer.samplers import inversion_file
 from steer.samplers.classifier import read_classifier
-from steer.tests.fuzz_inputs import BAD_NUMBERS, BAD_TEXTS, NODES, PROMPT, SIGMAS, frozen, inputs, unchanged, world_of
+from steer.tests.fuzz_inputs import (
+    BAD_NUMBERS,
+    BAD_TEXTS,
+    NODES,
+    PROMPT,
+    SIGMAS,
+    frozen,
+    in_place_of,
+    inputs,
+    unchanged,
+    usual_inputs,
+    world_of,
+)
 from steer.tests.host_run import host_guider, sampled
 
 FACTOR = int(os.environ.get("STEER_FUZZ", "1"))
@@ -405,6 +417,31 @@ def test_a_result_or_a_value_error(node_id, world, folders):
     any_input()
     for name, model in (world.usual["MODEL"] | world.odd["MODEL"]).items():
         assert not model.patches and unchanged(weights[name], weights_of(model))
+
+
+@pytest.mark.parametrize("node_id", CHECKS)
+def test_what_does_not_belong_on_an_input_is_named(node_id, world, folders):
+    """A literal in place of a wire, or a wire of another type: a ValueError with the node and the input, no call."""
+    files, items = listed(folders), NODES[node_id].GET_SCHEMA().inputs
+
+    @settings(
+        max_examples=2 * FACTOR, derandomize=FACTOR == 1, deadline=None, database=None, phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
+    )  # fmt: skip
+    @given(usual_inputs(node_id, world, FILES))
+    def each_for_each(drawn):
+        values = {name: each.value for name, each in drawn.items()}
+        for item in items:
+            for wrong in in_place_of(item, world):
+                with pytest.raises(ValueError) as caught:
+                    NODES[node_id].execute(**{**values, item.id: wrong})
+                message = str(caught.value)
+                assert re.match(rf"{node_id}: .*\b{item.id}\b", message, re.DOTALL), (item.id, type(wrong))
+                assert len(message) < 1000
+
+    world.calls.clear()
+    each_for_each()
+    assert not world.calls and listed(folders) == files
 
 
 def test_no_node_is_left_out():

@@ -1,0 +1,143 @@
+"""What each input of a node takes, looked at before the node runs.
+
+The host checks the types of connected outputs. It does not look at a literal in place of a wire, which the API can
+send, nor at what comes from an output of any type.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache, wraps
+from inspect import signature
+from numbers import Real
+from typing import NamedTuple
+
+from numpy import bool_
+from torch import Tensor
+
+from ..attention.attention_maps import Recording
+from ..attention.paint_with_words import Region
+from ..attention.prompt_to_prompt import Edit
+from ..samplers.classifier import Classifier
+from ..samplers.inversion import Inversion
+
+
+class Kind(NamedTuple):
+    """The values of a type of input."""
+
+    is_one: Callable[[object], bool]
+    needed: str
+    """What belongs there, and which nodes give it."""
+
+
+def having(*names: str) -> Callable[[object], bool]:
+    """Whether a value has what a node reads of it: other packs bring models, guiders and samplers of their own."""
+    return lambda value: not isinstance(value, type) and all(hasattr(value, name) for name in names)
+
+
+def of(kind: type) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, kind)
+
+
+def _is_conditioning(value) -> bool:
+    """Whether it is [text, options] for each of its entries; a text may be None, for a model that reads none."""
+    if isinstance(value, str | bytes | Mapping | Tensor) or not having("__iter__", "__len__")(value):
+        return False
+    return all(
+        isinstance(entry, list | tuple)
+        and len(entry) == 2
+        and (entry[0] is None or hasattr(entry[0], "shape"))
+        and isinstance(entry[1], Mapping)
+        for entry in value
+    )
+
+
+def _is_latent(value) -> bool:
+    """Whether it has samples, a tensor or a pack of several; and a mask, if any, that is a tensor too."""
+    if not isinstance(value, Mapping) or not hasattr(value.get("samples"), "is_nested"):
+        return False
+    mask = value.get("noise_mask")
+    return mask is None or hasattr(mask, "shape")
+
+
+def _is_sampler(value) -> bool:
+    """Whether it samples, and is no guider, which does so too."""
+    return having("sample")(value) and not hasattr(value, "model_patcher")
+
+
+def _is_sigmas(value) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 1 and not value.is_complex()
+
+
+def _is_regions(value) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(region, Region) for region in value)
+
+
+KINDS = {
+    "MODEL": Kind(having("clone", "get_model_object", "model"), "a MODEL, as Load Checkpoint gives it"),
+    "CLIP": Kind(having("tokenize", "encode_from_tokens"), "a CLIP, as Load Checkpoint and Load CLIP give it"),
+    "VAE": Kind(having("decode", "first_stage_model"), "a VAE, as Load Checkpoint and Load VAE give it"),
+    "CLIP_VISION": Kind(having("encode_image", "model", "patcher"), "a CLIP_VISION, as Load CLIP Vision gives it"),
+    "CONDITIONING": Kind(
+        _is_conditioning, "a CONDITIONING, a list of [text as a tensor, options], as CLIP Text Encode gives it"
+    ),
+    "LATENT": Kind(_is_latent, "a LATENT, a dict whose samples (and noise_mask) are tensors, as VAE Encode gives it"),
+    "IMAGE": Kind(of(Tensor), "an IMAGE, a tensor (batch, height, width, channels), as Load Image gives it"),
+    "MASK": Kind(of(Tensor), "a MASK, a tensor (batch, height, width), as Load Image gives it"),
+    "NOISE": Kind(having("generate_noise", "seed"), "a NOISE, as RandomNoise gives it"),
+    "GUIDER": Kind(having("sample", "model_patcher"), "a GUIDER, as CFGGuider gives it"),
+    "SAMPLER": Kind(_is_sampler, "a SAMPLER, as KSamplerSelect gives it"),
+    "SIGMAS": Kind(_is_sigmas, "SIGMAS, a tensor with one number for each level, as BasicScheduler gives them"),
+    "STEER_INVERSION": Kind(of(Inversion), "the inversion of SteerDDIMInversion or SteerLoadInversion"),
+    "STEER_EDIT": Kind(of(Edit), "the edit of SteerPromptEdit or SteerLocalBlend"),
+    "STEER_ATTENTION": Kind(of(Recording), "the attention of SteerCaptureAttention"),
+    "STEER_REGIONS": Kind(_is_regions, "the regions of SteerRegion or SteerRegionsFromSegmentation"),
+    "STEER_LOSS": Kind(
+        having("noisy", "patchers", "memory", "start"),
+        "the loss of SteerCLIPTextLoss, SteerCLIPImageLoss or SteerClassifierLoss",
+    ),
+    "STEER_CLASSIFIER": Kind(of(Classifier), "the classifier of SteerClassifierLoader"),
+    "INT": Kind(of(Real), "a whole number"),
+    "FLOAT": Kind(of(Real), "a number"),
+    "BOOLEAN": Kind(of(Real | bool_), "true or false"),
+    "STRING": Kind(of(str), "a text"),
+    "COMBO": Kind(of(str), "one of its choices, a text"),
+}
+"""By the host's name of the type. Which numbers, texts and shapes fit, the nodes say themselves."""
+
+WIDGETS = {"INT", "FLOAT", "BOOLEAN", "STRING", "COMBO"}
+
+
+def check_inputs(node: type) -> None:
+    """Makes the node's `execute` begin with a look at what it is given: ValueError for what is of another type."""
+    execute = node.execute.__func__
+    parameters = signature(execute)
+
+    @cache
+    def schema() -> tuple:
+        """(id, type, whether None stands for nothing connected) of each input; asked once, as it lists files."""
+        inputs = node.define_schema().inputs
+        return tuple((item.id, item.io_type, item.optional and item.io_type not in WIDGETS) for item in inputs)
+
+    @wraps(execute)
+    def checked(cls, *args, **kwargs):
+        given = parameters.bind(cls, *args, **kwargs).arguments
+        for name, kind, may_be_none in schema():
+            if name not in given or may_be_none and given[name] is None:
+                continue
+            if not KINDS[kind].is_one(given[name]):
+                node_id = node.define_schema().node_id
+                raise ValueError(f"{node_id}: {name} is {_shown(given[name])}; it needs {KINDS[kind].needed}")
+        return execute(cls, *args, **kwargs)
+
+    node.execute = classmethod(checked)
+
+
+def _shown(value) -> str:
+    """A few words for what was given instead."""
+    if value is None or isinstance(value, str | Real):
+        text = repr(value[:60] if isinstance(value, str) else value)
+        return text if len(text) < 80 else f"{text[:80]}..."
+    if isinstance(value, Tensor):
+        return f"a tensor of the shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a dict with {', '.join(map(repr, list(value)[:5])) or 'nothing in it'}"
+    return f"of the type {type(value).__name__}"
