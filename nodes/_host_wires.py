@@ -10,6 +10,7 @@ from inspect import signature
 from numbers import Real
 from typing import NamedTuple
 
+import torch
 from numpy import bool_
 from torch import Tensor
 
@@ -37,25 +38,31 @@ def of(kind: type) -> Callable[[object], bool]:
     return lambda value: isinstance(value, kind)
 
 
+def _is_tensor(value) -> bool:
+    """Whether it is a tensor whose values are real numbers and at hand."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not (
+        value.is_complex() or value.is_nested or value.is_meta
+    )  # fmt: skip
+
+
 def _is_conditioning(value) -> bool:
-    """Whether it is [text, options] for each of its entries; a text may be None, for a model that reads none."""
+    """Whether it is (text, options) for each of its entries."""
     if isinstance(value, str | bytes | Mapping | Tensor) or not having("__iter__", "__len__")(value):
         return False
-    return all(
-        isinstance(entry, list | tuple)
-        and len(entry) == 2
-        and (entry[0] is None or hasattr(entry[0], "shape"))
-        and isinstance(entry[1], Mapping)
-        for entry in value
-    )
+    return all(isinstance(entry, list | tuple) and len(entry) == 2 and _is_encoded(*entry) for entry in value)
+
+
+def _is_encoded(text, options) -> bool:
+    return _is_tensor(text) and text.ndim >= 3 and text.numel() > 0 and isinstance(options, Mapping)
 
 
 def _is_latent(value) -> bool:
-    """Whether it has samples, a tensor or a pack of several; and a mask, if any, that is a tensor too."""
-    if not isinstance(value, Mapping) or not hasattr(value.get("samples"), "is_nested"):
+    """Whether it has samples, a tensor or a pack of several; and a mask, if any, that is such a one too."""
+    if not isinstance(value, Mapping):
         return False
-    mask = value.get("noise_mask")
-    return mask is None or hasattr(mask, "shape")
+    samples, mask = (value.get(name) for name in ("samples", "noise_mask"))
+    is_one = [_is_tensor(each) or getattr(each, "is_nested", False) for each in (samples, mask)]
+    return is_one[0] and (mask is None or is_one[1])
 
 
 def _is_sampler(value) -> bool:
@@ -64,7 +71,7 @@ def _is_sampler(value) -> bool:
 
 
 def _is_sigmas(value) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 1 and not value.is_complex()
+    return _is_tensor(value) and value.ndim == 1 and value.dtype != torch.bool
 
 
 def _is_regions(value) -> bool:
@@ -77,11 +84,11 @@ KINDS = {
     "VAE": Kind(having("decode", "first_stage_model"), "a VAE, as Load Checkpoint and Load VAE give it"),
     "CLIP_VISION": Kind(having("encode_image", "model", "patcher"), "a CLIP_VISION, as Load CLIP Vision gives it"),
     "CONDITIONING": Kind(
-        _is_conditioning, "a CONDITIONING, a list of [text as a tensor, options], as CLIP Text Encode gives it"
+        _is_conditioning, "a CONDITIONING, a list of [tensor of the text, options], as CLIP Text Encode gives it"
     ),
     "LATENT": Kind(_is_latent, "a LATENT, a dict whose samples (and noise_mask) are tensors, as VAE Encode gives it"),
-    "IMAGE": Kind(of(Tensor), "an IMAGE, a tensor (batch, height, width, channels), as Load Image gives it"),
-    "MASK": Kind(of(Tensor), "a MASK, a tensor (batch, height, width), as Load Image gives it"),
+    "IMAGE": Kind(_is_tensor, "an IMAGE, a tensor (batch, height, width, channels), as Load Image gives it"),
+    "MASK": Kind(_is_tensor, "a MASK, a tensor (batch, height, width), as Load Image gives it"),
     "NOISE": Kind(having("generate_noise", "seed"), "a NOISE, as RandomNoise gives it"),
     "GUIDER": Kind(having("sample", "model_patcher"), "a GUIDER, as CFGGuider gives it"),
     "SAMPLER": Kind(_is_sampler, "a SAMPLER, as KSamplerSelect gives it"),
@@ -137,7 +144,8 @@ def _shown(value) -> str:
         text = repr(value[:60] if isinstance(value, str) else value)
         return text if len(text) < 80 else f"{text[:80]}..."
     if isinstance(value, Tensor):
-        return f"a tensor of the shape {tuple(value.shape)}"
+        sizes = "several sizes" if value.is_nested else f"the shape {tuple(value.shape)}"
+        return f"a tensor of {sizes} ({value.dtype}, {value.layout}, {value.device})"
     if isinstance(value, Mapping):
         return f"a dict with {', '.join(map(repr, list(value)[:5])) or 'nothing in it'}"
     return f"of the type {type(value).__name__}"

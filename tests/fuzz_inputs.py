@@ -484,12 +484,16 @@ RUNNING = {
 }  # fmt: skip
 
 
+TEXT = drawn(1, 5, 128)
+ODD_TENSORS = (TEXT * 1j, TEXT.to_sparse(), TEXT.to("meta"), torch.nested.nested_tensor([TEXT[0], TEXT[0]]))
 LITERALS = (
     None, 0, 1, -1, 2.5, float("nan"), 10**400, True, "", "x", "a" * 10_000, b"x", 1j, [], [1], ["1", 0], ["x"] * 3,
-    [[]], [None], [[1, {}]], [["x", {}]], [[torch.ones(1, 77, 128)]], [[torch.ones(1, 77, 128), None]],
-    [[torch.ones(1, 77, 128), {}, {}]], (), ("x",), {}, {"a": 1}, {0: torch.ones(1)}, {"samples": 1}, {"samples": "x"},
-    {"samples": None}, {"samples": [1.0]}, {"samples": torch.ones(1, 4, 8, 8), "noise_mask": 1}, set(), range(2),
-    object(), object, len, np.zeros(3), np.zeros((2, 2)), SimpleNamespace(samples=1),
+    [[]], [None], [[1, {}]], [["x", {}]], [[TEXT]], [[TEXT, None]], [[TEXT, {}, {}]], [[TEXT[0], {}]], [[None, {}]],
+    [[TEXT[:, :0], {}]], *([[odd, {}]] for odd in ODD_TENSORS), (),
+    ("x",), {}, {"a": 1}, {0: TEXT}, {"samples": 1}, {"samples": "x"}, {"samples": None}, {"samples": [1.0]},
+    {"samples": drawn(1, 4, 8, 8), "noise_mask": 1}, {"samples": drawn(1, 4, 8, 8), "noise_mask": np.ones((8, 8))},
+    *({"samples": odd} for odd in ODD_TENSORS[:3]), set(), range(2), object(), object, len, np.zeros(3),
+    np.zeros((2, 2)), SimpleNamespace(samples=1), *ODD_TENSORS,
 )  # fmt: skip
 """What JSON, or a node with an output of any type, can put in place of what belongs on a wire."""
 TENSORS = ("IMAGE", "MASK", "SIGMAS")
@@ -507,7 +511,7 @@ def belongs(item, value) -> bool:
     if kind in TEXTS_OF_ANY_KIND:
         return isinstance(value, str)
     if kind in TENSORS:
-        return isinstance(value, Tensor)
+        return isinstance(value, Tensor) and not any(value is odd for odd in ODD_TENSORS)
     # no entries are none to refuse
     return kind in ("CONDITIONING", "STEER_REGIONS") and isinstance(value, list | tuple | set) and not value
 
@@ -521,7 +525,9 @@ def in_place_of(item, world: World) -> list:
         for value in values.values()
     ]
     values = [value for value in (*LITERALS, *others, torch.ones(2, 2)) if not belongs(item, value)]
-    return values + ([torch.ones(()), torch.ones(2, 2), torch.ones(2) * 1j] if item.io_type == "SIGMAS" else [])
+    return values + (
+        [torch.ones(()), torch.ones(2, 2), torch.tensor([True, False])] if item.io_type == "SIGMAS" else []
+    )
 
 
 @st.composite

@@ -444,6 +444,37 @@ def test_what_does_not_belong_on_an_input_is_named(node_id, world, folders):
     assert not world.calls and listed(folders) == files
 
 
+JSON = (1, 0, 2.5, True, "x", "", None, {}, {"samples": 1}, {"__value__": [1, 2]}, {"__value__": [[1, {}]]})
+WIDGETS = ("INT", "FLOAT", "STRING", "COMBO", "BOOLEAN")
+
+
+def with_literals(node_id, literal):
+    """(a prompt whose node gets the literal on each wire and else its defaults, the first of these wires)."""
+    node = NODES[node_id]
+    items = [item for item in node.GET_SCHEMA().inputs if not item.optional]
+    wires = [item.id for item in items if item.io_type not in WIDGETS]
+    typed = [item for item in items if item.io_type in WIDGETS]
+    inputs = {item.id: item.options[0] if item.io_type == "COMBO" else item.default or 0 for item in typed if wires}
+    graph = {"1": {"class_type": node_id, "inputs": inputs | dict.fromkeys(wires, literal)}}
+    if node.RETURN_TYPES:  # else it ends the prompt itself
+        graph["2"] = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
+    return graph, *wires[:1]
+
+
+@pytest.mark.parametrize("literal", JSON, ids=repr)
+def test_a_literal_in_place_of_a_wire_through_the_server(server, literal):
+    """The host lets it through, and the node names it."""
+    for node_id in NODES:
+        graph, *wires = with_literals(node_id, literal)
+        if not wires:
+            continue
+        with pytest.raises(HostError) as caught:
+            server.run(graph)
+        error = caught.value
+        assert (error.node_id, error.exception_type) == ("1", "ValueError"), f"{node_id}: {str(error)[:500]}"
+        assert error.exception_message.startswith(f"{node_id}: {wires[0]} is "), error.exception_message
+
+
 def test_no_node_is_left_out():
     assert CHECKS.keys() == NODES.keys()
 
