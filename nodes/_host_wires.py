@@ -53,7 +53,10 @@ def _is_conditioning(value) -> bool:
 
 
 def _is_encoded(text, options) -> bool:
-    return _is_tensor(text) and text.ndim >= 3 and text.numel() > 0 and isinstance(options, Mapping)
+    if not _is_tensor(text) or text.ndim < 3 or not text.numel() or not isinstance(options, Mapping):
+        return False
+    pooled = options.get("pooled_output")
+    return all(isinstance(key, str) for key in options) and (pooled is None or _is_tensor(pooled) and pooled.ndim > 0)
 
 
 def _is_latent(value) -> bool:

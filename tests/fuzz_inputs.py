@@ -489,8 +489,8 @@ ODD_TENSORS = (TEXT * 1j, TEXT.to_sparse(), TEXT.to("meta"), torch.nested.nested
 LITERALS = (
     None, 0, 1, -1, 2.5, float("nan"), 10**400, True, "", "x", "a" * 10_000, b"x", 1j, [], [1], ["1", 0], ["x"] * 3,
     [[]], [None], [[1, {}]], [["x", {}]], [[TEXT]], [[TEXT, None]], [[TEXT, {}, {}]], [[TEXT[0], {}]], [[None, {}]],
-    [[TEXT[:, :0], {}]], *([[odd, {}]] for odd in ODD_TENSORS), (),
-    ("x",), {}, {"a": 1}, {0: TEXT}, {"samples": 1}, {"samples": "x"}, {"samples": None}, {"samples": [1.0]},
+    [[TEXT[:, :0], {}]], [[TEXT, {1: 2}]], [[TEXT, {"pooled_output": [1.0]}]], *([[odd, {}]] for odd in ODD_TENSORS),
+    (), ("x",), {}, {"a": 1}, {0: TEXT}, {"samples": 1}, {"samples": "x"}, {"samples": None}, {"samples": [1.0]},
     {"samples": drawn(1, 4, 8, 8), "noise_mask": 1}, {"samples": drawn(1, 4, 8, 8), "noise_mask": np.ones((8, 8))},
     *({"samples": odd} for odd in ODD_TENSORS[:3]), set(), range(2), object(), object, len, np.zeros(3),
     np.zeros((2, 2)), SimpleNamespace(samples=1), *ODD_TENSORS,
