@@ -1,9 +1,5 @@
 """Source and target sampled in lockstep by the host: one latent batch of both, one model call for both prompts."""
 
-from copy import copy
-from inspect import signature
-
-import comfy.k_diffusion.sampling
 import comfy.samplers
 import torch
 from torch import Tensor
@@ -21,6 +17,7 @@ from ..attention.prompt_to_prompt import (
     shared_queries,
 )
 from ..samplers.inversion import Inversion
+from ..samplers.same_noise import SameNoise
 from ._host import InversionSampler, WrappedGuider, check_inversion_fits, noise_law
 from ._host_attention import Transform, attention_sites, edits_of, paired, with_edits, with_patches_unwatched
 from ._host_checks import check_given, check_ready, errors_of
@@ -108,9 +105,9 @@ class LockstepGuider(WrappedGuider):
 
     lockstep = 2  # the two halves get the same noise from Steer's samplers
 
-    def __init__(self, guider, edit: Edit, timing: Timing, track: Track | None):
+    def __init__(self, guider, edit: Edit, timing: Timing, track: Track | None, same_noise: SameNoise):
         super().__init__(guider)
-        self._blend_first, self._track = timing.blend_first, track
+        self._blend_first, self._track, self._same_noise = timing.blend_first, track, same_noise
         self._blended = BlendMask(edit.blend) if edit.blend else None
         self._sites = attention_sites(guider.inner_model)
         positives = guider.conds["positive"]
@@ -133,7 +130,8 @@ class LockstepGuider(WrappedGuider):
             source, follows = self._track.at(level, source)
         x = torch.cat([source, self._moved(source, target, level)])
         options = with_patches_unwatched(with_edits(model_options, self._sites, self._edits))
-        denoised, edit = self._guider(x, sigma, model_options=options, seed=seed).chunk(2)
+        with self._same_noise.away():
+            denoised, edit = self._guider(x, sigma, model_options=options, seed=seed).chunk(2)
         if self._track:
             denoised = follows
         if self._blended and level <= self._blend_first:
@@ -183,10 +181,12 @@ class LockstepSampler(comfy.samplers.Sampler):
                 track = Track(owner.inversion, sigmas.tolist(), (noise.shape[0] // 2, *noise.shape[1:]))
                 top = self.max_denoise(model_wrap, sigmas)
                 self._check_start(track, model_sampling.noise_scaling(sigmas[0], noise, latent_image, top))
-            guider = LockstepGuider(model_wrap, owner.edit, owner.timing, track)
-            samples = with_same_noise(self.sampler, noise, sigmas, extra_args.get("seed")).sample(
-                guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
-            )
+            same_noise = SameNoise(noise.shape)
+            guider = LockstepGuider(model_wrap, owner.edit, owner.timing, track, same_noise)
+            with same_noise:
+                samples = self.sampler.sample(
+                    guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
+                )
         # the inner sampler's result has been taken out of the flow law's scale; the source on its track has not
         x = guider.finish(samples * law.alpha(float(sigmas[-1])), float(sigmas[-1]))
         return model_sampling.inverse_noise_scaling(sigmas[-1], x)
@@ -200,28 +200,6 @@ class LockstepSampler(comfy.samplers.Sampler):
                 "the run does not start where the inversion ends; connect the NOISE and the LATENT of the same "
                 "inversion to SamplerCustomAdvanced"
             )
-
-
-def with_same_noise(sampler, noise: Tensor, sigmas: Tensor, seed: int | None):
-    """The sampler drawing the same noise for both halves, where it is one of the host's that draws any."""
-    inner = getattr(sampler, "sampler", None)
-    if inner is not None:  # a sampler round another one
-        sampler = copy(sampler)
-        sampler.sampler = with_same_noise(inner, noise, sigmas, seed)
-        return sampler
-    function = getattr(sampler, "sampler_function", None)
-    if function is None or "noise_sampler" not in signature(function).parameters:
-        return sampler
-    half, positive = noise.chunk(2)[0], sigmas[sigmas > 0]
-    if "sde" in function.__name__:
-        draw = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(half, positive.min(), positive.max(), seed=seed)
-    else:
-        draw = comfy.k_diffusion.sampling.default_noise_sampler(half, seed=seed)
-
-    def both(sigma, next_sigma):
-        return torch.cat([draw(sigma, next_sigma)] * 2)
-
-    return type(sampler)(function, {**sampler.extra_options, "noise_sampler": both}, sampler.inpaint_options)
 
 
 class PromptToPromptGuider(comfy.samplers.CFGGuider):

@@ -1,5 +1,6 @@
 import random
 import types
+from inspect import signature
 
 import comfy.model_management as management
 import comfy.ops
@@ -8,6 +9,7 @@ import node_helpers
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from steer.demo.shapes.data import caption, render, sample_scene
 from steer.nodes._host_attention import attention_sites
@@ -19,14 +21,17 @@ from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from steer.tests.company import Square
 from steer.tests.host_run import (
+    EPS,
     FLOW,
     Noise,
+    closed_form,
     counted,
     encode,
     hole,
     host_guider,
     interrupted,
     noise_of,
+    of_host,
     relative,
     run,
     sigmas_of,
@@ -128,6 +133,77 @@ def test_samplers_that_draw_noise_draw_it_alike_for_both(shapes, name, captured)
     else:
         both = run(guider, sampler, sigmas, noise, latent, hole())
     assert relative(both[1:], both[:1]) < 1e-5
+
+
+CHURN = {"s_churn": 30.0}
+OPTIONS = [
+    ("euler", CHURN), ("heun", CHURN), ("dpm_2", CHURN), ("heunpp2", CHURN),
+    ("dpm_adaptive", {"eta": 1.0}), ("dpmpp_2m_sde", {"solver_type": "heun", "eta": 0.7}),
+    ("lcm", {"noise_clip_std": 0.5}), ("sa_solver", {"tau_func": lambda sigma: 0.5}),
+]  # fmt: skip
+
+
+def own_options(name, options):
+    """The sampler with these options; skips where this host's does not have them."""
+    sampler = comfy.samplers.ksampler(name, options)
+    parameters = signature(sampler.sampler_function).parameters
+    if not options.keys() <= parameters.keys() and "extra_options" not in parameters:
+        pytest.skip(f"{name} has no {', '.join(options)} here")
+    return sampler
+
+
+def check_source_and_target(shapes, sampler, law, latent=None, mask=None):
+    """Without shared attention both halves are the plain runs of their seed, whatever the sampler draws."""
+    model, noise = closed_form(shapes[0], law), noise_of((1, 4, 8, 8))
+    *halves, edit = edit_of(shapes[1])
+    halves = [[[torch.full_like(half[0][0], mean), half[0][1]]] for half, mean in zip(halves, (1.0, -2.0), strict=True)]
+    sigmas = sigmas_of(model, 5)
+
+    def seeded(guider):
+        torch.manual_seed(11)  # as the host does where it makes the noise
+        return run(guider, sampler, sigmas, noise, latent, mask)
+
+    first, second = seeded(lockstep(shapes, (*halves, edit), model=model)).chunk(2)
+    plain = [seeded(host_guider(model, half, encode(shapes[1], ""), 5.0)) for half in halves]
+    assert relative(*plain) > 0.01  # the prompts make a difference
+    assert relative(first, plain[0]) < 1e-5
+    if "dpm_adaptive" not in sampler.sampler_function.__name__:  # the edit goes the source's steps
+        assert relative(second, plain[1]) < 1e-5
+
+
+@pytest.mark.parametrize("law", [EPS, FLOW])
+@pytest.mark.parametrize("name", comfy.samplers.SAMPLER_NAMES)
+def test_every_sampler_of_the_host_draws_what_the_plain_run_draws(shapes, name, law):
+    check_source_and_target(shapes, comfy.samplers.sampler_object(name), law)
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIONS)
+def test_samplers_with_options_draw_what_the_plain_run_draws(shapes, name, options):
+    check_source_and_target(shapes, own_options(name, options), EPS)
+
+
+@pytest.mark.parametrize("name", ["euler_ancestral", "ddim", "dpmpp_sde"])
+def test_a_noise_mask_draws_what_the_plain_run_draws(shapes, name):
+    """The host's ddim draws other noise for what it keeps, which a soft mask lets through."""
+    sampler, latent = comfy.samplers.sampler_object(name), noise_of((1, 4, 8, 8), 5)
+    check_source_and_target(shapes, sampler, EPS, latent, 0.5 * hole(1, 8, 8))
+
+
+def test_a_sampler_that_changes_the_size_draws_what_the_plain_run_draws(shapes):
+    check_source_and_target(shapes, of_host(SamplerLCMUpscale, 2.0, 2, "bilinear"), EPS)
+
+
+def test_what_the_model_draws_itself_is_left_alone(shapes):
+    """A model call is no sampler: what a patch draws in it is its own, for rows of its own."""
+    model, drawn = shapes[0].clone(), []
+
+    def noisy(args):
+        drawn.append(torch.randn_like(args["denoised"]))
+        return args["denoised"]
+
+    model.set_model_sampler_post_cfg_function(noisy)
+    run(lockstep(shapes, edit_of(shapes[1]), model=model), EULER, sigmas_of(model, 3), noise_of((1, 4, 8, 8)))
+    assert len(drawn) == 3 and not any(torch.equal(*one.chunk(2)) for one in drawn)
 
 
 def inverted(shapes, steps=12, seeds=(4,), cfg=1.0):
