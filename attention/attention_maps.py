@@ -32,6 +32,8 @@ class Recording:
     cross_last: float
     self_last: float
     """Below these levels no queries were kept."""
+    texts: tuple[str, ...] = ()
+    """The prompts of the run, where its conditioning tells them (as an edit's does)."""
 
     def term(self, site: Site) -> Term | None:
         """The recorded softmax of a layer at this level; None where none was kept."""

@@ -114,19 +114,22 @@ def variants(model, clip) -> dict:
     noise = torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     latent = torch.zeros_like(noise)
     source, target, empty = random_texts(3)
-    swap = edit_of(clip, "a photo of a dog on a mat", "dog")
-    added = edit_of(clip, "a photo of a fluffy cat on a red mat", "cat")
+    edits = {
+        "replace": blended(clip, "a photo of a dog on a mat", "dog", source, target),
+        "refine": blended(clip, "a photo of a fluffy cat on a red mat", "cat", source, target),
+    }
     host = guider_of(model, [[torch.cat([source[0][0], target[0][0]]), {}]], empty, CFG)
     replace, refine = (
-        SteerPromptToPromptGuider.execute(model, source, target, empty, CFG, edit, *ENDS).args[0]
-        for edit in (swap, added)
+        SteerPromptToPromptGuider.execute(model, *halves, empty, CFG, edit, *ENDS).args[0]
+        for *halves, edit in edits.values()
     )
 
     def sampled(guider, rows, sigmas):
         return sample_noise(guider, EULER, sigmas, latent.repeat(rows, 1, 1, 1), noise.repeat(rows, 1, 1, 1))
 
     def published(sigmas):
-        return published_prompt_to_prompt.sample(model, (source, target), empty, CFG, added, ENDS, sigmas, noise)
+        edit = edits["refine"][2]
+        return published_prompt_to_prompt.sample(model, (source, target), empty, CFG, edit, ENDS, sigmas, noise)
 
     return {
         "host CFGGuider": partial(sampled, host, 2),
@@ -156,7 +159,8 @@ def random_texts(count: int) -> list:
     return [[[torch.randn(1, 77, SD15["context_dim"], generator=generator), {}]] for _ in range(count)]
 
 
-def edit_of(clip, target: str, word: str):
-    """The edit alone, blended where the cat and the word are."""
-    edit = SteerPromptEdit.execute(clip, "a photo of a cat on a mat", target, "auto", "").args[2]
-    return SteerLocalBlend.execute(edit, "cat", word, 0.3).args[0]
+def blended(clip, target: str, word: str, *texts) -> tuple:
+    """Halves of these random texts, and the edit, blended where the cat and the word are."""
+    *halves, edit = SteerPromptEdit.execute(clip, "a photo of a cat on a mat", target, "auto", "").args
+    halves = [[[text[0][0], half[0][1]]] for half, text in zip(halves, texts, strict=True)]
+    return *halves, SteerLocalBlend.execute(edit, "cat", word, 0.3).args[0]

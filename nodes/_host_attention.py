@@ -22,6 +22,8 @@ from ._host import CheckedSampler
 from ._host_checks import check_given, errors_of
 
 EDITS, SITES, KEY = "steer_edits", "steer_sites", "steer"
+HALF = "steer_half"
+"""What a conditioning is of an edit: ("source" or "target", the source's text, the target's). Told by content alone."""
 PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
 
 
@@ -135,9 +137,10 @@ def with_marked_edits(
     sites = attention_sites(model.model)
 
     def before(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
-        marked = [cond for conds in executor.class_obj.conds.values() for cond in conds if mark in cond]
+        conds = [cond for conds in executor.class_obj.conds.values() for cond in conds]
+        marked = [cond for cond in conds if mark in cond and transform_of(cond[mark])]
         with errors_of(node):
-            if not any(transform_of(cond[mark]) for cond in marked):
+            if not marked:
                 raise ValueError(
                     "no conditioning of this run belongs to this patch; connect the CONDITIONING that was made for it "
                     "to the guider"
@@ -311,14 +314,25 @@ def paired(source, target, batch: int) -> list:
                 )
         tokens = torch.lcm(torch.tensor(a.shape[1]), torch.tensor(b.shape[1])).item()
         text = [_rows(x.repeat(1, tokens // x.shape[1], 1), batch) for x in (a, b)]
-        options = {**of_a, "steer_pair": of_b.get("steer_target")}
+        options = {**of_a, HALF: whole(half_of(of_a), half_of(of_b))}
         if pooled[0] is not None and pooled[1] is not None:
             options["pooled_output"] = torch.cat([_rows(x, batch) for x in pooled])
         pairs.append([torch.cat(text), options])
     return pairs
 
 
-TEXTS = ("pooled_output", "steer_target")
+TEXTS = ("pooled_output", HALF)
+
+
+def half_of(options: dict) -> tuple[str, ...]:
+    """The mark of a conditioning; () for one that is of no edit."""
+    return tuple(options.get(HALF, ()))
+
+
+def whole(source: tuple[str, ...], target: tuple[str, ...]) -> tuple[str, ...]:
+    """The mark of two conditionings in one: ("both", the texts) for the two halves of one edit, else ()."""
+    both = (source[:1], target[:1]) == (("source",), ("target",)) and source[1:] == target[1:]
+    return ("both", *source[1:]) if both else ()
 
 
 def _rows(x: Tensor, batch: int) -> Tensor:

@@ -1,5 +1,7 @@
 """Recording the attention of the host's runs, and putting a recording into another run."""
 
+from dataclasses import replace
+
 import comfy.model_management
 import comfy.samplers
 import torch
@@ -10,9 +12,11 @@ from ..attention.core import Attention, Site, Term, nearest
 from ..attention.prompt_to_prompt import Edit, Timing, coarse, edited, shared_queries
 from ._host import WrappedGuider, log
 from ._host_attention import (
+    HALF,
     Transform,
     attention_sites,
     edits_of,
+    half_of,
     sigma_at,
     with_edits,
     with_marked_edits,
@@ -56,7 +60,9 @@ class RecordingSampler(comfy.samplers.Sampler):
                 guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
             )
             tokens = guider.positive["cross_attn"].shape[1]
-            self.finished.append(self.recorder.finish(tuple(guider.levels), tokens))
+            half, *texts = half_of(guider.positive) or ("both",)
+            own = {"source": texts[:1], "target": texts[1:]}.get(half, texts)
+            self.finished.append(replace(self.recorder.finish(tuple(guider.levels), tokens), texts=tuple(own)))
         return samples
 
 
@@ -162,7 +168,7 @@ def with_recording(model, node: str, recording: Recording, edit: Edit, timing: T
         if missing:
             raise ValueError(f"sigma {missing[0]:.5g} was not recorded; {SAME_RUN}")
 
-    def transform_of(target: str):
-        return transform if target == edit.target.text else None
+    def transform_of(half):
+        return transform if half and (half[0], half[2]) == ("target", edit.target.text) else None
 
-    return with_marked_edits(model, node, "steer_target", transform_of, check)
+    return with_marked_edits(model, node, HALF, transform_of, check)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..samplers.inversion import Inversion
 from ._host import read_by_patches
+from ._host_attention import HALF
 from ._host_checks import check_every_call, check_ready
 from ._host_gradients import Differentiable, gradient_options
 
@@ -99,7 +100,7 @@ def negative_takes_over(positive, negative) -> dict:
 
     The host lends it to the first entry of the negative only, which is not enough for one that has many.
     """
-    options = dict(negative[0][1])
+    options = {name: value for name, value in negative[0][1].items() if name != HALF}  # no edit is about it any more
     lent = [given for _, given in positive if given.get("control_apply_to_uncond") and given.get("control") is not None]
     if lent and options.get("control") is None:
         options["control"] = lent[0]["control"]

@@ -19,7 +19,7 @@ from ..attention.prompt_to_prompt import (
 from ..samplers.inversion import Inversion
 from ..samplers.same_noise import SameNoise
 from ._host import InversionSampler, WrappedGuider, check_inversion_fits, noise_law
-from ._host_attention import Transform, attention_sites, edits_of, paired, with_edits, with_patches_unwatched
+from ._host_attention import Transform, attention_sites, edits_of, half_of, paired, with_edits, with_patches_unwatched
 from ._host_checks import check_given, check_ready, errors_of
 
 
@@ -117,9 +117,9 @@ class LockstepGuider(WrappedGuider):
                 "the area (a mask can stay) or the local blend"
             )
         # of prompts that were combined only the edit's own is edited
-        own = [cond for cond in positives if cond.get("steer_pair") == edit.target.text]
+        own = [cond for cond in positives if half_of(cond) == ("both", *texts_of(edit))]
         watching = [Watched(self._blended)] if self._blended else []
-        self._edits = edits_of(own or positives, Lockstep(edit, timing), *watching)
+        self._edits = edits_of(own, Lockstep(edit, timing), *watching)
         self._mask: Tensor | None = None
         self._drift: Tensor | float = 0.0
 
@@ -214,6 +214,8 @@ class PromptToPromptGuider(comfy.samplers.CFGGuider):
                 check_inversion_fits(inversion, model)
 
     def set_prompts(self, source, target, negative, source_negative=None):
+        with errors_of(self.node):
+            check_halves(source, target, self.edit)
         self.prompts, self.negatives = (source, target), (source_negative, negative)
 
     def sample(self, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
@@ -259,12 +261,45 @@ class PromptToPromptGuider(comfy.samplers.CFGGuider):
                 "this guider samples two prompts; invert with a plain guider at cfg 1 and the source prompt"
             )
         check_given(self.model_patcher.model, sigmas, latent_image, denoise_mask)
-        edited = self.edit.source, self.edit.target
-        for name, prompt, conds in zip(("source", "target"), edited, self.prompts, strict=True):
-            if any(text.shape[1] != prompt.length for text, _ in conds) or not len(conds):
-                raise ValueError(
-                    f"{name} is not of the {prompt.length} tokens that the edit is about; connect source, target and "
-                    "edit of the same SteerPromptEdit"
-                )
         if self.edit.blend and not blend_fits(*latent_image.shape[-2:]):
             raise ValueError(NOTHING_TO_BLEND)
+
+
+def texts_of(edit: Edit) -> tuple[str, str]:
+    return edit.source.text, edit.target.text
+
+
+def check_halves(source: list, target: list, edit: Edit) -> None:
+    """ValueError unless these are the edit's halves, each in its place; others may be combined with both."""
+    pair, places = texts_of(edit), {}
+    for name, other, conds in (("source", "target", source), ("target", "source", target)):
+        halves = [half_of(options) for _, options in conds]
+        if (other, *pair) in halves:
+            raise ValueError(
+                f"{name} is the edit's {other}; connect the source of SteerPromptEdit to source, its target to target"
+            )
+        if (name, *pair) not in halves:
+            marked = [half for half in halves if half]
+            found = f"the {marked[0][0]} of another edit, from {marked[0][1]!r} to {marked[0][2]!r}" if marked else (
+                "not from SteerPromptEdit (a CLIP Text Encode, perhaps)"
+            )  # fmt: skip
+            raise ValueError(
+                f"{name} is {found}, and edit is from {pair[0]!r} to {pair[1]!r}; connect source, target and edit of "
+                "the same SteerPromptEdit"
+            )
+        places[name] = [index for index, half in enumerate(halves) if half == (name, *pair)]
+        check_length(name, [conds[index][0] for index in places[name]], getattr(edit, name).length)
+    if places["source"] != places["target"]:
+        raise ValueError(
+            "source and target were combined with other prompts in another order; combine both in the same one"
+        )
+
+
+def check_length(name: str, texts: list[Tensor], tokens: int) -> None:
+    """ValueError for a half that is longer or shorter than the edit knows it."""
+    for text in texts:
+        if text.shape[1] != tokens:
+            raise ValueError(
+                f"{name} has {text.shape[1]} tokens and its edit is about {tokens}: something was joined to it "
+                "(Conditioning Concat, perhaps); combine it instead"
+            )

@@ -116,6 +116,11 @@ class SteerInjectAttention(io.ComfyNode):
                 f"{node}: the captured run's prompt has {attention.tokens} tokens and the edit's source "
                 f"{edit.source.length}; capture with the source of the same SteerPromptEdit"
             )
+        if attention.texts and edit.source.text not in attention.texts:
+            raise ValueError(
+                f"{node}: the captured run's prompt is {attention.texts[0]!r} and the edit's source "
+                f"{edit.source.text!r}; capture with the source of the same SteerPromptEdit"
+            )
         timing = Timing(edit, sigma_at(model), cross_end, self_end)
         if float(timing.last.min()) < attention.cross_last or timing.self_last < attention.self_last:
             raise ValueError(
@@ -172,6 +177,12 @@ class SteerAttentionHeatmap(io.ComfyNode):
                 raise ValueError(
                     f"the captured run's prompt has {attention.tokens} tokens and this text {prompt.length}; give the "
                     "positive prompt of that run"
+                )
+            known = [tokenized(clip, given).tokens for given in attention.texts]
+            if any(len(tokens) == attention.tokens for tokens in known) and prompt.tokens not in known:
+                raise ValueError(
+                    f"the captured run's prompt is {attention.texts[0]!r} and this text {text!r}; give the prompt of "
+                    "that run"
                 )
             phrases = phrases_of(prompt, words)
             height, width = size_of(attention, image)

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 
+import torch
 from comfy_api.latest import io
 
 from ..attention.alignment import mapper
 from ..attention.prompt_to_prompt import Edit, LocalBlend, Timing
 from ..attention.tokens import word_values
 from ..attention.tokens import word_windows as windows_of
-from ._host_attention import encoded, sigma_at, tokenized
+from ._host import log, show_progress_text
+from ._host_attention import HALF, encoded, sigma_at, tokenized
 from ._host_checks import check_number, errors_of
 from ._host_prompt_to_prompt import PromptToPromptGuider
 from ._types import SteerEdit, SteerInversion
@@ -66,7 +68,14 @@ class SteerPromptEdit(io.ComfyNode):
             values = word_values(prompts[1], equalizer)
             windows = tuple(windows_of(prompts[1], word_windows).items())
             edit = Edit(*prompts, matrix, kept, values, windows)
-            encodings = encoded(clip, prompts[0]), encoded(clip, prompts[1], {"steer_target": target})
+            encodings = [
+                encoded(clip, prompt, {HALF: (name, source, target)})
+                for name, prompt in zip(("source", "target"), prompts, strict=True)
+            ]
+        if torch.equal(encodings[0][0][0], encodings[1][0][0]) and bool((values == 1.0).all()):
+            text = "source and target are the same and no word is reweighted: the edit changes nothing"
+            log.info("SteerPromptEdit: %s", text)
+            show_progress_text(text)
         return io.NodeOutput(*encodings, edit)
 
 

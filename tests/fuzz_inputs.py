@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ..nodes import METHODS
+from ..nodes._host_attention import HALF
 from ..nodes.attention_maps import SteerCaptureAttention
 from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.classifier import SteerClassifierLoss
@@ -233,7 +234,12 @@ def _add_edits(world: World, clip) -> None:
     }
     world.add("STEER_EDIT", {"edit": edit}, odd)
     world.usual["CONDITIONING"] |= {"source of the edit": source, "target of the edit": target}
-    world.add("TARGET", {"target": target}, world.usual["CONDITIONING"] | world.odd["CONDITIONING"])
+    plain = world.usual["CONDITIONING"] | world.odd["CONDITIONING"]
+    for kind, half in (("SOURCE", source), ("TARGET", target)):
+        mark = {HALF: half[0][1][HALF]}
+        marked = {f"{name}, marked": node_helpers.conditioning_set_values(each, mark) for name, each in plain.items()
+                  if isinstance(each, list)}  # fmt: skip
+        world.add(kind, {kind.lower(): half}, plain | marked)
 
 
 def _add_guiders(world: World, texts: dict, guider) -> None:
@@ -245,7 +251,7 @@ def _add_guiders(world: World, texts: dict, guider) -> None:
         return host_guider(models[model], positive, negative, cfg)
 
     def edited(inversion=None):
-        conds = texts["prompt"], texts["target"], texts["empty"]
+        conds = world.usual["SOURCE"]["source"], world.usual["TARGET"]["target"], texts["empty"]
         return SteerPromptToPromptGuider.execute(model, *conds, 3.0, edit, 0.8, 0.4, None, inversion)[0]
 
     def guided(inner, loss=loss, through_model=False):
@@ -452,7 +458,8 @@ def picked(values: dict) -> st.SearchStrategy:
 
 
 SPECIAL = {("SteerCLIPTextLoss", "clip"): "TEXT_TOWER", ("SteerLocalBlend", "latent_image"): "LARGE_LATENT",
-           ("SteerLocalBlend", "noise"): "LARGE_NOISE"}  # fmt: skip
+           ("SteerLocalBlend", "noise"): "LARGE_NOISE", ("SteerPromptToPromptGuider", "source"): "SOURCE",
+           ("SteerPromptToPromptGuider", "target"): "TARGET"}  # fmt: skip
 
 
 def one(node_id: str, item, odd: bool, world: World, files: dict[str, tuple[str, ...]]) -> st.SearchStrategy:

@@ -150,8 +150,11 @@ def test_the_source_of_prompt_to_prompt_attends_as_it_does_alone(shapes):
     both, alone = capture(guider, noise)[1], capture(guider_of(shapes), noise)[1]
     for grid, maps in alone.maps.items():
         assert both.maps[grid].shape[0] == 2 and (both.maps[grid][:1] - maps).abs().max() < 1e-5
-    picture, mask = SteerAttentionHeatmap.execute(both, clip, RED, "red, circle").args
-    assert picture.shape[0] == 2 and mask.shape == (4, 128, 128)
+    for text in (RED, GREEN, "a (red:1.2) circle on a blue background"):
+        picture, mask = SteerAttentionHeatmap.execute(both, clip, text, "circle, blue").args
+        assert picture.shape[0] == 2 and mask.shape == (4, 128, 128)
+    with pytest.raises(ValueError, match=f"SteerAttentionHeatmap: the captured run's prompt is '{RED}'"):
+        SteerAttentionHeatmap.execute(both, clip, "a blue star", "star")
 
 
 @pytest.mark.parametrize("source", [RED, LONG])

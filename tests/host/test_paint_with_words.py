@@ -262,11 +262,12 @@ def test_composes(shapes, also):
 
 def test_prompt_to_prompt_says_what_is_in_the_way(shapes):
     """It runs two prompts in one call, which differ in their text alone."""
-    _, target, edit = SteerPromptEdit.execute(shapes[1], TEXT, "a green circle on a blue background", "auto", "").args
-    model, positive = painted(shapes)
-    guider = SteerPromptToPromptGuider.execute(
-        model, positive, target, encode(shapes[1], ""), 5.0, edit, 0.8, 0.4
-    ).args[0]
+    *halves, edit = SteerPromptEdit.execute(shapes[1], TEXT, "a green circle on a blue background", "auto", "").args
+    (model, positive), negative = painted(shapes), encode(shapes[1], "")
+    with pytest.raises(ValueError, match="SteerPromptToPromptGuider: source is not from SteerPromptEdit"):
+        SteerPromptToPromptGuider.execute(model, positive, halves[1], negative, 5.0, edit, 0.8, 0.4)
+    source, target = halves[0] + positive, halves[1] + encode(shapes[1], TEXT)
+    guider = SteerPromptToPromptGuider.execute(model, source, target, negative, 5.0, edit, 0.8, 0.4).args[0]
     with pytest.raises(ValueError, match="SteerPromptToPromptGuider: source and target differ in 'steer_paint'"):
         run(guider, EULER, sigmas_of(model, 3), noise_of(SHAPE))
 

@@ -1,3 +1,4 @@
+import io
 import random
 import types
 from inspect import signature
@@ -6,18 +7,20 @@ import comfy.model_management as management
 import comfy.ops
 import comfy.samplers
 import node_helpers
+import nodes
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from steer.demo.shapes.data import caption, render, sample_scene
-from steer.nodes._host_attention import attention_sites
+from steer.nodes._host_attention import HALF, attention_sites
 from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.inversion import SteerDDIMInversion
+from steer.nodes.null_text import SteerNullText
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from steer.tests.company import Square
 from steer.tests.host_run import (
@@ -432,6 +435,78 @@ def test_sdxl_structure(shapes):
     assert relative(plain(target, injected), second) < 1e-4
 
 
+HOST_NODES = {  # what a half may go through on its way to the guider
+    "area": lambda half, other: of_host(nodes.ConditioningSetArea, half, 96, 96, 16, 16, 1.0),
+    "mask": lambda half, other: of_host(nodes.ConditioningSetMask, half, hole(1, 16, 16)[0], "default", 1.0),
+    "steps": lambda half, other: of_host(nodes.ConditioningSetTimestepRange, half, 0.0, 1.0),
+    "combined": lambda half, other: of_host(nodes.ConditioningCombine, half, other),
+    "combined after": lambda half, other: of_host(nodes.ConditioningCombine, other, half),
+    "combined with a longer one": lambda half, other: half + [[torch.cat([other[0][0]] * 2, 1), other[0][1]]],
+    "averaged": lambda half, other: of_host(nodes.ConditioningAverage, half, other, 0.5),
+    "from a file": lambda half, other: through_a_file(half),
+}
+
+
+def through_a_file(conditioning):
+    """As a node does that keeps conditionings on the disk: plain values only."""
+    file = io.BytesIO()
+    torch.save(conditioning, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("name", [*HOST_NODES, "ControlNet"])
+def test_halves_are_known_behind_nodes_of_the_host(shapes, name):
+    *halves, edit = edit_of(shapes[1])
+    other = encode(shapes[1], "a blue star on a white background")
+    if name == "ControlNet":  # one for both, as the host's node does
+        halves = [[half] for half in with_control([*halves[0], *halves[1]])]
+    else:
+        halves = [HOST_NODES[name](half, other) for half in halves]
+    negative, model = encode(shapes[1], ""), shapes[0]
+    guider = SteerPromptToPromptGuider.execute(model, *halves, negative, 5.0, edit, 0.8, 0.4)[0]
+    sigmas, noise = sigmas_of(model, 4), noise_of((1, 4, 16, 16))
+    first, second = run(guider, EULER, sigmas, noise).chunk(2)
+    plain = [run(host_guider(model, half, negative, 5.0), EULER, sigmas, noise) for half in halves]
+    assert relative(first, plain[0]) < 1e-5 and relative(second, plain[1]) > 1e-3  # the edit acts
+
+
+def test_the_source_may_be_a_negative(shapes):
+    """Negative-prompt inversion, and null-text begun from it."""
+    text, sigmas, latent, noise, inversion = inverted(shapes, steps=4)
+    source, target, edit = edit_of(shapes[1], text, GREEN)
+    null = SteerNullText.execute(shapes[0], source, source, 5.0, inversion, 2, 0.01, 1e-5)[0]
+    for negative, source_negative in ((source, None), (null, None), (encode(shapes[1], ""), source)):
+        guider = SteerPromptToPromptGuider.execute(
+            shapes[0], source, target, negative, 5.0, edit, 0.8, 0.4, source_negative
+        )[0]
+        assert run(guider, EULER, sigmas, noise.generate_noise(latent), latent["samples"]).isfinite().all()
+    assert not any(HALF in options for _, options in null)  # so that a file can hold it, as it held it before
+
+
+def test_other_nodes_of_the_same_texts_are_the_same_edit(shapes):
+    """The host runs a node again, or takes it from its cache: what belongs together is told by the texts."""
+    first, again = edit_of(shapes[1]), edit_of(shapes[1], equalizer="circle: 2")
+    sigmas, noise = sigmas_of(shapes[0], 2), noise_of((1, 4, 8, 8))
+    once = run(lockstep(shapes, first), EULER, sigmas, noise)
+    for halves in ((first[0], again[1]), (again[0], first[1])):
+        assert torch.equal(run(lockstep(shapes, (*halves, first[2])), EULER, sigmas, noise), once)
+
+
+@pytest.mark.parametrize(
+    ("target", "equalizer", "reported"),
+    [(RED, "", True), (RED.replace(" circle", "  circle"), "circle: 1", True), (RED, "circle: 2", False),
+     (RED.replace("red", "(red:1.3)"), "", False), (GREEN, "", False)],
+)  # fmt: skip
+def test_equal_prompts_without_an_equalizer_are_reported(shapes, monkeypatch, caplog, target, equalizer, reported):
+    shown = []
+    monkeypatch.setattr("steer.nodes.prompt_to_prompt.show_progress_text", shown.append)
+    with caplog.at_level("INFO", "steer"):
+        edit_of(shapes[1], RED, target, equalizer=equalizer)
+    assert [("changes nothing" in text) for text in shown] == [True] * reported
+    assert ("SteerPromptEdit: source and target are the same" in caplog.text) == reported
+
+
 def test_a_control_on_one_prompt_only_is_refused(shapes):
     model, rows = counted(shapes[0])
     source, target, edit = edit_of(shapes[1])
@@ -454,6 +529,34 @@ class TestBadInput:
             SteerLocalBlend.execute(edit_of(clip)[2], "red", "red", 0.3)
         with pytest.raises(ValueError, match="SteerPromptEdit: replace needs as many words"):
             edit_of(clip, RED, LONG, "replace")
+
+    WRONG = {
+        "swapped": (lambda a, b, plain: (a[1], a[0], a[2]), "source is the edit's target; connect"),
+        "the target twice": (lambda a, b, plain: (a[1], a[1], a[2]), "source is the edit's target; connect"),
+        "the source twice": (lambda a, b, plain: (a[0], a[0], a[2]), "target is the edit's source; connect"),
+        "a plain source": (lambda a, b, plain: (plain, a[1], a[2]), "source is not from SteerPromptEdit .*Encode"),
+        "a plain target": (lambda a, b, plain: (a[0], plain, a[2]), "target is not from SteerPromptEdit .*Encode"),
+        "no source": (lambda a, b, plain: ([], a[1], a[2]), "source is not from SteerPromptEdit"),
+        "another's source": (lambda a, b, plain: (b[0], a[1], a[2]), "source is the source of another edit, from 'a r"),
+        "another's target": (lambda a, b, plain: (a[0], b[1], a[2]), "target is the target of another edit, from 'a r"),
+        "another's edit": (lambda a, b, plain: (a[0], a[1], b[2]), "source is the source of another .* edit is from"),
+        "another's halves": (lambda a, b, plain: (b[0], b[1], a[2]), "source is the source of another edit"),
+        "combined crosswise": (lambda a, b, plain: (a[0] + plain, plain + a[1], a[2]),
+                               "source and target were combined with .* another order"),
+        "both in one": (lambda a, b, plain: (a[0] + a[1], a[1] + a[0], a[2]), "source is the edit's target"),
+        "joined": (lambda a, b, plain: (*(of_host(nodes.ConditioningConcat, half, plain) for half in a[:2]), a[2]),
+                   "source has 154 tokens and its edit is about 77: something was joined"),
+    }  # fmt: skip
+
+    @pytest.mark.parametrize("name", WRONG)
+    def test_conditionings_that_are_not_the_edits(self, shapes, name):
+        """Before the first model call, and before anything is sampled: the node itself fails."""
+        wires, message = self.WRONG[name]
+        edit, other, plain = edit_of(shapes[1]), edit_of(shapes[1], RED, LONG), encode(shapes[1], RED)
+        model, rows = counted(shapes[0])
+        with pytest.raises(ValueError, match=f"SteerPromptToPromptGuider: {message}"):
+            lockstep(shapes, wires(edit, other, plain), model=model)
+        assert not rows
 
     @pytest.mark.parametrize("name", ["cross_end", "self_end"])
     def test_shares(self, shapes, name):
@@ -540,6 +643,13 @@ class TestInjection:
 
     def test_other_conditioning(self, shapes, captured):
         self.refused(shapes, captured, "no conditioning of this run belongs", positive=encode(shapes[1], GREEN))
+
+    def test_the_source_instead_of_the_target(self, shapes, captured):
+        self.refused(shapes, captured, "no conditioning of this run belongs", positive=captured[0][0])
+
+    def test_a_capture_of_another_prompt(self, shapes, captured):
+        message = f"captured run's prompt is '{RED}' and the edit's source '{GREEN}'"
+        self.refused(shapes, captured, message, edit=edit_of(shapes[1], GREEN, RED)[2])
 
     def test_other_sigmas(self, shapes, captured):
         self.refused(shapes, captured, "was not recorded", sigmas=sigmas_of(shapes[0], 7))
