@@ -349,38 +349,43 @@ class SteerCFG(comfy.samplers.CFGGuider):
         comfy.model_management.throw_exception_if_processing_interrupted()
         positive, negative, empty = (self.conds.get(name) for name in ("positive", "negative", "empty"))
         inside = self.last_sigma <= float(timestep.max()) <= self.first_sigma
-        if inside and empty is not None:
-            return self._three_terms([positive, negative, empty], x, timestep, model_options)
-        # at cfg 1 the host leaves the negative out, unless a patch asked for it
-        cfg = self.cfg if inside else 1.0
+        if inside and empty is not None and self.negative_scale:
+            return self._three_terms([positive, empty], negative, x, timestep, model_options)
+        # at cfg 1 the host leaves the unconditional out, unless a patch or a CFG++ sampler asked for it
+        cfg, unconditional = self.cfg if inside else 1.0, negative if empty is None else empty
         if cfg == 0.0 and not read_by_patches(model_options):
             positive = None
         return comfy.samplers.sampling_function(
-            self.inner_model, x, timestep, negative, positive, cfg, model_options=model_options, seed=seed
+            self.inner_model, x, timestep, unconditional, positive, cfg, model_options=model_options, seed=seed
         )
 
-    def _three_terms(self, conds, x, timestep, model_options):
+    def _three_terms(self, pair, negative, x, timestep, model_options):
+        """The host's guidance by the pair, positive and empty, and the negative's term besides.
+
+        Who reads predictions sees the pair's: the empty's is the unconditional one, with which CFG++ samplers renoise
+        (Chung et al. 2024, arXiv:2406.08070), and that by which patches tell what the positive adds.
+        """
         if not read_by_patches(model_options):
-            weights = branch_weights(self.cfg, self.negative_scale)
-            conds = [cond if weight else None for cond, weight in zip(conds, weights, strict=True)]
+            weights = branch_weights(self.cfg, self.negative_scale)[::2]
+            pair = [cond if weight else None for cond, weight in zip(pair, weights, strict=True)]
         args = {"input": x, "sigma": timestep, "model": self.inner_model, "model_options": model_options}
+        calculate = model_options.get("sampler_calc_cond_batch_function")
 
         def predictions(conds: list) -> list[Tensor]:
-            calculate = model_options.get("sampler_calc_cond_batch_function")
             if calculate is not None:
                 return calculate({**args, "conds": conds})
             return comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
 
-        if tell_places(model_options):  # as IPAdapter's, which has nothing for a third
-            _, empty = predictions([None, conds[2]])
-            out = [*predictions(conds[:2]), empty]
+        if calculate is not None or tell_places(model_options):  # they have nothing for a third
+            against = predictions([None, negative])[1]
+            out = predictions(pair)
         else:
-            out = predictions(conds)
-        args.update(conds=conds, cond_scale=self.cfg, timestep=timestep)
+            *out, against = predictions([*pair, negative])
+        args.update(conds=pair, cond_scale=self.cfg, timestep=timestep)
         for patch in model_options.get("sampler_pre_cfg_function", []):
             out = patch({**args, "conds_out": out})
-        denoised = cfg_with_empty(*out, self.cfg, self.negative_scale)
-        args.update(cond=conds[0], uncond=conds[1], cond_denoised=out[0], uncond_denoised=out[1])
+        denoised = cfg_with_empty(out[0], against, out[1], self.cfg, self.negative_scale)
+        args.update(cond=pair[0], uncond=pair[1], cond_denoised=out[0], uncond_denoised=out[1])
         for patch in model_options.get("sampler_post_cfg_function", []):
             denoised = patch({**args, "denoised": denoised})
         return denoised

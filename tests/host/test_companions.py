@@ -329,7 +329,7 @@ def at_once(model, positive, negative, cfg):
     return model.model.process_latent_in(out)
 
 
-def sag_by_hand(shapes, denoised, negative, scale):
+def sag_by_hand(shapes, denoised, empty, scale):
     """Self-attention guidance, of its parts (arXiv:2210.00939): what blurring where attention is high takes away."""
     scores, plain = [], shapes[0].clone()
     plain.set_model_attn1_replace(
@@ -338,10 +338,10 @@ def sag_by_hand(shapes, denoised, negative, scale):
         or found[0],
         "middle", 0, 0,
     )  # fmt: skip
-    uncond = at_once(plain, negative, negative, 1.0)
+    uncond = at_once(plain, empty, empty, 1.0)
     degraded = nodes_sag.create_blur_map(uncond, scores[0], 2.0, 1.0)
     noise = (degraded + 2.0 * noise_of(SHAPE) - uncond) / 2.0
-    sag = run(host_guider(shapes[0], negative, negative, 1.0), EULER, ONE_STEP, noise)
+    sag = run(host_guider(shapes[0], empty, empty, 1.0), EULER, ONE_STEP, noise)
     return denoised + scale * (degraded - shapes[0].model.process_latent_in(sag))
 
 
@@ -364,7 +364,7 @@ def test_three_terms_by_hand(shapes, name):
         perturbed.set_model_attn1_replace(lambda q, k, v, options: v, "middle", 0)
         expected = expected + 2.0 * (of_positive - at_once(perturbed, positive, empty, 1.0))
     if name == "SAG":
-        expected = sag_by_hand(shapes, expected, negative, 0.5)
+        expected = sag_by_hand(shapes, expected, empty, 0.5)
     assert relative(ours, expected) < 1e-5
 
 

@@ -3,8 +3,11 @@ import comfy.ops
 import comfy.samplers
 import pytest
 import torch
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+from comfy_extras.nodes_sag import SelfAttentionGuidance
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.guidance import SteerCFGGuider
+from steer.tests.company import patched
 from steer.tests.host_run import (
     EPS,
     FLOW,
@@ -16,6 +19,7 @@ from steer.tests.host_run import (
     interrupted,
     mean_conditioning,
     noise_of,
+    of_host,
     relative,
     run,
     sigmas_of,
@@ -149,3 +153,51 @@ def test_a_patch_of_the_formula_is_in_the_way_of_three_terms(shapes, conds):
     model.set_model_sampler_cfg_function(lambda args: args["cond"])
     with pytest.raises(ValueError, match="SteerCFGGuider.*RescaleCFG"):
         run(steer_guider(model, *conds, empty=conds[1]), ddim(), sigmas_of(model), noise_of((1, 4, 16, 16)))
+
+
+@pytest.mark.parametrize("name", ["APG", "TCFG", "CFG-Zero*", "CFGNorm", "FreSca", "Mahiro", "Epsilon Scaling", "NAG",
+                                  "PAG", "SAG", "latent operation", "other calls"])  # fmt: skip
+@pytest.mark.parametrize("cfg", [3.0, 1.0])
+def test_patches_get_the_empty_as_the_unconditional(shapes, conds, name, cfg):
+    """With a negative that weighs nothing, or next to nothing, it is the host's guider with the empty as negative."""
+    sampler, empty = comfy.samplers.sampler_object("euler"), encode(shapes[1], "")
+    sigmas, noise = sigmas_of(shapes[0], 3), noise_of((1, 4, 8, 8))
+
+    def out(guider):
+        return run(guider, sampler, sigmas, noise)
+
+    def model():  # made anew, as APG's momentum outlives a run
+        return reading_predictions(shapes[0], name)
+
+    expected = out(host_guider(model(), conds[0], empty, cfg))
+    assert relative(out(steer_guider(model(), *conds, cfg, negative_scale=0.0, empty=empty)), expected) < 1e-5
+    if cfg != 1.0:  # where the host leaves the negative out, with what patches make of that
+        assert relative(out(steer_guider(model(), *conds, cfg, negative_scale=1e-6, empty=empty)), expected) < 1e-4
+
+
+def reading_predictions(model, name):
+    """A clone of the model with a patch that reads its predictions, or makes them."""
+    if name in ("PAG", "SAG"):
+        kind, *inputs = {"PAG": (PerturbedAttentionGuidance, 2.0), "SAG": (SelfAttentionGuidance, 0.5, 2.0)}[name]
+        return of_host(kind, model, *inputs)
+    model = model.clone()
+    if name == "latent operation":  # as the host's LatentApplyOperationCFG, which counts what it gets
+
+        def operate(args):
+            first, *others = args["conds_out"]
+            least = others[0] if len(others) == 1 else 0.0
+            return [(first - least) / (1.0 + (first - least).abs()) + least, *others]
+
+        model.set_model_sampler_pre_cfg_function(operate)
+    elif name == "other calls":  # as the host's SkipLayerGuidanceDiTSimple, which takes two apart
+
+        def calls(args):
+            positive, negative = args["conds"]
+            model, x, *given = (args[key] for key in ("model", "input", "sigma", "model_options"))
+            first = comfy.samplers.calc_cond_batch(model, [positive, None], x, *given)[0]
+            return [first, 0.9 * comfy.samplers.calc_cond_batch(model, [None, negative], x, *given)[1]]
+
+        model.set_model_sampler_calc_cond_batch_function(calls)
+    else:
+        return patched(model, name)
+    return model
