@@ -24,7 +24,7 @@ from ..samplers.guidance import branch_weights, cfg_with_empty
 from ..samplers.inversion import Inversion, invert, largest_error, report
 from ..samplers.masks import check_mask
 from ..samplers.noise_law import Noise, NoiseLaw
-from ._host_checks import check_every_call, check_given, check_ready, errors_of
+from ._host_checks import check_answer, check_every_call, check_given, check_ready, errors_of
 from ._host_hooks import Keyframes
 
 log = logging.getLogger("steer")
@@ -125,6 +125,7 @@ class SteerSampler(comfy.samplers.Sampler):
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
+        model_wrap = CheckedGuider(self.node, model_wrap)
         with errors_of(self.node):
             run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, self.needs_mask)
             count = len(run.sigmas) - 1
@@ -145,7 +146,7 @@ class SteerSampler(comfy.samplers.Sampler):
 
 
 class CheckedSampler(comfy.samplers.Sampler):
-    """Another SAMPLER, after a look at what it is given."""
+    """Another SAMPLER, after a look at what it is given, and with one at each prediction."""
 
     def __init__(self, node: str, sampler: comfy.samplers.Sampler):
         self.node, self.sampler = node, sampler
@@ -153,6 +154,7 @@ class CheckedSampler(comfy.samplers.Sampler):
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
+        model_wrap = CheckedGuider(self.node, model_wrap)
         with errors_of(self.node):
             check_ready(model_wrap, sigmas, latent_image, noise, denoise_mask)
         return self.sampler.sample(
@@ -171,6 +173,7 @@ class BlendedSampler(comfy.samplers.Sampler):
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
+        model_wrap = CheckedGuider(self.node, model_wrap)
         with errors_of(self.node):
             run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, needs_mask=True)
         blend = Blend(run.sigmas, run.law, run.known, run.mask, run.noise("known"), self.dilation)
@@ -190,6 +193,20 @@ class WrappedGuider:
 
     def __getattr__(self, name):
         return getattr(self._guider, name)
+
+
+class CheckedGuider(WrappedGuider):
+    """A guider whose predictions are looked at: one that holds NaN ends the run, in this node's name."""
+
+    def __init__(self, node: str, guider):
+        super().__init__(guider)
+        self._node = node
+
+    def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        denoised = self._guider(x, sigma, model_options=model_options, seed=seed)
+        with errors_of(self._node):
+            check_answer(x, denoised, sigma)
+        return denoised
 
 
 class BlendedGuider(WrappedGuider):
@@ -269,6 +286,7 @@ class InversionSampler(comfy.samplers.Sampler):
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
+        model_wrap = CheckedGuider(self.node, model_wrap)
         with errors_of(self.node):
             run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, None, needs_mask=False)
             check_every_call(extra_args["model_options"])

@@ -10,7 +10,7 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from ..attention.attention_maps import Recorder, Recording
 from ..attention.core import Attention, Site, Term, nearest
 from ..attention.prompt_to_prompt import Edit, Timing, coarse, edited, shared_queries
-from ._host import WrappedGuider, log
+from ._host import CheckedGuider, WrappedGuider, log
 from ._host_attention import (
     HALF,
     Transform,
@@ -52,6 +52,7 @@ class RecordingSampler(comfy.samplers.Sampler):
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
+        model_wrap = CheckedGuider(self.node, model_wrap)
         with errors_of(self.node):
             check_ready(model_wrap, sigmas, latent_image, noise, denoise_mask)
             check_every_call(extra_args["model_options"])

@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import comfy.sample
+import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_sampling import CONST
 from torch import Tensor
@@ -14,10 +15,12 @@ from ..samplers.masks import check_mask
 
 @contextmanager
 def errors_of(node: str):
-    """Puts the node's name before the ValueErrors raised inside."""
+    """Puts the node's name before the ValueErrors raised inside that do not begin with it."""
     try:
         yield
     except ValueError as error:
+        if str(error).startswith(f"{node}: "):
+            raise
         raise ValueError(f"{node}: {error}") from error
 
 
@@ -159,6 +162,23 @@ def check_size(network, latent: Tensor) -> None:
             f"latent_image is {width}x{height}, too small for this model, which normalises each of its channels over "
             "the picture; use a larger picture"
         )
+
+
+def check_answer(x: Tensor, denoised: Tensor, sigma: Tensor) -> None:
+    """ValueError for a prediction with NaN or infinite values: what usually makes them, and at which level."""
+    if torch.isfinite(denoised).all():
+        return
+    level = float(sigma.max())
+    if not torch.isfinite(x).all():
+        raise ValueError(
+            f"the sampler came to sigma {level:.4g} with a latent that holds NaN or infinite values, while the model's "
+            "answers had none; take another sampler (euler) or other sigmas"
+        )
+    raise ValueError(
+        f"the model's answer at sigma {level:.4g} holds NaN or infinite values. Most often half precision (fp16) "
+        "overflowed: start ComfyUI with --bf16-unet, --fp32-unet or --force-upcast-attention. Else the checkpoint, a "
+        "LoRA or a ControlNet is broken or of another model, or a patch or an attention back-end does not suit this one"
+    )
 
 
 def check_area(name: str, area: tuple | None, latent: Tensor) -> None:

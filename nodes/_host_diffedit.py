@@ -8,7 +8,7 @@ from torch import Tensor
 from ..samplers.diffedit import contrast, draws, found
 from ..samplers.masks import check_mask
 from ._host import checked_run, noise_law, strength_sigma, tell_places
-from ._host_checks import check_every_call, check_given, errors_of
+from ._host_checks import check_answer, check_every_call, check_given, errors_of
 
 FREE = 1.5  # times what the host reckons a call takes has to be free, as where it batches conditionings itself
 
@@ -42,13 +42,14 @@ class ContrastSampler(comfy.samplers.Sampler):
             options = extra_args["model_options"]
             calls = [[prompt] for prompt in prompts] if tell_places(options) else [prompts]  # both are positives
             both = [out for call in calls for out in comfy.samplers.calc_cond_batch(model, call, x, level, options)]
+            for out in both:
+                with errors_of(self.node):
+                    check_answer(x, out, level)
             done += x.shape[0] // batch
             callback(done - 1, both[1][:batch], x[:batch], self.samples)
             return both
 
         difference = contrast(estimates, run.known, run.sigmas[0], run.law, noises, together)
-        if not torch.isfinite(difference).all():
-            raise ValueError(f"{self.node}: the model's answers hold NaN; run it at a higher precision (--force-fp32)")
         within = None if denoise_mask is None else denoise_mask[:, 0]
         self.mask, self.heat = (each.cpu() for each in found(difference, self.threshold, within))
         return latent_image

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..samplers.classifier import Classifier
 from ..samplers.gradient_guidance import Loss, change_by_estimate, change_by_x, limited
 from ..samplers.masks import check_mask
-from ._host import Run, WrappedGuider, checked_run, log, noise_law
+from ._host import CheckedGuider, Run, WrappedGuider, checked_run, log, noise_law
 from ._host_attention import sigma_at
 from ._host_checks import check_every_call, check_given, check_mask_fits, errors_of
 from ._host_gradients import Differentiable, gradient_options, gradients
@@ -137,6 +137,7 @@ class GuidedSampler(comfy.samplers.Sampler):
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
+        model_wrap = CheckedGuider(self.terms[-1].node, model_wrap)
         model, started = model_wrap.inner_model, []
         for term in self.terms:
             with errors_of(term.node):

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..samplers.inversion import Inversion
 from ._host import read_by_patches
 from ._host_attention import HALF
-from ._host_checks import check_every_call, check_ready
+from ._host_checks import check_answer, check_every_call, check_ready
 from ._host_gradients import Differentiable, gradient_options
 
 
@@ -37,7 +37,9 @@ class Branches:
         return given.repeat(batch // given.shape[0], 1, 1)
 
     def conditional(self, x: Tensor, sigma: float) -> Tensor:
-        return self._predict([self._conds["positive"]], x, sigma, self._options)
+        denoised = self._predict([self._conds["positive"]], x, sigma, self._options)
+        check_answer(x, denoised, x.new_tensor(sigma))
+        return denoised
 
     def unconditional(self, x: Tensor, sigma: float, embedding: Tensor) -> Tensor:
         """To be called inside `gradients`."""

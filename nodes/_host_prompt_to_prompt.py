@@ -18,7 +18,7 @@ from ..attention.prompt_to_prompt import (
 )
 from ..samplers.inversion import Inversion
 from ..samplers.same_noise import SameNoise
-from ._host import InversionSampler, WrappedGuider, check_inversion_fits, noise_law
+from ._host import CheckedGuider, InversionSampler, WrappedGuider, check_inversion_fits, noise_law
 from ._host_attention import Transform, attention_sites, edits_of, half_of, paired, with_edits, with_patches_unwatched
 from ._host_checks import check_given, check_ready, errors_of
 
@@ -173,6 +173,7 @@ class LockstepSampler(comfy.samplers.Sampler):
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
+        model_wrap = CheckedGuider(self.owner.node, model_wrap)
         owner, model_sampling = self.owner, model_wrap.inner_model.model_sampling
         with errors_of(owner.node):
             check_ready(model_wrap, sigmas, latent_image, noise, denoise_mask)

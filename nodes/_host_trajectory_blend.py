@@ -4,7 +4,7 @@ import comfy.samplers
 
 from ..samplers.inversion import Inversion
 from ..samplers.trajectory_blend import TrajectoryBlend
-from ._host import BlendedGuider, Run, check_inversion_fits, checked_run, log, noise_to
+from ._host import BlendedGuider, CheckedGuider, Run, check_inversion_fits, checked_run, log, noise_to
 from ._host_checks import errors_of
 
 CLOSE = 1e-3  # of the largest value: what rounding on the wires may do to a latent
@@ -21,6 +21,7 @@ class TrajectoryBlendSampler(comfy.samplers.Sampler):
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
+        model_wrap = CheckedGuider(self.node, model_wrap)
         with errors_of(self.node):
             run = checked_run(
                 model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, needs_mask=True, may_be_empty=True

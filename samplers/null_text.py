@@ -151,8 +151,8 @@ def _descend(
         losses, after, embedding = losses.detach(), after.detach(), embedding.detach()
         if not torch.isfinite(losses).all():
             raise ValueError(
-                f"the loss is {losses.tolist()} at step {best.step}, inner step {inner}; lower learning_rate, or run "
-                "the model at a higher precision"
+                f"the loss is {losses.tolist()} at step {best.step} (sigma {loss.sigma:.4g}), inner step {inner}; "
+                "lower learning_rate, or run the model at a higher precision (--bf16-unet, --fp32-unet)"
             )
         better = wanted & (losses < best.losses)
         best = InnerStep(best.step, inner, *map(partial(_rows, better), (losses, embedding, after), best[2:]))

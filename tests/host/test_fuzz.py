@@ -61,7 +61,7 @@ OTHERS = {
 OURS = [str(ROOT / folder) + os.sep for folder in ("nodes", "samplers", "attention")]
 LATE = re.compile(
     "the gradient holds NaN|the loss is|not one that the inversion recorded|the recording holds nothing of|"
-    "never used its positive"
+    "never used its positive|the model's answer at|the sampler came to"
 )
 """What can only be found out while the model runs."""
 
