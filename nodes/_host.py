@@ -411,7 +411,7 @@ class SteerCFG(comfy.samplers.CFGGuider):
 
 def check_inversion_fits(inversion: Inversion, model) -> None:
     """ValueError for an inversion that this model cannot have made, or that holds what is not a number."""
-    made_for, format_name = inversion.latent_format, type(model.model.latent_format).__name__
+    made_for, format_name = inversion.latent_format, type(model.get_model_object("latent_format")).__name__
     law = noise_law(model.get_model_object("model_sampling"))
     if made_for != format_name or inversion.law != law:
         raise ValueError(

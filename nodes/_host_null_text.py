@@ -90,7 +90,7 @@ def with_branches(model, positive, negative, inversion: Inversion, work: Callabl
     guider = comfy.samplers.CFGGuider(differentiable.patcher)
     guider.set_conds(positive, negative)
     # the models' own preparation looks at the latent (inpainting models take the picture from it)
-    source = model.model.process_latent_out(inversion.latents[-1])
+    source = model.get_model_object("latent_format").process_out(inversion.latents[-1])
     guider.sample(
         torch.zeros_like(source), source, _WithBranches(work, differentiable), torch.tensor(inversion.sigmas),
         disable_pbar=True, seed=0,

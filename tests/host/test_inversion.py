@@ -5,9 +5,11 @@ import comfy.samplers
 import latent_preview
 import pytest
 import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
 from steer.demo.shapes.data import caption, render, sample_scene, scene_of
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.inversion import SteerDDIMInversion
+from steer.nodes.null_text import SteerNullText
 from steer.nodes.sdedit import SteerSDEditSigmas
 from steer.tests.host_run import (
     EPS,
@@ -170,6 +172,17 @@ def test_the_noise_mask_stays_on_the_latent(shapes, pictures):
     mask = torch.ones(1, 128, 128)
     (latent, _, _), _ = invert(prompted(shapes), sigmas_of(shapes[0], 3), {**pictures, "noise_mask": mask}, refine=0)
     assert latent["noise_mask"] is mask
+
+
+def test_a_latent_format_that_a_patch_sets_is_the_models(shapes, pictures):
+    """As Playground v2.5's, which the host puts in place while the model is loaded."""
+    model = ModelSamplingContinuousEDM().patch(closed_form(shapes[0], EPS), "edm_playground_v2.5", 120.0, 0.002)[0]
+    text, sigmas = mean_conditioning(0.5), sigmas_of(model, 4)
+    (latent, noise, inversion), _ = invert(host_guider(model, text, text, 1.0), sigmas, pictures)
+    back = sample(host_guider(model, text, text, 1.0), sigmas, latent, noise)
+    assert inversion.latent_format == "SDXL_Playground_2_5" and relative(back, pictures["samples"]) < 1e-3
+    invert(prompted(shapes), sigmas_of(shapes[0], 1), pictures)  # another model takes its place
+    SteerNullText.execute(model, text, text, 2.0, inversion, 1, 0.01, 1e-5)
 
 
 @pytest.mark.parametrize(
