@@ -24,6 +24,7 @@ ADVICE = (
     "more steps or more refine, and no sampler or patch that draws noise or remembers earlier calls (APG's momentum)."
 )
 STIFF_LEVELS, STIFF_CALLS = 2, 8  # levels above the source that may take so many times the calls
+RIDGE = 1e-6  # above the rounding of products of float32, or differences that are all rounding would be extrapolated
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ class Acceleration:
         right = (changes @ r.flatten(1).unsqueeze(-1)).double().cpu()
         # in units of each difference's own length: they shrink by orders of magnitude on the way
         length = gram.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-30).unsqueeze(-1)
-        gram = gram / (length * length.transpose(1, 2)) + 1e-8 * torch.eye(gram.shape[1], dtype=gram.dtype)
+        gram = gram / (length * length.transpose(1, 2)) + RIDGE * torch.eye(gram.shape[1], dtype=gram.dtype)
         return (torch.linalg.solve(gram, right / length) / length).squeeze(-1).unbind(1)
 
 
