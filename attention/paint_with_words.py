@@ -43,8 +43,6 @@ class Region:
         low, high = float(self.mask.min()), float(self.mask.max())
         if not (low >= -1e-4 and high <= 1.0 + 1e-4):  # a NaN fails every comparison
             raise ValueError(f"the mask of {self.phrase!r} runs from {low:g} to {high:g}; it needs values from 0 to 1")
-        if high <= 0.0:
-            raise ValueError(f"the mask of {self.phrase!r} is empty (0 everywhere); paint the place for it")
         if not self.phrase.strip():
             raise ValueError("phrase is empty; give words of the prompt, such as `red circle`")
 
@@ -55,24 +53,10 @@ class Painting:
     def __init__(self, regions: tuple[Region, ...], prompt: Prompt, weight: float):
         if not regions:
             raise ValueError("no regions; connect SteerRegion or SteerRegionsFromSegmentation")
-        self.weight = weight if any(region.strength > 0.0 for region in regions) else 0.0
-        self._regions = [(region, list(prompt.positions(region.phrase))) for region in regions]
+        acting = any(region.strength > 0.0 and (region.mask > 0).any() for region in regions)
+        self.regions, self.weight = regions, weight if acting else 0.0
+        self._positions = [list(prompt.positions(region.phrase)) for region in regions]
         self._maps: dict[tuple[int, int], list[Tensor]] = {}
-
-    def check(self, batch: int, height: int, width: int) -> None:
-        """ValueError unless every mask is of the latent's aspect, and one for all of the batch or one for each."""
-        for region, _ in self._regions:
-            mask_height, mask_width = region.mask.shape[-2:]
-            if abs(mask_width * height / mask_height - width) >= 1.0:
-                raise ValueError(
-                    f"the mask of {region.phrase!r} is {mask_width}x{mask_height} but the latent is {width}x{height}, "
-                    "of another aspect; paint on a picture of the size that is sampled"
-                )
-            if region.mask.ndim == 3 and region.mask.shape[0] not in (1, batch):
-                raise ValueError(
-                    f"{region.mask.shape[0]} masks of {region.phrase!r} for a batch of {batch}; give one for all or "
-                    "one for each"
-                )
 
     def factor(self, sigma: float, flow: bool) -> float:
         """`lambda log(1 + r)` at a level; r is sigma, or sigma / (1 - sigma) in a flow model, there capped."""
@@ -85,10 +69,10 @@ class Painting:
         There may be more tokens than the prompt's, after them: another prompt that was joined on.
         """
         if grid not in self._maps:
-            self._maps[grid] = [resized(region.mask, grid) * region.strength for region, _ in self._regions]
+            self._maps[grid] = [resized(region.mask, grid) * region.strength for region in self.regions]
         places = self._maps[grid]
         w = torch.zeros(max(len(place) for place in places), grid[0] * grid[1], tokens, device=device)
-        for place, (_, positions) in zip(places, self._regions, strict=True):
+        for place, positions in zip(places, self._positions, strict=True):
             w[..., positions] = torch.maximum(w[..., positions], place.to(device).unsqueeze(-1))
         return w
 
@@ -166,17 +150,32 @@ def hex_of(colour) -> str:
 
 
 def segments(image: Tensor, legend: tuple[Entry, ...]) -> tuple[Region, ...]:
-    """The regions of a colour-coded map (batch, height, width, 3), 0 to 1; ValueError for a colour not in it.
+    """The regions of a colour-coded map (batch, height, width, 3), 0 to 1.
 
-    Each pixel belongs to the nearest colour of the legend, or to none where that is not near.
+    Each pixel belongs to the nearest colour of the legend, or to none where that is not near. The region of a colour
+    that is not there is empty.
     """
-    pixels = (image[..., :3].float() * 255.0).round()  # (batch, height, width, 3)
+    pixels = _pixels(image)
     colours = torch.tensor([entry.colour for entry in legend], dtype=pixels.dtype, device=pixels.device)
     distance, nearest = torch.stack([(pixels - colour).norm(dim=-1) for colour in colours]).min(0)
     nearest = torch.where(distance <= TOLERANCE, nearest, -1)
-    missing = [hex_of(entry.colour) for index, entry in enumerate(legend) if not (nearest == index).any()]
-    if missing:
-        found, counts = pixels.reshape(-1, 3).unique(dim=0, return_counts=True)
-        common = ", ".join(hex_of(found[i].int().tolist()) for i in counts.argsort(descending=True)[:6])
-        raise ValueError(f"the image has no {', '.join(missing)}; its most frequent colours are {common}")
     return tuple(Region((nearest == i).float(), entry.phrase, entry.strength) for i, entry in enumerate(legend))
+
+
+def absent(image: Tensor, legend: tuple[Entry, ...], regions: tuple[Region, ...]) -> str:
+    """Which colours of the legend the map of these regions does not have, and which it has instead; or nothing."""
+    missing = []
+    for entry, region in zip(legend, regions, strict=True):
+        without = [str(number) for number, place in enumerate(region.mask, 1) if not place.any()]
+        if without:
+            of = "" if len(without) == len(region.mask) else f" in picture {', '.join(without)}"
+            missing.append(hex_of(entry.colour) + of)
+    if not missing:
+        return ""
+    found, counts = _pixels(image).reshape(-1, 3).unique(dim=0, return_counts=True)
+    common = ", ".join(hex_of(found[i].int().tolist()) for i in counts.argsort(descending=True)[:6])
+    return f"the image has no {', '.join(missing)}, which paints nothing; its most frequent colours are {common}"
+
+
+def _pixels(image: Tensor) -> Tensor:
+    return (image[..., :3].float() * 255.0).round()  # (batch, height, width, 3)

@@ -22,9 +22,17 @@ from ..samplers.core import Denoiser, SampleNoise, Step, descending
 from ..samplers.ddim import ddim
 from ..samplers.guidance import branch_weights, cfg_with_empty
 from ..samplers.inversion import Inversion, invert, largest_error, report
-from ..samplers.masks import check_mask
+from ..samplers.masks import paints
 from ..samplers.noise_law import Noise, NoiseLaw
-from ._host_checks import check_answer, check_every_call, check_given, check_ready, errors_of
+from ._host_checks import (
+    check_answer,
+    check_every_call,
+    check_given,
+    check_own_masks,
+    check_ready,
+    errors_of,
+    fitted_noise_mask,
+)
 from ._host_hooks import Keyframes
 
 log = logging.getLogger("steer")
@@ -63,6 +71,8 @@ class Run:
     start_noise: Tensor
     lockstep: int = 1
     """How many equal parts of the batch are to get the same noise."""
+    watched: bool = False
+    """Whether the model's calls are wanted even if they change nothing (its attention is recorded)."""
 
     def noise(self, stream: str) -> Noise:
         """Fresh noise of this run, per sample; streams of different names are independent."""
@@ -70,9 +80,18 @@ class Run:
         drawn = SampleNoise(self.seed, stream, self.start_noise[:size], self.known[:size])
         return lambda like: torch.cat([drawn(like[:size])] * self.lockstep)
 
+    def nothing_to_do(self, node: str) -> bool:
+        """Whether no model call is needed, since the noise mask is empty; says so, and which masks of a batch are."""
+        size = self.known.shape[0] // self.lockstep
+        return tell_empty(node, "noise mask", self.mask[:size], "the picture stays as it is") and not self.watched
+
+    def untouched(self) -> Tensor:
+        """The source at the level of the last sigma."""
+        return self.law.noised(self.known, self.sigmas[-1], self.noise("known")(self.known))
+
 
 def checked_run(
-    guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor, mask, needs_mask: bool, may_be_empty=False
+    guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor, mask: Tensor | None, needs_mask: bool
 ) -> Run:
     """The run, after everything that can be checked before the first model call. Raises ValueError."""
     model = guider.inner_model
@@ -83,15 +102,15 @@ def checked_run(
                 "latent_image has no noise mask, so there is nothing to keep; "
                 "put 'Set Latent Noise Mask' between the VAE encode and the sampler"
             )
-        check_mask(mask, may_be_empty)
+        check_own_masks(guider, mask)
         if "denoise_mask_function" in extra_args["model_options"]:
             raise ValueError(
                 "the model changes the mask at each step (Differential Diffusion), which this sampler does not follow; "
                 "remove that patch, or use it with SteerDDIMSampler or a sampler of the host"
             )
     seed = extra_args.get("seed") or 0
-    lockstep = getattr(guider, "lockstep", 1)
-    return Run(descending(sigmas.tolist()), noise_law(model.model_sampling), latent, mask, seed, noise, lockstep)
+    law, further = noise_law(model.model_sampling), (getattr(guider, "lockstep", 1), getattr(guider, "watched", False))
+    return Run(descending(sigmas.tolist()), law, latent, mask, seed, noise, *further)
 
 
 def denoiser(guider, extra_args: dict, keyframes: Keyframes, **also) -> Denoiser:
@@ -133,6 +152,8 @@ class SteerSampler(comfy.samplers.Sampler):
             if total > count:  # it goes back up
                 check_every_call(extra_args["model_options"])
         model_sampling = model_wrap.inner_model.model_sampling
+        if self.needs_mask and run.nothing_to_do(self.node):
+            return model_sampling.inverse_noise_scaling(sigmas[-1], run.untouched())
         x = model_sampling.noise_scaling(sigmas[0], noise, latent_image, self.max_denoise(model_wrap, sigmas))
         masked = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         masked.latent_image, masked.noise = latent_image, noise
@@ -176,6 +197,8 @@ class BlendedSampler(comfy.samplers.Sampler):
         model_wrap = CheckedGuider(self.node, model_wrap)
         with errors_of(self.node):
             run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, needs_mask=True)
+        if run.nothing_to_do(self.node):
+            return model_wrap.inner_model.model_sampling.inverse_noise_scaling(sigmas[-1], run.untouched())
         blend = Blend(run.sigmas, run.law, run.known, run.mask, run.noise("known"), self.dilation)
         samples = self.sampler.sample(
             BlendedGuider(model_wrap, blend), sigmas, extra_args, callback, noise, latent_image, None, disable_pbar
@@ -336,8 +359,15 @@ def tell_places(model_options: dict) -> bool:
     return bool(model_options.get("transformer_options", {}).keys() & {"patches", "patches_replace"})
 
 
+def masks_itself(sampler) -> bool:
+    """Whether a SAMPLER, or one that it is round, keeps the masked-out part itself."""
+    return getattr(sampler, "needs_mask", False) or (hasattr(sampler, "sampler") and masks_itself(sampler.sampler))
+
+
 class SteerCFG(comfy.samplers.CFGGuider):
     """The host's CFGGuider with an interval, a third conditioning, and its input checked before anything runs."""
+
+    fits_masks = True
 
     def __init__(self, node: str, model, cfg: float, negative_scale: float, interval: tuple[float, float]):
         super().__init__(model)
@@ -359,6 +389,10 @@ class SteerCFG(comfy.samplers.CFGGuider):
                     "the model has a patch that replaces the CFG formula (such as RescaleCFG), and `empty` asks for "
                     "another one; disconnect `empty` or remove the patch"
                 )
+            denoise_mask = fitted_noise_mask(denoise_mask, latent_image)
+        changed = "denoise_mask_function" in self.model_options or masks_itself(sampler)
+        if denoise_mask is not None and not denoise_mask.is_nested and not changed:
+            tell_empty(self.node, "noise mask", denoise_mask, "the picture stays as it is")
         sampler = CheckedSampler(self.node, sampler)
         return super().sample(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
 
@@ -431,3 +465,19 @@ def show_progress_text(text: str) -> None:
     instance = getattr(server.PromptServer, "instance", None) if server and context else None
     if instance is not None:
         instance.send_progress_text(text, context.node_id)
+
+
+def tell(node: str, text: str) -> None:
+    """A warning in the log and, in the editor, on the node that is running."""
+    log.warning("%s: %s", node, text)
+    show_progress_text(f"{node}: {text}")
+
+
+def tell_empty(node: str, name: str, masks: Tensor, outcome: str) -> bool:
+    """Whether all of a batch of masks (batch, ...) are empty; tells which are, and what comes of it."""
+    empty = [str(number) for number, mask in enumerate(masks, 1) if not paints(mask)]
+    if len(empty) == len(masks):
+        tell(node, f"the {name} is empty (0 everywhere): {outcome}")
+    elif empty:
+        tell(node, f"{name} {', '.join(empty)} of {len(masks)} is empty (0 everywhere): there {outcome}")
+    return len(empty) == len(masks)

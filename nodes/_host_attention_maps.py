@@ -70,6 +70,8 @@ class RecordingSampler(comfy.samplers.Sampler):
 class RecordingGuider(WrappedGuider):
     """A guider whose attention is recorded."""
 
+    watched = True
+
     def __init__(self, guider, recorder: Recorder, sigmas: list[float]):
         super().__init__(guider)
         self._recorder, self._sigmas = recorder, sigmas

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import GroupNorm
 
 from ..samplers.core import check_values, noise_levels
-from ..samplers.masks import check_mask
+from ..samplers.masks import check_axes, check_mask, for_latents, lies_over
 
 
 @contextmanager
 def errors_of(node: str):
-    """Puts the node's name before the ValueErrors raised inside that do not begin with it."""
+    """Puts the name of the node, or of one of its inputs, before the ValueErrors that do not begin with it."""
     try:
         yield
     except ValueError as error:
@@ -83,23 +83,42 @@ def check_latent(model, latent: Tensor, shapes=None) -> None:
         )
 
 
-def check_mask_fits(mask: Tensor, latent: Tensor) -> None:
-    """ValueError for a mask of another aspect or batch, which the host would stretch or repeat in silence."""
-    if mask.ndim < 2 or not mask.numel() or not mask.is_floating_point():
+def fitted_mask(mask: Tensor, latent: Tensor) -> Tensor:
+    """The mask as the host has to be given it so that each latent gets its own (see `for_latents`).
+
+    ValueError for one of another aspect or batch, which the host would stretch or repeat in silence.
+    """
+    height, width = latent.shape[-2:]
+    if not mask.is_floating_point():
+        raise ValueError(f"the mask holds {mask.dtype}; numbers from 0 to 1 are needed")
+    check_axes(mask, width)
+    if not lies_over(mask, height, width):
         raise ValueError(
-            f"the noise mask has the shape {tuple(mask.shape)} and the type {mask.dtype}; (height, width) or (batch, "
-            "height, width) of numbers from 0 to 1 is needed"
-        )
-    (mask_height, mask_width), (height, width) = mask.shape[-2:], latent.shape[-2:]
-    if abs(mask_width * height / mask_height - width) >= 1.0:
-        raise ValueError(
-            f"the noise mask is {mask_width}x{mask_height} but the latent is {width}x{height}, of another aspect; "
+            f"the mask is {mask.shape[-1]}x{mask.shape[-2]} but the latent is {width}x{height}, of another aspect; "
             "make the mask from the picture that was encoded"
         )
-    masks = mask.numel() // (mask_height * mask_width)
-    if latent.ndim == 4 and latent.shape[0] % masks:
+    return for_latents(mask, tuple(latent.shape))
+
+
+def fitted_noise_mask(mask: Tensor | None, latent: Tensor) -> Tensor | None:
+    """The same for the noise mask that came with a latent. Packs are not looked into. Raises ValueError."""
+    if mask is None or latent.is_nested or mask.is_nested:
+        return mask
+    with errors_of("noise mask"):
+        return fitted_mask(mask, latent)
+
+
+def check_own_masks(guider, mask: Tensor) -> None:
+    """ValueError for several clips under a guider that let the host take their masks for frames, and mix them.
+
+    Steer's guiders do not (`fits_masks`). After another one all clips have the same mask, be it the one that was given
+    for all or the mean of theirs, which cannot be told from each other any more.
+    """
+    if mask.ndim == 5 and len(mask) > 1 and not getattr(guider, "fits_masks", False) and (mask == mask[:1]).all():
         raise ValueError(
-            f"{masks} noise masks for a batch of {latent.shape[0]} latents; give one for all or one for each"
+            f"the host's guiders take the masks of {len(mask)} clips (such as pictures of Qwen-Image and Wan) for "
+            "those of frames and mix them, before any sampler can see it; use SteerCFGGuider, which at its defaults is "
+            "the host's CFGGuider and gives each its own, or sample one at a time"
         )
 
 
@@ -107,8 +126,7 @@ def check_given(model, sigmas: Tensor, latent: Tensor, mask: Tensor | None) -> N
     """ValueError for what a guider cannot run on, before the host looks at it. A pack of latents is not looked into."""
     noise_levels(sigmas)
     check_latent(model, latent)
-    if mask is not None and not latent.is_nested:
-        check_mask_fits(mask, latent)
+    fitted_noise_mask(mask, latent)
 
 
 def check_ready(guider, sigmas: Tensor, latent: Tensor, noise: Tensor, mask: Tensor | None) -> None:
@@ -122,7 +140,7 @@ def check_ready(guider, sigmas: Tensor, latent: Tensor, noise: Tensor, mask: Ten
             "made the noise, and whether latent_image has a batch_index of another batch"
         )
     if mask is not None:
-        check_mask(mask, may_be_empty=True)
+        check_mask(mask)
     if isinstance(model.model_sampling, CONST) and float(sigmas.max()) > 1.0 + 1e-4:
         raise ValueError(
             f"the sigmas go up to {float(sigmas.max()):g}, and a rectified-flow model's to 1; make them with this model"

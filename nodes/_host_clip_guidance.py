@@ -53,7 +53,8 @@ class CLIPLoss:
         def loss(denoised: Tensor, sigma: float) -> Tensor:
             pictures = within_range(decoded(self.vae, decoder, latent_format.process_out(denoised)))
             if run.mask is not None:
-                pictures = inside(pictures, interpolate(run.mask, pictures.shape[-2:], mode="bilinear"))
+                places = run.mask.reshape(-1, 1, *run.mask.shape[-2:])  # of one frame
+                pictures = inside(pictures, interpolate(places, pictures.shape[-2:], mode="bilinear"))
             uniform = torch.special.ndtr(draw(denoised.new_empty(denoised.shape[0], self.cutouts, 3)))
             squares = cutouts(pictures, uniform, self.clip_vision.image_size, self.smallest)
             found = _embedded(self.clip_vision, tower, squares.flatten(0, 1)).unflatten(0, squares.shape[:2])

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..samplers.diffedit import contrast, draws, found
 from ..samplers.masks import check_mask
 from ._host import checked_run, noise_law, strength_sigma, tell_places
-from ._host_checks import check_answer, check_every_call, check_given, errors_of
+from ._host_checks import check_answer, check_every_call, check_given, errors_of, fitted_noise_mask
 
 FREE = 1.5  # times what the host reckons a call takes has to be free, as where it batches conditionings itself
 
@@ -58,7 +58,8 @@ class ContrastSampler(comfy.samplers.Sampler):
 def contrasted(node: str, model, source, target, latent: dict, samples: Tensor, settings, callback, quiet: bool):
     """(mask, heat), both (batch, ...): where the two prompts disagree about the latent `samples`. ValueError.
 
-    `settings`: (strength, number of draws, threshold, seed). Equal prompts are not run.
+    `settings`: (strength, number of draws, threshold, seed). Equal prompts are not run, nor what is all masked out. The
+    third of what comes back, (batch,), is False for a latent whose noise mask is empty.
     """
     strength, count, threshold, seed = settings
     model_sampling, given = model.get_model_object("model_sampling"), latent.get("noise_mask")
@@ -70,15 +71,18 @@ def contrasted(node: str, model, source, target, latent: dict, samples: Tensor, 
         noise_law(model_sampling)
         if not samples.any():
             raise ValueError("latent_image is empty (all zero); encode the picture to edit")
+        looked = torch.ones(len(samples), dtype=torch.bool)
         if given is not None:
             check_mask(given)
-    if equal(source, target):
+            given = fitted_noise_mask(given, samples)
+            looked = given.flatten(1).any(1).cpu().repeat(len(samples) // len(given))
+    if equal(source, target) or not looked.any():
         nothing = torch.zeros(samples.shape[0], *samples.shape[2:])
-        return nothing, nothing
+        return nothing, nothing, looked
     guider, sampler = comfy.samplers.CFGGuider(model), ContrastSampler(node, count, threshold)
     guider.inner_set_conds({"source": source, "target": target})
     guider.sample(torch.zeros_like(samples), samples, sampler, sigmas, given, callback, quiet, seed)
-    return sampler.mask, sampler.heat
+    return sampler.mask, sampler.heat, looked
 
 
 def draws_at_once(model, shape, samples: int, device) -> int:

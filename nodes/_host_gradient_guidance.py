@@ -17,9 +17,9 @@ from torch import Tensor
 from ..samplers.classifier import Classifier
 from ..samplers.gradient_guidance import Loss, change_by_estimate, change_by_x, limited
 from ..samplers.masks import check_mask
-from ._host import CheckedGuider, Run, WrappedGuider, checked_run, log, noise_law
+from ._host import CheckedGuider, Run, WrappedGuider, checked_run, log, noise_law, tell_empty
 from ._host_attention import sigma_at
-from ._host_checks import check_every_call, check_given, check_mask_fits, errors_of
+from ._host_checks import check_every_call, check_given, errors_of, fitted_mask, fitted_noise_mask
 from ._host_gradients import Differentiable, gradient_options, gradients
 
 KEY = "steer_gradient_guidance"
@@ -62,6 +62,18 @@ class Term:
     def acts(self, sigma: float) -> bool:
         return self.scale != 0.0 and self.last <= sigma <= self.first
 
+    def fitted(self, latent: Tensor) -> "Term":
+        """With the mask as the latent's; ValueError for one that cannot be."""
+        if self.mask is None:
+            return self
+        with errors_of("mask"):
+            check_mask(self.mask)
+            return replace(self, mask=fitted_mask(self.mask, latent))
+
+    def nothing_to_do(self) -> bool:
+        """Whether a fitted mask is empty; says so, and of a batch for which pictures."""
+        return self.mask is not None and tell_empty(self.node, "mask", self.mask, "the loss steers nothing")
+
     @property
     def differentiates_model(self) -> bool:
         return self.through_model and not self.loss.noisy
@@ -79,14 +91,16 @@ class GradientGuider(WrappedGuider):
         self.terms = (*guider.terms, term) if nested else (term,)
 
     def sample(self, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
-        guider, terms = copy(self._guider), self.terms
-        with errors_of(terms[-1].node):
+        guider = copy(self._guider)
+        with errors_of(self.terms[-1].node):
             check_given(guider.model_patcher.model, sigmas, latent_image, denoise_mask)
+            denoise_mask = fitted_noise_mask(denoise_mask, latent_image)
             noise_law(guider.model_patcher.get_model_object("model_sampling"))
-            for term in terms:
-                if term.mask is not None:
-                    check_mask(term.mask)
-                    check_mask_fits(term.mask, latent_image)
+            terms = [term.fitted(latent_image) for term in self.terms]
+        terms = tuple(term for term in terms if not term.nothing_to_do())
+        if not terms:
+            guided = GuidedSampler(sampler, (), None, {})
+            return guider.sample(noise, latent_image, guided, sigmas, denoise_mask, *args, **kwargs)
         model = Differentiable(guider.model_patcher)
         through = any(term.differentiates_model for term in terms)
         guider.model_patcher = patcher = model.patcher if through else guider.model_patcher.clone()
@@ -157,6 +171,8 @@ class GuidedSampler(comfy.samplers.Sampler):
 
 class GuidedGuider(WrappedGuider):
     """A guider as samplers use it, for one run, every estimate changed by the losses that act at its level."""
+
+    fits_masks = True
 
     def __init__(self, guider, started: list[tuple[Term, Loss, Run]], model: Differentiable | None):
         super().__init__(guider)

@@ -1,11 +1,13 @@
 """The hook that paints under every conditioning that brings a painting."""
 
 from comfy.patcher_extension import WrappersMP
+from torch import Tensor
 
 from ..attention.core import Attention, Site
-from ..attention.paint_with_words import Painting, painted
+from ..attention.paint_with_words import Painting, Region, painted
 from ._host import noise_law
 from ._host_attention import Transform, with_marked_edits
+from ._host_checks import errors_of, fitted_mask
 
 MARK = "steer_paint"
 
@@ -26,6 +28,14 @@ class Painted(Transform):
         return [painted(part, place, factor) for part, place in zip(rows, w.split(sizes), strict=True)]
 
 
+def check_region(region: Region, latent: Tensor) -> None:
+    """ValueError unless the mask is of the latent's aspect, and one for all of the batch or one for each."""
+    with errors_of(f"mask of {region.phrase!r}"):
+        masks = len(fitted_mask(region.mask.float(), latent))
+        if masks not in (1, len(latent)):
+            raise ValueError(f"{masks} masks for a batch of {len(latent)} latents; give one for all or one for each")
+
+
 def with_painting(model, node: str):
     """A clone of the model that paints what conditionings bring; once is enough for all of them."""
     if model.get_wrappers(WrappersMP.OUTER_SAMPLE, node):
@@ -38,6 +48,7 @@ def with_painting(model, node: str):
                 raise ValueError(
                     "a painted conditioning has an area, and its regions are of the whole picture; remove the area"
                 )
-            cond[MARK].check(noise.shape[0], *noise.shape[-2:])
+            for region in cond[MARK].regions:
+                check_region(region, noise)
 
     return with_marked_edits(model, node, MARK, lambda painting: Painted(painting, flow), check)

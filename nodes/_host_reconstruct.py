@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from tqdm.auto import tqdm
 
+from ..samplers.masks import paints
 from ..samplers.reconstruct import Reconstruction, reconstruct
-from ._host import log, show_progress_text
+from ._host import log, show_progress_text, tell_empty
 from ._host_checks import errors_of
 from ._host_clip_guidance import decoded
 from ._host_gradients import Differentiable, gradients
@@ -201,9 +202,19 @@ def fitted_picture(vae, decoder: Differentiable, problem: Problem, show: Callabl
 
 
 def fit_each(node: str, vae, fitted: Callable, problems: list[Problem]) -> Tensor:
-    """`fitted_latent` or `fitted_picture` of each problem, one after the other."""
+    """`fitted_latent` or `fitted_picture` of each problem, one after the other.
+
+    Where the mask is empty nothing was edited, and the latent or the source stays as it is.
+    """
     weights, (first, *_) = fitted is fitted_picture, problems
-    with errors_of(node), loaded(node, vae, first.latent.shape, weights) as decoder:
-        progress = Progress(node, len(problems), first.steps)
-        with progress.shown:
-            return torch.cat([fitted(vae, decoder, problem, progress.show) for problem in problems])
+    out = [problem.source if weights else problem.latent for problem in problems]
+    left = [index for index, problem in enumerate(problems) if paints(problem.mask)]
+    if left:
+        with errors_of(node), loaded(node, vae, first.latent.shape, weights) as decoder:
+            progress = Progress(node, len(left), first.steps)
+            with progress.shown:
+                for index in left:
+                    out[index] = fitted(vae, decoder, problems[index], progress.show)
+    masks = torch.cat([problem.mask for problem in problems])
+    tell_empty(node, "mask", masks, f"the {'source' if weights else 'latent'} stays as it is")
+    return torch.cat(out)

@@ -4,7 +4,7 @@ import comfy.samplers
 
 from ..samplers.inversion import Inversion
 from ..samplers.trajectory_blend import TrajectoryBlend
-from ._host import BlendedGuider, CheckedGuider, Run, check_inversion_fits, checked_run, log, noise_to
+from ._host import BlendedGuider, CheckedGuider, Run, check_inversion_fits, checked_run, noise_to
 from ._host_checks import errors_of
 
 CLOSE = 1e-3  # of the largest value: what rounding on the wires may do to a latent
@@ -23,15 +23,12 @@ class TrajectoryBlendSampler(comfy.samplers.Sampler):
     ):
         model_wrap = CheckedGuider(self.node, model_wrap)
         with errors_of(self.node):
-            run = checked_run(
-                model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, needs_mask=True, may_be_empty=True
-            )
+            run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, needs_mask=True)
             check_inversion_fits(self.inversion, model_wrap.model_patcher)
             goes_on = continues(run, self.inversion)
             blend = TrajectoryBlend(self.inversion, run.sigmas, run.mask)
         model_sampling, level = model_wrap.inner_model.model_sampling, run.sigmas[0]
-        if not run.mask.any():
-            log.warning("%s: the noise mask is empty, so the picture stays as it is; no step was taken", self.node)
+        if run.nothing_to_do(self.node):
             return model_sampling.inverse_noise_scaling(sigmas[-1], blend.finish(run.known))
         if not goes_on:
             noise = noise_to(blend.start(run.known), run.known, level, run.law, self.max_denoise(model_wrap, sigmas))

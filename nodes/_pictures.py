@@ -4,6 +4,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d, interpolate
 
 from ..samplers.core import check_values
+from ..samplers.masks import check_axes, check_mask, lies_over
+
+CELLS = 16, 8, 4, 2, 1  # pixels to a latent pixel, of which a decoded picture has whole ones
 
 
 def check_picture(name: str, picture: Tensor, alpha: bool = False) -> None:
@@ -43,27 +46,25 @@ def check_batches(**counts: int) -> int:
 def mask_like(mask: Tensor, height: int, width: int) -> Tensor:
     """A mask of any size, but of the picture's aspect, as (batch, height, width) in 0..1; ValueError for another.
 
-    A mask of latents becomes whole blocks of pixels; in one that is larger than the picture thin lines stay.
+    A mask of latents becomes whole blocks of pixels; in one that is larger than the picture thin lines stay. The
+    picture may have been through a VAE: a mask of what it was before is cut to its middle, as the host cuts pictures.
     """
-    if mask.ndim < 2 or not mask.numel():
-        raise ValueError(
-            f"the mask has the shape {tuple(mask.shape)}; (height, width) or (batch, height, width) is needed"
-        )
+    check_axes(mask, width)
     mask = mask.reshape(-1, *mask.shape[-2:]).float()
-    low, high = float(mask.min()), float(mask.max())
-    if not (low >= -1e-4 and high <= 1.0 + 1e-4):  # a NaN fails every comparison
-        raise ValueError(f"the mask runs from {low:g} to {high:g}; it needs values from 0 (keep) to 1 (edited)")
-    mask_height, mask_width = mask.shape[1:]
-    if abs(mask_width * height / mask_height - width) >= max(1.0, height / mask_height, width / mask_width):
+    check_mask(mask)
+    cell = next(size for size in CELLS if height % size == 0 and width % size == 0)
+    if not lies_over(mask, height // cell, width // cell):
         raise ValueError(
-            f"the mask is {mask_width}x{mask_height} and the picture {width}x{height}, of another aspect; make the "
-            "mask from the picture"
+            f"the mask is {mask.shape[2]}x{mask.shape[1]} and the picture {width}x{height}, of another aspect; make "
+            "the mask from the picture"
         )
-    if (mask_height, mask_width) != (height, width):
-        if mask_height > height:
-            mask = adaptive_max_pool2d(mask[:, None], (height, width))[:, 0]
-        else:
-            mask = interpolate(mask[:, None], (height, width), mode="nearest-exact")[:, 0]
+    down, right = mask.shape[1] - height, mask.shape[2] - width
+    if 0 <= down < cell and 0 <= right < cell:
+        mask = mask[:, down // 2 : down // 2 + height, right // 2 : right // 2 + width]
+    elif down > 0:
+        mask = adaptive_max_pool2d(mask[:, None], (height, width))[:, 0]
+    else:
+        mask = interpolate(mask[:, None], (height, width), mode="nearest-exact")[:, 0]
     return mask.clamp(0.0, 1.0)
 
 

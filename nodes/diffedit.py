@@ -81,8 +81,8 @@ class SteerDiffEditMask(io.ComfyNode):
             latent = samples_of(model, latent_image)
         settings, callback = (strength, samples, threshold, seed), latent_preview.prepare_callback(model, samples)
         quiet = not comfy.utils.PROGRESS_BAR_ENABLED
-        mask, heat = contrasted(NODE, model, source, target, latent_image, latent, settings, callback, quiet)
-        text, usual = report(mask, heat), all(0.0 < share < 1.0 for share in mask.flatten(1).mean(1))
+        mask, heat, looked = contrasted(NODE, model, source, target, latent_image, latent, settings, callback, quiet)
+        text, usual = report(mask, heat, looked), all(0.0 < share < 1.0 for share in mask.flatten(1).mean(1))
         (log.info if usual else log.warning)("%s: %s", NODE, text)
         # nothing between 0 and 1: reduced by the host, which looks at the middle of each square, it is the same again
         mask, heat = (enlarged(each, pixels_of(model), how) for each, how in ((mask, "nearest"), (heat, "bicubic")))
@@ -90,12 +90,14 @@ class SteerDiffEditMask(io.ComfyNode):
         return io.NodeOutput(mask, torch.from_numpy(colours), ui=ui.PreviewText(text))
 
 
-def report(mask: Tensor, heat: Tensor) -> str:
+def report(mask: Tensor, heat: Tensor, looked: Tensor) -> str:
     """For each picture how much of it was found, and what is amiss."""
     lines = []
-    for number, (one, warm) in enumerate(zip(mask, heat, strict=True), 1):
+    for number, (one, warm, seen) in enumerate(zip(mask, heat, looked, strict=True), 1):
         share, name = float(one.mean()), "the picture" if len(mask) == 1 else f"picture {number}"
-        if not warm.any():
+        if not seen:
+            lines.append(f"{name}: the mask is empty, since the noise mask of latent_image is")
+        elif not warm.any():
             lines.append(f"{name}: the mask is empty, since the two prompts are the same to the model; change a word")
         elif share == 0.0:
             lines.append(f"{name}: the mask is empty, since nothing stands out so far; lower the threshold")

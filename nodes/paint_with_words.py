@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..attention.paint_with_words import Painting, Region, parse_legend, segments
+from ..attention.paint_with_words import Painting, Region, absent, parse_legend, segments
+from ._host import tell, tell_empty
 from ._host_attention import encoded, tokenized
 from ._host_checks import check_number, errors_of
 from ._host_paint_with_words import MARK, with_painting
@@ -40,7 +41,10 @@ class SteerRegion(io.ComfyNode):
     def execute(cls, mask, phrase, strength, regions=()) -> io.NodeOutput:
         check_number("SteerRegion", "strength", strength, 0.0, 10.0)
         with errors_of("SteerRegion"):
-            return io.NodeOutput((*(regions or ()), Region(mask, phrase, strength)))
+            region = Region(mask, phrase, strength)
+        masks = mask.reshape(-1, *mask.shape[-2:])
+        tell_empty("SteerRegion", f"mask of {phrase!r}", masks, "nothing is painted")
+        return io.NodeOutput((*(regions or ()), region))
 
 
 class SteerRegionsFromSegmentation(io.ComfyNode):
@@ -70,7 +74,12 @@ class SteerRegionsFromSegmentation(io.ComfyNode):
     def execute(cls, image, legend) -> io.NodeOutput:
         with errors_of("SteerRegionsFromSegmentation"):
             check_picture("image", image, alpha=True)
-            return io.NodeOutput(segments(image, parse_legend(legend)))
+            legend = parse_legend(legend)
+        regions = segments(image, legend)
+        missing = absent(image, legend, regions)
+        if missing:
+            tell("SteerRegionsFromSegmentation", missing)
+        return io.NodeOutput(regions)
 
 
 class SteerPaintWithWords(io.ComfyNode):

@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..samplers.poisson_blend import poisson_blend
-from ._host import log
+from ._host import log, tell_empty
 from ._host_checks import errors_of
 from ._pictures import three_together
 
@@ -39,13 +39,12 @@ class SteerPoissonBlend(io.ComfyNode):
     def execute(cls, source, edited, mask) -> io.NodeOutput:
         with errors_of(NODE):
             source, edited, mask = three_together(source, edited, mask)
+        tell_empty(NODE, "mask", mask > 0.5, "the source stays as it is")
         bar, blended = comfy.utils.ProgressBar(len(source)), []
-        for index, (before, after, inside) in enumerate(zip(source, edited, mask > 0.5, strict=True)):
+        for number, (before, after, inside) in enumerate(zip(source, edited, mask > 0.5, strict=True), 1):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            if not inside.any():
-                log.warning("%s: mask %d is empty, so the source is returned", NODE, index)
-            elif inside.all():
-                log.warning("%s: mask %d covers everything, so the edit is returned as it is", NODE, index)
+            if inside.all():
+                log.warning("%s: mask %d covers everything, so the edit is returned as it is", NODE, number)
             blended.append(poisson_blend(before, after, inside))
             bar.update(1)
         return io.NodeOutput(torch.stack(blended))

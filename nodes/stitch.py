@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..samplers.stitch import feathered, stitch
-from ._host import log
+from ._host import log, tell_empty
 from ._host_checks import errors_of, whole_number
 from ._pictures import three_together
 
@@ -43,11 +43,10 @@ class SteerStitch(io.ComfyNode):
         with errors_of(NODE):
             source, edited, mask = three_together(source, edited, mask)
         soft = feathered(mask, feather)
-        for index, (before, after) in enumerate(zip(mask.amax((1, 2)), soft.amax((1, 2)), strict=True)):
-            if before == 0.0:
-                log.warning("%s: mask %d is empty, so the source is returned", NODE, index)
-            elif after < before:
-                log.warning("%s: mask %d is thinner than twice the feather: the edit fades, lower it", NODE, index)
+        tell_empty(NODE, "mask", mask, "the source stays as it is")
+        for number, (before, after) in enumerate(zip(mask.amax((1, 2)), soft.amax((1, 2)), strict=True), 1):
+            if after < before:
+                log.warning("%s: mask %d is thinner than twice the feather: the edit fades, lower it", NODE, number)
         return io.NodeOutput(stitch(source, edited, soft))
 
 

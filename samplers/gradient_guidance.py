@@ -45,12 +45,13 @@ def limited(change: Tensor, sigma: float, law: NoiseLaw, most: float, mask: Tens
     """The change inside the mask (1 = change), shortened where its RMS is above `most sqrt(undecided)`, per sample.
 
     At high levels that is `most` times the latents' own spread, at low levels `most` times the noise: a gradient that
-    points the right way but too far cannot throw the estimate out of what is still possible. The RMS is over the mask.
+    points the right way but too far cannot throw the estimate out of what is still possible. The RMS is over the mask;
+    where that is empty nothing changes.
     """
     weight = torch.ones_like(change) if mask is None else mask.to(change).expand_as(change)
     change, axes = weight * change, tuple(range(1, change.ndim))
     # scaled by the largest value first: the square of a large gradient has no place in float32
     largest = change.abs().amax(axes, keepdim=True).clamp(min=1e-30)
-    mean = (change / largest).square().sum(axes, keepdim=True) / weight.sum(axes, keepdim=True)
+    mean = (change / largest).square().sum(axes, keepdim=True) / weight.sum(axes, keepdim=True).clamp(min=1e-30)
     rms = (largest * mean.sqrt()).clamp(min=1e-30)
     return change * (most * sqrt(undecided(sigma, law)) / rms).clamp(max=1.0)

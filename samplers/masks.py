@@ -8,16 +8,90 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 
-def check_mask(mask: Tensor, may_be_empty: bool = False) -> None:
-    """ValueError unless the mask is finite, within 0..1 and generates something."""
+def check_mask(mask: Tensor) -> None:
+    """ValueError unless the mask is finite and within 0..1. An empty one leaves its picture as it was."""
     if not mask.numel():
         raise ValueError(f"the mask has the shape {tuple(mask.shape)}, which holds nothing")
     low, high = float(mask.min()), float(mask.max())
     # bilinear resizing may leave a rounding error beyond the ends; a NaN fails every comparison
     if not (low >= -1e-4 and high <= 1.0 + 1e-4):
         raise ValueError(f"the mask runs from {low:g} to {high:g}; it needs values from 0 (keep) to 1 (generate)")
-    if high <= 0.0 and not may_be_empty:
-        raise ValueError("the mask is empty (0 everywhere), so there is nothing to generate; paint the part to change")
+
+
+def paints(mask: Tensor) -> bool:
+    """Whether the mask is not empty: it generates something."""
+    return bool((mask > 0).any())
+
+
+def check_axes(mask: Tensor, width: int) -> None:
+    """ValueError for a mask with channels, first or last, each row or channel of which would be read as a mask.
+
+    `width`: of the grid that the mask is for.
+    """
+    shape = tuple(mask.shape)
+    channels_last = mask.ndim > 2 and shape[-1] == 1 < min(width, *shape[-3:-1])
+    if channels_last or mask.ndim < 2 or not mask.numel() or (mask.ndim == 4 and shape[1] != 1):
+        raise ValueError(
+            f"the mask has the shape {shape}; (height, width) or (batch, height, width) is needed"
+            + (", without a last axis of one channel" if channels_last else "")
+        )
+
+
+def same_picture(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two grids (height, width) can be of one picture, in any two resolutions.
+
+    The coarser one holds whole cells (latent pixels) of the finer one: what is left over of the picture, on each axis
+    less than a cell, was cut off (the host's VAEs) or filled up to a whole one (others). So the two belong together if
+    there is a size of the cell with which either is so on both axes.
+    """
+    (height, width), (rows, columns) = sorted((one, other), key=lambda grid: grid[0] * grid[1], reverse=True)
+    cut = height * columns < width * (rows + 1) and width * rows < height * (columns + 1)
+    filled = height * (columns - 1) < width * rows and width * (rows - 1) < height * columns
+    return cut or filled
+
+
+def lies_over(mask: Tensor, height: int, width: int) -> bool:
+    """Whether a mask (..., height, width) can be of the picture of this grid.
+
+    One that is empty, or a single value, fits any: Load Image gives 64x64 zeros for every picture without alpha.
+    """
+    sides = tuple(mask.shape[-2:])
+    return sides == (1, 1) or not paints(mask) or same_picture(sides, (height, width))
+
+
+def for_latents(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The mask as the host has to be given it so that each latent of `shape` gets its own; ValueError for other counts.
+
+    For clips (batch, channels, frames, height, width) the host takes a batch of masks for frames, and would average
+    those of several pictures: it gets (batch or 1, 1, frames or 1, height, width) instead. There may be one mask for
+    all, one for each clip, one for each of its latent frames (those of all clips, or of each in turn), or one for each
+    frame of the picture, of which the first latent frame holds one and each further one the same number: it is masked
+    where any of them is.
+    """
+    if len(shape) == 3:  # sound, whose masks the host takes as they are
+        return mask
+    batch, channels, frames = shape[:3] if len(shape) == 5 else (shape[0], 1, 1)
+    each = tuple(mask.shape[-2:])
+    count = mask.numel() // (each[0] * each[1])
+    if mask.ndim != 5:
+        readings = 1 if count in (1, frames) else count, batch, 1
+        fitting = (n for n in readings if batch % n == 0 == count % n and _of_frames(count // n, frames))
+        mask = mask.reshape(next(fitting, count), 1, -1, *each)
+    clips, parts = mask.shape[0], mask.shape[2]
+    if batch % clips or mask.shape[1] not in (1, channels) or not _of_frames(parts, frames):
+        of = f" of {frames} frames" if frames > 1 else ""
+        raise ValueError(
+            f"{count} masks for a batch of {batch} latents{of}; give one for all or one for each"
+            + (", or one for each frame" if frames > 1 else "")
+        )
+    if parts not in (1, frames):
+        mask = torch.cat([mask[:, :, :1], mask[:, :, 1:].unflatten(2, (frames - 1, -1)).amax(3)], 2)
+    return mask if len(shape) == 5 else mask[:, :, 0]
+
+
+def _of_frames(masks: int, frames: int) -> bool:
+    """Whether so many masks can be one for a clip, one for each latent frame, or one for each frame of the picture."""
+    return masks in (1, frames) or (masks > frames > 1 and (masks - 1) % (frames - 1) == 0)
 
 
 def keep(x: Tensor, noised: Tensor, mask: Tensor) -> Tensor:

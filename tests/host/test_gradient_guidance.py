@@ -304,8 +304,7 @@ def test_bad_input(shapes, guider):
         with pytest.raises(ValueError, match="SteerGradientGuider: "):
             guided(guider, Square(), **wrong)
     sigmas, noise = torch.tensor([3.0, 0.0]), noise_of((1, 4, 16, 16))
-    for mask, message in ((torch.zeros(1, 128, 128), "empty"), (torch.ones(1, 64, 128), "aspect"),
-                          (torch.ones(3, 128, 128), "3 noise masks")):  # fmt: skip
+    for mask, message in ((torch.ones(1, 64, 128), "aspect"), (torch.ones(3, 128, 128), "3 masks")):
         with pytest.raises(ValueError, match=f"SteerGradientGuider: .*{message}"):
             run(guided(guider, Square(), mask=mask), euler(), sigmas, noise)
     with pytest.raises(ValueError, match="SteerGradientGuider: .*16 channels"):

@@ -325,8 +325,8 @@ class TestBadInput:
         self.refused(shapes, "weight is .*from 0 to 10", weight=weight)
 
     def test_masks_of_another_aspect_or_batch(self, shapes):
-        self.refused(shapes, "mask of 'red circle' is 128x128 but the latent is 24x16", shape=(1, 4, 16, 24))
-        self.refused(shapes, "2 masks of 'red circle' for a batch of 3", mask=corner(2), shape=(3, 4, 16, 16))
+        self.refused(shapes, "mask of 'red circle': the mask is 128x128 but the latent is 24x16", shape=(1, 4, 16, 24))
+        self.refused(shapes, "mask of 'red circle': 2 masks for a batch of 3", mask=corner(2), shape=(3, 4, 16, 16))
 
     def test_an_area(self, shapes):
         def with_area(conditioning):
@@ -344,7 +344,6 @@ class TestBadInput:
     @pytest.mark.parametrize(
         "mask, phrase, strength, message",
         [
-            (torch.zeros(1, 8, 8), "cat", 1.0, "empty"),
             (torch.ones(1, 8, 8) * 255, "cat", 1.0, "runs from 255"),
             (torch.ones(1, 8, 8), " ", 1.0, "phrase is empty"),
             (torch.ones(1, 8, 8), "cat", -1.0, "strength is -1"),
@@ -354,10 +353,9 @@ class TestBadInput:
         with pytest.raises(ValueError, match=f"SteerRegion: .*{message}"):
             SteerRegion.execute(mask, phrase, strength)
 
-    @pytest.mark.parametrize("legend, message", [("cat", "line 1"), ("#00ff00: cat", "no #00ff00.*#000000")])
-    def test_legends(self, legend, message):
-        with pytest.raises(ValueError, match=f"SteerRegionsFromSegmentation: .*{message}"):
-            SteerRegionsFromSegmentation.execute(torch.zeros(1, 8, 8, 3), legend)
+    def test_legends(self):
+        with pytest.raises(ValueError, match="SteerRegionsFromSegmentation: .*line 1"):
+            SteerRegionsFromSegmentation.execute(torch.zeros(1, 8, 8, 3), "cat")
 
     def test_a_model_without_cross_attention(self, shapes):
         model = shapes[0].clone()
