@@ -109,8 +109,10 @@ def checked_run(
                 "remove that patch, or use it with SteerDDIMSampler or a sampler of the host"
             )
     seed = extra_args.get("seed") or 0
-    law, further = noise_law(model.model_sampling), (getattr(guider, "lockstep", 1), getattr(guider, "watched", False))
-    return Run(descending(sigmas.tolist()), law, latent, mask, seed, noise, *further)
+    return Run(
+        descending(sigmas.tolist()), noise_law(model.model_sampling), latent, mask, seed, noise,
+        getattr(guider, "lockstep", 1), getattr(guider, "watched", False),
+    )  # fmt: skip
 
 
 def denoiser(guider, extra_args: dict, keyframes: Keyframes, **also) -> Denoiser:

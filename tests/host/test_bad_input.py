@@ -264,6 +264,18 @@ def test_the_error_reaches_the_client(server, changes, bad, node, message):
     assert "Steer" in caught.value.exception_message
 
 
+def test_an_empty_mask_is_no_error_and_is_said_in_the_log_and_on_the_node(server):
+    """One in which nothing was found does not end a queue, whatever its aspect."""
+    prompt, text = graph(mask__value=0.0, mask__height=64), "SteerRePaintSampler: the noise mask is empty"
+    with server.client() as client:
+        received, receive = [], client._channel.recv
+        client._channel.recv = lambda: received.append(receive()) or received[-1]
+        number = client.queue(prompt)
+        client.wait(number)
+    assert server.images(server.outputs(number)) and text in server.log()
+    assert any(isinstance(part, bytes) and text.encode() in part for part in received)
+
+
 @pytest.mark.parametrize("changes, node", [({"sampler__resamples": 0}, "sampler"), ({"sigmas__steps": -1}, "sigmas")])
 def test_what_the_schema_forbids_is_refused_at_once(server, changes, node):
     with pytest.raises(HostError) as caught:
