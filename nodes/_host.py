@@ -85,10 +85,6 @@ class Run:
         size = self.known.shape[0] // self.lockstep
         return tell_empty(node, "noise mask", self.mask[:size], "the picture stays as it is") and not self.watched
 
-    def untouched(self) -> Tensor:
-        """The source at the level of the last sigma."""
-        return self.law.noised(self.known, self.sigmas[-1], self.noise("known")(self.known))
-
 
 def checked_run(
     guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor, mask: Tensor | None, needs_mask: bool
@@ -153,9 +149,9 @@ class SteerSampler(comfy.samplers.Sampler):
             total = self.calls(count)
             if total > count:  # it goes back up
                 check_every_call(extra_args["model_options"])
-        model_sampling = model_wrap.inner_model.model_sampling
         if self.needs_mask and run.nothing_to_do(self.node):
-            return model_sampling.inverse_noise_scaling(sigmas[-1], run.untouched())
+            return latent_image
+        model_sampling = model_wrap.inner_model.model_sampling
         x = model_sampling.noise_scaling(sigmas[0], noise, latent_image, self.max_denoise(model_wrap, sigmas))
         masked = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         masked.latent_image, masked.noise = latent_image, noise
@@ -200,7 +196,7 @@ class BlendedSampler(comfy.samplers.Sampler):
         with errors_of(self.node):
             run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, needs_mask=True)
         if run.nothing_to_do(self.node):
-            return model_wrap.inner_model.model_sampling.inverse_noise_scaling(sigmas[-1], run.untouched())
+            return latent_image
         blend = Blend(run.sigmas, run.law, run.known, run.mask, run.noise("known"), self.dilation)
         samples = self.sampler.sample(
             BlendedGuider(model_wrap, blend), sigmas, extra_args, callback, noise, latent_image, None, disable_pbar

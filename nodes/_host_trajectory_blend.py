@@ -27,9 +27,9 @@ class TrajectoryBlendSampler(comfy.samplers.Sampler):
             check_inversion_fits(self.inversion, model_wrap.model_patcher)
             goes_on = continues(run, self.inversion)
             blend = TrajectoryBlend(self.inversion, run.sigmas, run.mask)
-        model_sampling, level = model_wrap.inner_model.model_sampling, run.sigmas[0]
         if run.nothing_to_do(self.node):
-            return model_sampling.inverse_noise_scaling(sigmas[-1], blend.finish(run.known))
+            return self.inversion.latents[-1].to(run.known)
+        model_sampling, level = model_wrap.inner_model.model_sampling, run.sigmas[0]
         if not goes_on:
             noise = noise_to(blend.start(run.known), run.known, level, run.law, self.max_denoise(model_wrap, sigmas))
         samples = self.sampler.sample(

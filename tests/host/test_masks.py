@@ -349,13 +349,20 @@ class TestEmpty:
         for i, changed in enumerate(painted):
             assert torch.equal(out[i], source[i]) != changed
 
-    def test_a_partial_run_is_the_source_at_its_level(self, shapes):
-        model, rows = counted(closed_form(shapes[0], EPS))
-        latent = noise_of((1, 4, 64, 64))
-        for sampler in (blended(), repaint()):
-            out = run(GUIDERS["cfg"](model, *CONDS), sampler, SIGMAS[:3], noise_of(latent.shape, 1), latent, NOTHING)
-            left = model.model.process_latent_in(out) - model.model.process_latent_in(latent)
-            assert abs(left.std() - SIGMAS[2]) < 0.05 and not rows
+    @pytest.mark.parametrize("law", [EPS, FLOW])
+    @pytest.mark.parametrize("sampler", [*MASKING, "trajectory"])
+    def test_a_run_in_two_parts_is_the_source_too(self, shapes, sampler, law, told):
+        """The first one's LATENT, at whatever level it stopped, is the clean source, and so what goes on from it."""
+        model = closed_form(shapes[0], law)
+        guider, latent, sigmas = GUIDERS["cfg"](model, *CONDS), {"samples": noise_of(LATENT)}, sigmas_of(model, 6)
+        if sampler == "trajectory":
+            latent, _, inversion = SteerDDIMInversion.execute(guider, sigmas, latent, 0, 1e-4, check=False).args[:3]
+            sampler = SteerTrajectoryBlendSampler.execute(EULER, inversion)[0]
+        else:
+            sampler = MASKING[sampler]()
+        half = run(guider, sampler, sigmas[:4], noise_of(LATENT, 1), latent["samples"], NOTHING)
+        whole = run(guider, sampler, sigmas[3:], torch.zeros(LATENT), half, NOTHING)
+        assert relative(half, latent["samples"]) < 1e-6 and relative(whole, latent["samples"]) < 1e-6
 
     def test_the_hosts_samplers(self, shapes, told):
         """They run, and change nothing; CFG Guider says why."""
