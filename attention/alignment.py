@@ -19,8 +19,8 @@ def mapper(source: Prompt, target: Prompt, mapping: str) -> tuple[Tensor, Tensor
     - `refine`: the words in common; what was added is not kept.
     - `auto`: `replace` where the numbers of words (punctuation counts) are equal, else `refine`.
 
-    Embedding vectors are all taken for the same, as their pieces do not tell. ValueError for any other mapping, and
-    for `replace` where the numbers differ.
+    Embedding vectors without a name are all taken for the same. ValueError for any other mapping, and for `replace`
+    where the numbers differ.
     """
     if mapping not in MAPPINGS:
         raise ValueError(f"mapping is {mapping!r}; it has to be one of {', '.join(MAPPINGS)}")

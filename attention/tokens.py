@@ -11,16 +11,19 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import product
 from math import isfinite
 
 import torch
 from torch import Tensor
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+EMBEDDING = "embedding:"
 
 # as CLIP's tokenizer splits; one by one where only some versions of it split: signs, and scripts without spaces
 _ATOM = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_²³¹¼-¾\u2e80-\U0010ffff]+|\S")
 _WEIGHT = re.compile(r"(?<!\\)\(|(?::\s*[-+]?[\d.]+\s*)?(?<!\\)\)")
+_MENTION = re.compile(EMBEDDING + r"((?:\\[()]|[^\s()])+)")
 
 
 @dataclass(frozen=True)
@@ -28,17 +31,20 @@ class Token:
     """One position of the text encoder's sequence."""
 
     piece: str
-    """As in the vocabulary: `cat</w>`, `<|startoftext|>`; empty for a position that holds an embedding vector."""
+    """As in the vocabulary: `cat</w>`, `<|startoftext|>`.
+
+    A vector of an embedding is `embedding:name`, the last one `embedding:name</w>`; empty where its name is not known.
+    """
     special: bool
     """Start, end or padding."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """One word, number, or run of signs; `embedding` for a run of embedding vectors."""
+    """One word, number, or run of signs; `embedding:name`, or `embedding` for a run of vectors without a name."""
 
     text: str
-    """Lower case, read from the pieces."""
+    """Read from the pieces: lower case, but for an embedding's name."""
     positions: tuple[int, ...]
 
 
@@ -69,8 +75,9 @@ class Prompt:
     def positions(self, phrase: str) -> list[int]:
         """Positions of every occurrence of a word, or of a phrase of consecutive words.
 
-        Capitals, spaces, weights `(cat:1.2)` and punctuation around the phrase make no difference. ValueError, with
-        the words there are, where the phrase is not in the prompt or has no word in it.
+        Capitals, spaces, weights `(cat:1.2)` and punctuation around the phrase make no difference. An embedding is
+        named as it is written, `embedding:name`; `embedding` alone is each of them. ValueError, with the words there
+        are, where the phrase is not in the prompt or has no word in it.
         """
         typed, plain = _unescaped(phrase), _unescaped(_WEIGHT.sub(" ", phrase))
         inside = [index for index, character in enumerate(plain) if not _aside(character)]
@@ -83,11 +90,13 @@ class Prompt:
         return found
 
     def _found(self, phrase: str) -> list[int]:
-        wanted, found = _atoms(unicodedata.normalize("NFC", phrase)), set()
-        for first in range(len(self.words)):
+        wanted, found = _atoms(phrase), set()
+        named = [_atoms(word.text) for word in self.words]
+        unnamed = [_atoms(word.text.partition(EMBEDDING)[0] or "embedding") for word in self.words]
+        for of_words, first in product((named, unnamed), range(len(self.words))):
             atoms: list[str] = []
             for last in range(first, len(self.words)):
-                atoms += _atoms(self.words[last].text)
+                atoms += of_words[last]
                 if len(atoms) >= len(wanted):
                     break
             if atoms == wanted:
@@ -96,7 +105,7 @@ class Prompt:
 
 
 def prompt_of(text: str, chunks: Sequence[Sequence[str | None]]) -> Prompt:
-    """The prompt from the pieces of each chunk, None for an embedding vector.
+    """The prompt from the pieces of each chunk, None for an embedding vector without a name.
 
     A chunk begins with the start token; what follows its first end token is padding, whatever it is padded with.
     """
@@ -105,6 +114,23 @@ def prompt_of(text: str, chunks: Sequence[Sequence[str | None]]) -> Prompt:
         end = list(chunk).index(END)
         tokens += [Token(piece or "", index == 0 or index >= end) for index, piece in enumerate(chunk)]
     return Prompt(text, tuple(tokens))
+
+
+def mentioned(text: str) -> Iterator[tuple[str, ...]]:
+    """For each `embedding:name` of a prompt, in order, what its name may be: as typed, or with less behind it.
+
+    What follows may be a weight, `(embedding:name:1.2)`, a comma, or the `<` or `[` that ends a name in newer hosts.
+    """
+    for typed in _MENTION.findall(text):
+        shorter = re.split(r"[<\[]", typed)[0]
+        names = (part.strip(",:") for each in (shorter, typed) for part in (each, each.rpartition(":")[0]))
+        yield tuple(dict.fromkeys(filter(None, names)))
+
+
+def embedding_pieces(name: str, vectors: int) -> list[str]:
+    """The pieces of a named embedding of so many vectors, as of a word."""
+    piece = EMBEDDING + _unescaped(name)
+    return [piece] * (vectors - 1) + [piece + WORD_END]
 
 
 def word_values(prompt: Prompt, text: str) -> Tensor:
@@ -158,15 +184,17 @@ def _number(text: str) -> float | None:
 
 def _continues(before: str, piece: str) -> bool:
     """Whether a piece belongs to the word of the piece before."""
-    if not before or not piece:  # embedding vectors
+    if not before or not piece:  # embedding vectors without a name
         return before == piece
-    return not before.endswith(WORD_END)
+    return not before.endswith(WORD_END) and before.startswith(EMBEDDING) == piece.startswith(EMBEDDING)
 
 
 def _text(pieces: list[str]) -> str:
     """What a word's pieces spell: the vocabulary writes each byte of UTF-8 as one printable character."""
     if not pieces[0]:
-        return "embedding"
+        return EMBEDDING.removesuffix(":")
+    if pieces[0].startswith(EMBEDDING):
+        return pieces[0].removesuffix(WORD_END)
     spelled = bytes(_bytes()[c] for c in "".join(pieces).removesuffix(WORD_END))
     return spelled.decode("utf-8", errors="replace")
 
@@ -181,7 +209,7 @@ def _bytes() -> dict[str, int]:
 
 def _atoms(text: str) -> list[str]:
     """The smallest units words are made of, the same for a phrase as typed and for the words the tokenizer made."""
-    return _ATOM.findall(text.casefold())
+    return _ATOM.findall(unicodedata.normalize("NFC", text).casefold())
 
 
 def _unescaped(phrase: str) -> str:

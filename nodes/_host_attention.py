@@ -20,6 +20,7 @@ from ..attention.prompt_to_prompt import coarse
 from ..attention.tokens import Prompt, prompt_of
 from ._host import CheckedSampler
 from ._host_checks import check_given, errors_of
+from ._host_embeddings import embeddings_of
 
 EDITS, SITES, KEY = "steer_edits", "steer_sites", "steer"
 HALF = "steer_half"
@@ -260,8 +261,10 @@ def tokenized(clip, text: str) -> Prompt:
     for name in ("l", "g", "h"):
         tokenizer = getattr(clip.tokenizer, f"clip_{name}", None)
         if name in by_encoder and tokenizer is not None:
-            words = tokenizer.inv_vocab
-            chunks = [[None if torch.is_tensor(t) else words[t] for t, *_ in chunk] for chunk in by_encoder[name]]
+            words, vectors = tokenizer.inv_vocab, iter(embeddings_of(clip, text, by_encoder, name))
+            chunks = [
+                [next(vectors) if torch.is_tensor(t) else words[t] for t, *_ in chunk] for chunk in by_encoder[name]
+            ]
             return prompt_of(text, chunks)
     raise ValueError(
         f"this text encoder ({type(clip.tokenizer).__name__}) has no CLIP tokens, so words cannot be told apart in its "

@@ -5,11 +5,23 @@ from functools import cache
 import pytest
 import torch
 from steer.attention.alignment import mapper
-from steer.attention.tokens import END, START, Word, prompt_of, word_values, word_windows
+from steer.attention.tokens import (
+    END,
+    START,
+    Word,
+    embedding_pieces,
+    mentioned,
+    prompt_of,
+    word_values,
+    word_windows,
+)
 
 
 def made(*chunks, length=10, text="a prompt"):
-    """A prompt from words in pieces, `a ax|o|lotl`; `*` is an embedding vector, a last `|` leaves a word open."""
+    """A prompt from words in pieces, `a ax|o|lotl`; a last `|` leaves a word open.
+
+    `*` is an embedding vector without a name, `<toy:3>` an embedding of three.
+    """
     return prompt_of(text, [chunk_of(words.split(), length) for words in chunks])
 
 
@@ -18,6 +30,9 @@ def chunk_of(words, length, padding=END):
     for word in words:
         if word == "*":
             pieces.append(None)
+        elif word.startswith("<"):
+            name, vectors = word[1:-1].rsplit(":", 1)
+            pieces += embedding_pieces(name, int(vectors))
         elif word.endswith("|"):
             pieces += word[:-1].split("|")
         else:
@@ -82,6 +97,74 @@ def test_a_run_of_embedding_vectors_is_a_word():
 
 def test_embedding_vectors_end_an_unfinished_word_at_the_edge():
     assert texts(made("a b c d|", "* e", length=6)) == ["a", "b", "c", "d", "embedding", "e"]
+
+
+def test_embeddings_with_names_are_told_apart():
+    prompt = made("a <toy:3> <my-style_v1.2:1> <toy:2> cat", length=12)
+    assert texts(prompt) == ["a", "embedding:toy", "embedding:my-style_v1.2", "embedding:toy", "cat"]
+    assert prompt.positions("embedding:toy") == [2, 3, 4, 6, 7] and prompt.positions("embedding:my-style_v1.2") == [5]
+    assert prompt.positions("a embedding:toy embedding:my-style_v1.2") == [1, 2, 3, 4, 5]
+    assert prompt.positions("embedding") == [2, 3, 4, 5, 6, 7]  # all of them, as before they had names
+    assert prompt.positions("embedding cat") == [6, 7, 8]
+    for phrase in ("toy", "embedding:my", "embedding:style_v1.2", "embedding:toy embedding:toy"):
+        with pytest.raises(ValueError, match="its words are: a, embedding:toy, embedding:my-style_v1.2, cat"):
+            prompt.positions(phrase)
+
+
+def test_an_embedding_split_at_the_edge_of_a_chunk_is_one():
+    one, two = (prompt_of("a prompt", [[START, *pieces, END]]) for pieces in (["a</w>"], embedding_pieces("toy", 4)))
+    first, second = two.tokens[1:3], two.tokens[3:5]
+    chunks = [[START, "a</w>", *(t.piece for t in first), END], [START, *(t.piece for t in second), "b</w>", END]]
+    prompt = prompt_of("a prompt", chunks)
+    assert texts(one) == ["a"] and texts(prompt) == ["a", "embedding:toy", "b"]
+    assert prompt.positions("embedding:toy") == [2, 3, 6, 7]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["embedding:toy", "Embedding:Toy", "embedding:toy,", " embedding:toy ", "(embedding:toy:1.2)", "(embedding:toy)",
+     "((embedding:toy:0.5))", "(a:1.1) embedding:toy"],
+)  # fmt: skip
+def test_an_embedding_is_found_however_it_is_typed(typed):
+    prompt = made("a <toy:2> <other:1>", length=8)
+    assert prompt.positions(typed) == ([1, 2, 3] if typed.startswith("(a") else [2, 3])
+
+
+def test_numbers_and_windows_of_embeddings():
+    prompt = made("a <toy:2> <style.v2:1> cat", length=8)
+    values = word_values(prompt, "embedding:toy: 2, (embedding:style.v2:1.3): -1; cat:0.5")
+    assert values.tolist() == [1, 1, 2, 2, -1, 0.5, 1, 1]
+    assert word_windows(prompt, "embedding:toy:0.4, embedding:style.v2: 0.2-0.6") == {
+        2: (0.0, 0.4), 3: (0.0, 0.4), 4: (0.2, 0.6)
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="'toy' for 'embedding' is not a number"):
+        word_values(prompt, "embedding:toy")
+
+
+def test_embeddings_are_mapped_by_their_names():
+    source, target = made("a <toy:2> <other:2> cat", length=10), made("a big <other:2> <toy:2> cat", length=10)
+    matrix, kept = mapper(source, target, "refine")
+    for name in ("toy", "other"):
+        ours, theirs = (prompt.positions(f"embedding:{name}") for prompt in (source, target))
+        assert torch.equal(matrix[ours][:, theirs], torch.eye(2)) and kept[theirs].all()
+    matrix, kept = mapper(made("a <toy:2> cat"), made("a cute <other:2> cat"), "refine")
+    assert kept[[1, 5]].all() and not kept[[2, 3, 4]].any()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a cat", []),
+        ("embedding:toy", [("toy",)]),
+        ("a embedding:toy, a embedding:sub/my-style.v2 cat", [("toy",), ("sub/my-style.v2",)]),
+        ("(embedding:toy:1.2) ((embedding:toy)), (a embedding:b: 1.1)", [("toy:1.2", "toy"), ("toy",), ("b",)]),
+        (r"embedding:a\(b\)", [(r"a\(b\)",)]),
+        ("embedding:toy[x] embedding:toy<lora:x:1>", [("toy", "toy[x]"), ("toy", "toy<lora:x:1>", "toy<lora:x")]),
+        ("embedding: toy", []),
+    ],
+)
+def test_embeddings_mentioned_in_a_prompt(text, names):
+    assert list(mentioned(text)) == names
 
 
 def test_bytes_are_read_back_as_text():

@@ -1,21 +1,38 @@
+from types import SimpleNamespace
+
 import comfy.sd1_clip
 import comfy.sdxl_clip
 import pytest
 import torch
 from safetensors.torch import save_file
 from steer.attention.alignment import mapper
+from steer.attention.paint_with_words import Painting, Region, parse_legend
 from steer.attention.tokens import prompt_of, word_values
+from steer.nodes._host_embeddings import embeddings_of
+from steer.nodes.attention_maps import phrases_of
+from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit
+
+EMBEDDINGS = {"toy": 3, "long": 10, "my-style_v1.2": 2, "sub/deep": 3, "one": 1, "by(me)": 2}
+WIDTHS = {"l": 768, "g": 1280}
+
+
+def vectors_of(name, width):
+    """(vectors, width) of an embedding."""
+    return torch.randn(EMBEDDINGS[name], width, generator=torch.Generator().manual_seed(len(name)))
+
+
+def folder_of(folder, **widths):
+    """A folder with all embeddings, for encoders of these widths."""
+    (folder / "sub").mkdir()
+    for name in EMBEDDINGS:
+        held = {f"clip_{encoder}": vectors_of(name, width) for encoder, width in widths.items()}
+        save_file(held, folder / f"{name}.safetensors")
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
 def embeddings(tmp_path_factory):
-    """A folder with one embedding of three vectors, and one of ten, for both encoders."""
-    folder = tmp_path_factory.mktemp("embeddings")
-    for name, length in (("toy", 3), ("long", 10)):
-        save_file(
-            {"clip_l": torch.ones(length, 768), "clip_g": torch.ones(length, 1280)}, folder / f"{name}.safetensors"
-        )
-    return str(folder)
+    return folder_of(tmp_path_factory.mktemp("embeddings"), **WIDTHS)
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +47,18 @@ def sdxl(embeddings):
 
 def prompts(tokenizer, text):
     """{encoder: prompt}"""
-    made = {}
-    for name, chunks in tokenizer.tokenize_with_weights(text).items():
+    made, by_encoder, clip = {}, tokenizer.tokenize_with_weights(text), clip_of(tokenizer)
+    for name, chunks in by_encoder.items():
         pieces = getattr(tokenizer, f"clip_{name}").inv_vocab
-        rows = [[None if torch.is_tensor(token) else pieces[token] for token, _ in chunk] for chunk in chunks]
+        vectors = iter(embeddings_of(clip, text, by_encoder, name))
+        rows = [[next(vectors) if torch.is_tensor(token) else pieces[token] for token, _ in chunk] for chunk in chunks]
         made[name] = prompt_of(text, rows)
     return made
+
+
+def clip_of(tokenizer):
+    """A text encoder of which only the words matter."""
+    return SimpleNamespace(tokenizer=tokenizer, tokenize=tokenizer.tokenize_with_weights, cond_stage_model=None)
 
 
 def prompt(tokenizer, text):
@@ -60,7 +83,7 @@ HOST_WORDS = [
     ["café", ",", "naïve", ",", "3", "d", "co", "-", "op", ",", "don", "'t", "o", "'re", "illy"],
     ["wow", "!!!", "🐱", "猫", "very", "[", "big", "]", "(", "paren", ")", "ok", "..."],
     [],
-    ["a", "embedding", "cat", ",", "embedding"],
+    ["a", "embedding:toy", "cat", ",", "embedding:toy"],
 ]
 
 
@@ -125,6 +148,69 @@ def test_embeddings(sd1):
     assert matrix[[2, 3, 4], 2].tolist() == [1.0] * 3 and matrix[5, 3] == 1.0 and kept.all()
     split = prompt(sd1, "a " * 70 + "embedding:long cat")
     assert split.positions("embedding") == [71, 72, 73, 74, 75, 78, 79, 80, 81, 82] and split.positions("cat") == [83]
+    assert split.positions("embedding:long") == split.positions("embedding")
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase", "name", "positions"),
+    [
+        ("a embedding:toy embedding:one cat", "embedding:toy", "toy", [2, 3, 4]),
+        ("a embedding:toy embedding:one cat", "embedding:one", "one", [5]),
+        ("embedding:one embedding:one, embedding:toy", "embedding:one", "one", [1, 2]),
+        ("a embedding:my-style_v1.2, by embedding:toy, cat", "embedding:my-style_v1.2", "my-style_v1.2", [2, 3]),
+        ("a embedding:my-style_v1.2, by embedding:toy, cat", "embedding:toy,", "toy", [6, 7, 8]),
+        ("a embedding:sub/deep and embedding:toy", "embedding:sub/deep", "sub/deep", [2, 3, 4]),
+        ("a (embedding:toy:1.2), (embedding:sub/deep:0.8) cat", "(embedding:sub/deep:1.5)", "sub/deep", [6, 7, 8]),
+        ("a ((embedding:toy)), (a embedding:one: 1.1) cat", "embedding:one", "one", [7]),
+        ("a (embedding:toy, embedding:one:1.2)", "embedding:toy", "toy", [2, 3, 4]),
+        ("a\nembedding:one\nembedding:toy", "Embedding:Toy", "toy", [3, 4, 5]),
+        (r"a embedding:by\(me\) cat", r"embedding:by\(me\)", "by(me)", [2, 3]),
+        ("a embedding:toy.safetensors cat", "embedding:toy.safetensors", "toy", [2, 3, 4]),
+        ("a embedding:missing embedding:one cat", "embedding:one", "one", [2]),
+        ("a,embedding:toy embedding:one", "embedding:one", "one", [7]),  # the first is read as words
+    ],
+)
+def test_embeddings_by_their_names(sd1, sdxl, text, phrase, name, positions):
+    """As people write them; in their places are the vectors of the file."""
+    for tokenizer in (sd1, sdxl):
+        by_encoder = tokenizer.tokenize_with_weights(text)
+        for encoder, of in prompts(tokenizer, text).items():
+            tokens = [token for chunk in by_encoder[encoder] for token, _ in chunk]
+            assert of.positions(phrase) == positions
+            found = torch.stack([tokens[position] for position in positions]).unflatten(0, (-1, EMBEDDINGS[name]))
+            assert (found == vectors_of(name, WIDTHS[encoder])).all()
+
+
+@pytest.fixture
+def clip(shapes, tmp_path, monkeypatch):
+    """The shapes model's, with embeddings of its width."""
+    width = shapes[1].cond_stage_model.clip_l.transformer.get_input_embeddings().weight.shape[-1]
+    monkeypatch.setattr(shapes[1].tokenizer.clip_l, "embedding_directory", folder_of(tmp_path, l=width))
+    return shapes[1]
+
+
+def test_embeddings_in_what_people_write_into_nodes(clip):
+    """`a` is at 1, the first embedding at 2 to 4, `,` at 5 and the second at 6."""
+    text = "a embedding:toy, (embedding:one:1.1) cat"
+    *_, edit = SteerPromptEdit.execute(
+        clip, "a dog, dog cat", text, "auto", "embedding:toy: 2, (embedding:one:1.1): 0.5", "embedding:one: 0.2-0.6"
+    ).args
+    assert edit.equalizer[:9].tolist() == [1, 1, 2, 2, 2, 1, 0.5, 1, 1]
+    assert edit.windows == ((6, (0.2, 0.6)),)
+    blend = SteerLocalBlend.execute(edit, "dog", "embedding:one, cat", 0.3)[0].blend
+    assert blend.target_tokens == (6, 7)
+    entry = parse_legend("#ff0000: embedding:toy @ 0.5")[0]
+    painting = Painting((Region(torch.ones(8, 8), entry.phrase, entry.strength),), edit.target, 0.4)
+    assert painting.map((2, 2), 77, "cpu")[0, 0, :8].tolist() == [0, 0, 0.5, 0.5, 0.5, 0, 0, 0]
+    assert phrases_of(edit.target, "") == ["embedding:toy", "embedding:one", "cat"]
+
+
+def test_an_embedding_of_another_model_is_said(clip, tmp_path):
+    """The host leaves it out, and the words after it would be taken for others."""
+    save_file({"clip_l": torch.randn(2, 1024)}, tmp_path / "other.safetensors")
+    text = "a embedding:other cat"
+    with pytest.raises(ValueError, match=f"SteerPromptEdit: an embedding in '{text}' is 1024 wide, and the text"):
+        SteerPromptEdit.execute(clip, "a dog cat", text, "auto", "")
 
 
 def test_one_token_to_four_and_three_to_one(sd1):
