@@ -21,7 +21,8 @@ from ..samplers.blended_diffusion import Blend
 from ..samplers.core import Denoiser, SampleNoise, Step, descending
 from ..samplers.ddim import ddim
 from ..samplers.guidance import branch_weights, cfg_with_empty
-from ..samplers.inversion import Inversion, invert, largest_error, report
+from ..samplers.inversion import Inversion, invert, largest_error
+from ..samplers.inversion_report import holds, report
 from ..samplers.masks import paints
 from ..samplers.noise_law import Noise, NoiseLaw
 from ._host_checks import (
@@ -341,9 +342,31 @@ class InversionSampler(comfy.samplers.Sampler):
             for index, step in enumerate(tqdm(back, total=count, disable=disable_pbar)):
                 errors.append(largest_error(step.x, self.inversion.latents[index + 1], run.law, step.sigma))
                 callback(count + index, step.denoised, step.x, total)
+        steady = holds(self.inversion, levels, errors) or answers_alike(denoise, level.x, run.sigmas[0])
         keyframes.leave()
-        self.report = report(self.inversion, levels, errors, self.tolerance)
+        guidance = guidance_of(model_wrap, extra_args["model_options"])
+        self.report = report(self.inversion, levels, errors, self.tolerance, guidance, steady)
         return latent_image
+
+
+def answers_alike(denoise: Denoiser, x: Tensor, sigma: float) -> bool:
+    """Whether the same latent gets the same answer twice, up to a GPU's rounding."""
+    first, second = (denoise(x, sigma) for _ in range(2))
+    return bool((second - first).abs().max() <= 1e-3 * first.abs().max())
+
+
+def guidance_of(guider, model_options: dict) -> str:
+    """What a run does beside predicting by one prompt, for a report; "" where it does nothing, as at cfg 1."""
+    while isinstance(guider, CheckedGuider):
+        guider = guider._guider
+    kind = type(guider)
+    if kind is not SteerCFG and getattr(kind, "predict_noise", None) is not comfy.samplers.CFGGuider.predict_noise:
+        return f"the guider ({kind.__name__}) guides in a way of its own"
+    if guider.cfg > 1.0:
+        return f"the guider is at cfg {guider.cfg:g}"
+    if "empty" in guider.conds and guider.negative_scale > 0.0:
+        return f"the guider is at negative_scale {guider.negative_scale:g}"
+    return "a patch on the model changes guidance" if read_by_patches(model_options) else ""
 
 
 def read_by_patches(model_options: dict) -> bool:

@@ -18,11 +18,6 @@ from torch import Tensor
 from .core import Denoiser, descending
 from .noise_law import NoiseLaw
 
-ADVICE = (
-    "The inversion does not hold. Most often the guider is at a cfg above 1, where the steps do not contract: invert "
-    "at cfg 1 with the prompt of the picture, and edit with null-text or with that prompt as the negative. Else use "
-    "more steps or more refine, and no sampler or patch that draws noise or remembers earlier calls (APG's momentum)."
-)
 STIFF_LEVELS, STIFF_CALLS = 2, 8  # levels above the source that may take so many times the calls
 RIDGE = 1e-6  # above the rounding of products of float32, or differences that are all rounding would be extrapolated
 
@@ -229,25 +224,3 @@ def largest_error(x: Tensor, expected: Tensor, law: NoiseLaw, sigma: float) -> f
 def spread(latent: Tensor) -> float:
     """The latent's std, by which errors are measured; of one that is the same everywhere its size."""
     return float(latent.std()) or float(latent.abs().mean()) or 1.0
-
-
-def report(inversion: Inversion, levels: Sequence[Level], errors: Sequence[float] | None, tolerance: float) -> str:
-    """What an inversion came to, for people: its cost, its round trip (`errors`, by step down), what is amiss."""
-    steps, calls = len(levels), sum(level.calls for level in levels)
-    lines = [f"Inverted to sigma {inversion.sigmas[0]:.4g} in {steps} steps, {calls} model calls."]
-    amiss = any(level.residual is not None and float(level.residual.max()) > 10 * tolerance for level in levels)
-    if errors is not None:
-        share = errors[-1] / spread(inversion.latents[-1])
-        amiss = amiss or share > 0.1
-        lines.append(f"Sampled back: the largest error is {share:.2g} of the latents' std.")
-    if amiss:
-        lines.append(ADVICE)
-    for index, level in enumerate(reversed(levels)):
-        below = inversion.sigmas[index + 1]
-        row = f"{level.sigma:.4g} -> {below:.4g}: {level.calls} calls"
-        if level.residual is not None:
-            row += f", residual {float(level.residual.max()):.1e}"
-        if errors is not None:
-            row += f", round trip {errors[index]:.1e}"
-        lines.append(row)
-    return "\n".join(lines)
