@@ -84,7 +84,7 @@ def _is_regions(value) -> bool:
 KINDS = {
     "MODEL": Kind(having("clone", "get_model_object", "model"), "a MODEL, as Load Checkpoint gives it"),
     "CLIP": Kind(having("tokenize", "encode_from_tokens"), "a CLIP, as Load Checkpoint and Load CLIP give it"),
-    "VAE": Kind(having("decode", "first_stage_model"), "a VAE, as Load Checkpoint and Load VAE give it"),
+    "VAE": Kind(having("first_stage_model", "patcher"), "a VAE with its weights, as Load VAE gives it"),
     "CLIP_VISION": Kind(having("encode_image", "model", "patcher"), "a CLIP_VISION, as Load CLIP Vision gives it"),
     "CONDITIONING": Kind(
         _is_conditioning, "a CONDITIONING, a list of [tensor of the text, options], as CLIP Text Encode gives it"

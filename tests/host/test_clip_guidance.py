@@ -1,5 +1,7 @@
 """CLIP losses on the host: the towers and the VAE differentiated as they are, and what does not belong together."""
 
+from copy import copy
+
 import comfy.clip_vision
 import comfy.model_management
 import comfy.samplers
@@ -197,8 +199,8 @@ def test_what_does_not_belong_together(shapes, pair):
     three = SteerCLIPImageLoss.execute(vision, shapes[2], picture().repeat(3, 1, 1, 1), 4)[0]
     with pytest.raises(ValueError, match="SteerGradientGuider: the loss has 3 targets for a batch of 1"):
         run(guided(guider, three), euler(), sigmas, noise)
-    other = type("VAE", (), {"latent_channels": 16, "patcher": shapes[2].patcher, "vae_dtype": torch.float32,
-                             "memory_used_decode": staticmethod(shapes[2].memory_used_decode)})()  # fmt: skip
+    other = copy(shapes[2])
+    other.latent_channels = 16
     loss = SteerCLIPTextLoss.execute(vision, other, clip, TEXT, 4)[0]
     with pytest.raises(ValueError, match="SteerGradientGuider: vae has 16 latent channels and the model works on 4"):
         run(guided(guider, loss), euler(), sigmas, noise)
@@ -219,6 +221,7 @@ def test_a_text_tower_without_its_projection(shapes, pair):
 
 
 def test_a_vision_model_without_text(shapes, pair):
-    other = type("Vision", (), {"model": torch.nn.Linear(2, 2)})()
+    other = copy(pair[1])
+    other.model = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="SteerCLIPTextLoss: clip_vision is a Linear without a projection"):
         SteerCLIPTextLoss.execute(other, shapes[2], pair[0], TEXT, 4)

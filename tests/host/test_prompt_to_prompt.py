@@ -1,6 +1,7 @@
 import io
 import random
 import types
+from copy import copy
 from inspect import signature
 
 import comfy.model_management as management
@@ -608,7 +609,8 @@ class TestBadInput:
             lockstep(shapes, edit_of(shapes[1]), model=model)
 
     def test_an_encoder_without_clips_tokens(self, shapes):
-        clip = types.SimpleNamespace(tokenize=lambda text: {"t5xxl": [[(1, 1.0)]]}, tokenizer=object())
+        clip = copy(shapes[1])
+        clip.tokenize, clip.tokenizer = lambda text: {"t5xxl": [[(1, 1.0)]]}, object()
         with pytest.raises(ValueError, match="SteerPromptEdit: this text encoder .object. has no CLIP tokens"):
             edit_of(clip)
 

@@ -1,18 +1,22 @@
 """What other packs put on wires is taken as what the host makes: it is known by what it has, not by its class."""
 
 from collections import UserDict
+from copy import copy
 
 import comfy.model_patcher
 import comfy.samplers
 import pytest
 import torch
+from steer.demo.shapes import stock
 from steer.nodes import METHODS
 from steer.nodes._host_wires import KINDS
 from steer.nodes.attention_maps import SteerCaptureAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
+from steer.nodes.clip_guidance import SteerCLIPImageLoss
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
+from steer.nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
 from steer.tests.host_run import Noise, encode, host_guider, noise_of, run
 
 SIGMAS = torch.tensor([14.6, 2.0, 0.0])
@@ -103,3 +107,16 @@ def test_losses(parts):
     guider, euler = host_guider(*parts, 3.0), comfy.samplers.sampler_object("euler")
     guided = SteerGradientGuider.execute(guider, OtherLoss(), 100.0, 0.0, 1.0, False)[0]
     assert not torch.equal(run(guided, euler, SIGMAS, NOISE), run(guider, euler, SIGMAS, NOISE))
+
+
+def test_a_vae_without_weights(shapes):
+    """As the host gives it for a checkpoint that has none."""
+    vae = copy(shapes[2])
+    vae.first_stage_model = None
+    del vae.patcher
+    picture, mask = torch.rand(1, 128, 128, 3), torch.ones(1, 128, 128)
+    for node in (SteerReconstructLatent, SteerReconstructDecoder):
+        with pytest.raises(ValueError, match=f"^{node.__name__}: vae is .* it needs a VAE with its weights"):
+            node.execute(vae, picture, {"samples": NOISE}, mask, 1, 0.1)
+    with pytest.raises(ValueError, match="^SteerCLIPImageLoss: vae is .* it needs a VAE with its weights"):
+        SteerCLIPImageLoss.execute(stock.load_clip_pair()[1], vae, picture, 4)
