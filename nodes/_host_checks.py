@@ -141,9 +141,12 @@ def check_ready(guider, sigmas: Tensor, latent: Tensor, noise: Tensor, mask: Ten
         )
     if mask is not None:
         check_mask(mask)
-    if isinstance(model.model_sampling, CONST) and float(sigmas.max()) > 1.0 + 1e-4:
+    # what makes a picture of another is of the class of flows in the host, and goes higher than they do
+    highest = max(1.0, float(model.model_sampling.sigma_max))
+    if isinstance(model.model_sampling, CONST) and float(sigmas.max()) > highest + 1e-4:
         raise ValueError(
-            f"the sigmas go up to {float(sigmas.max()):g}, and a rectified-flow model's to 1; make them with this model"
+            f"the sigmas go up to {float(sigmas.max()):g}, and a rectified-flow model's to {highest:g}; make them with "
+            "this model"
         )
     check_size(model.diffusion_model, latent)
     widths = text_widths(model.diffusion_model)
