@@ -177,8 +177,9 @@ class CheckedSampler(comfy.samplers.Sampler):
         model_wrap = CheckedGuider(self.node, model_wrap)
         with errors_of(self.node):
             check_ready(model_wrap, sigmas, latent_image, noise, denoise_mask)
+        # a copy of the sigmas, here and wherever a sampler calls another: uni_pc writes into them
         return self.sampler.sample(
-            model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
+            model_wrap, sigmas.clone(), extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )
 
 
@@ -199,8 +200,9 @@ class BlendedSampler(comfy.samplers.Sampler):
         if run.nothing_to_do(self.node):
             return latent_image
         blend = Blend(run.sigmas, run.law, run.known, run.mask, run.noise("known"), self.dilation)
+        guider = BlendedGuider(model_wrap, blend)
         samples = self.sampler.sample(
-            BlendedGuider(model_wrap, blend), sigmas, extra_args, callback, noise, latent_image, None, disable_pbar
+            guider, sigmas.clone(), extra_args, callback, noise, latent_image, None, disable_pbar
         )
         # the inner sampler's result has been taken out of the flow law's scale; the source has to go the same way
         x = blend.finish(samples * run.law.alpha(run.sigmas[-1]))

@@ -58,7 +58,7 @@ class RecordingSampler(comfy.samplers.Sampler):
             check_every_call(extra_args["model_options"])
             guider = RecordingGuider(model_wrap, self.recorder, sigmas.tolist())
             samples = self.sampler.sample(
-                guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
+                guider, sigmas.clone(), extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
             )
             tokens = guider.positive["cross_attn"].shape[1]
             half, *texts = half_of(guider.positive) or ("both",)

@@ -165,7 +165,7 @@ class GuidedSampler(comfy.samplers.Sampler):
                 started.append((term, loss, run))
         guider = GuidedGuider(model_wrap, started, self.model)
         return self.sampler.sample(
-            guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
+            guider, sigmas.clone(), extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )
 
 

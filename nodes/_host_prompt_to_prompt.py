@@ -186,7 +186,7 @@ class LockstepSampler(comfy.samplers.Sampler):
             guider = LockstepGuider(model_wrap, owner.edit, owner.timing, track, same_noise)
             with same_noise:
                 samples = self.sampler.sample(
-                    guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
+                    guider, sigmas.clone(), extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
                 )
         # the inner sampler's result has been taken out of the flow law's scale; the source on its track has not
         x = guider.finish(samples * law.alpha(float(sigmas[-1])), float(sigmas[-1]))

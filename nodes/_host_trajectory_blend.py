@@ -32,8 +32,9 @@ class TrajectoryBlendSampler(comfy.samplers.Sampler):
         model_sampling, level = model_wrap.inner_model.model_sampling, run.sigmas[0]
         if not goes_on:
             noise = noise_to(blend.start(run.known), run.known, level, run.law, self.max_denoise(model_wrap, sigmas))
+        guider = BlendedGuider(model_wrap, blend)
         samples = self.sampler.sample(
-            BlendedGuider(model_wrap, blend), sigmas, extra_args, callback, noise, latent_image, None, disable_pbar
+            guider, sigmas.clone(), extra_args, callback, noise, latent_image, None, disable_pbar
         )
         # the inner sampler's result has been taken out of the flow law's scale; the trajectory has not
         x = blend.finish(samples * run.law.alpha(run.sigmas[-1]))
