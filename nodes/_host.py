@@ -23,7 +23,7 @@ from ..samplers.ddim import ddim
 from ..samplers.guidance import branch_weights, cfg_with_empty
 from ..samplers.inversion import Inversion, invert, largest_error
 from ..samplers.inversion_report import holds, report
-from ..samplers.masks import paints
+from ..samplers.masks import composite, paints
 from ..samplers.noise_law import Noise, NoiseLaw
 from ._host_checks import (
     check_answer,
@@ -70,6 +70,8 @@ class Run:
     mask: Tensor | None
     seed: int
     start_noise: Tensor
+    start: Tensor
+    """What `start_noise` is added to at the first sigma: the source, or what of it counts there (model space)."""
     lockstep: int = 1
     """How many equal parts of the batch are to get the same noise."""
     watched: bool = False
@@ -78,7 +80,7 @@ class Run:
     def noise(self, stream: str) -> Noise:
         """Fresh noise of this run, per sample; streams of different names are independent."""
         size = self.known.shape[0] // self.lockstep
-        drawn = SampleNoise(self.seed, stream, self.start_noise[:size], self.known[:size])
+        drawn = SampleNoise(self.seed, stream, self.start_noise[:size], self.start[:size])
         return lambda like: torch.cat([drawn(like[:size])] * self.lockstep)
 
     def nothing_to_do(self, node: str) -> bool:
@@ -105,11 +107,34 @@ def checked_run(
                 "the model changes the mask at each step (Differential Diffusion), which this sampler does not follow; "
                 "remove that patch, or use it with SteerDDIMSampler or a sampler of the host"
             )
-    seed = extra_args.get("seed") or 0
-    return Run(
-        descending(sigmas.tolist()), noise_law(model.model_sampling), latent, mask, seed, noise,
-        getattr(guider, "lockstep", 1), getattr(guider, "watched", False),
-    )  # fmt: skip
+    seed, start = extra_args.get("seed"), latent
+    if needs_mask and comfy.samplers.Sampler().max_denoise(guider, sigmas) and not isinstance(seed, InvertedSeed):
+        start = without_hole(latent, mask, noise)
+    levels, law = descending(sigmas.tolist()), noise_law(model.model_sampling)
+    lockstep, watched = getattr(guider, "lockstep", 1), getattr(guider, "watched", False)
+    return Run(levels, law, latent, mask, seed or 0, noise, start, lockstep, watched)
+
+
+def without_hole(latent: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+    """The source without what lies under the mask, for a start from noise alone; a soft edge keeps its share.
+
+    As RePaint's `x_T`. Blended Diffusion is published with the noised source there, and its result follows what lies
+    under the mask. A sample without noise is itself what the run starts from, and stays.
+    """
+    drawn = noise.flatten(1).any(1).reshape(-1, *[1] * (noise.ndim - 1))
+    return torch.where(drawn, composite(torch.zeros_like(latent), latent, mask), latent)
+
+
+def check_source(run: Run) -> None:
+    """ValueError for a latent that comes without noise and is to be kept in part: it is not the source, but noised."""
+    mask = run.mask.expand_as(run.known).flatten(1)
+    parted = (mask > 0.0).any(1) & (mask < 1.0 - 1e-4).any(1)
+    if (parted & ~run.start_noise.flatten(1).any(1)).any():
+        raise ValueError(
+            f"latent_image comes without noise (Disable Noise) at sigma {run.sigmas[0]:.4g}, so it is that of a run "
+            "that was stopped there, and not the picture to keep where the mask is 0; sample all sigmas in one run, "
+            "or, to go on with another model, connect the first run's denoised_output here and RandomNoise as noise"
+        )
 
 
 def denoiser(guider, extra_args: dict, keyframes: Keyframes, **also) -> Denoiser:
@@ -146,6 +171,8 @@ class SteerSampler(comfy.samplers.Sampler):
         model_wrap = CheckedGuider(self.node, model_wrap)
         with errors_of(self.node):
             run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, self.needs_mask)
+            if self.needs_mask:
+                check_source(run)
             count = len(run.sigmas) - 1
             total = self.calls(count)
             if total > count:  # it goes back up
@@ -153,7 +180,7 @@ class SteerSampler(comfy.samplers.Sampler):
         if self.needs_mask and run.nothing_to_do(self.node):
             return latent_image
         model_sampling = model_wrap.inner_model.model_sampling
-        x = model_sampling.noise_scaling(sigmas[0], noise, latent_image, self.max_denoise(model_wrap, sigmas))
+        x = model_sampling.noise_scaling(sigmas[0], noise, run.start, self.max_denoise(model_wrap, sigmas))
         masked = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         masked.latent_image, masked.noise = latent_image, noise
         keyframes = Keyframes(model_wrap, extra_args["model_options"], run.sigmas)
@@ -197,12 +224,13 @@ class BlendedSampler(comfy.samplers.Sampler):
         model_wrap = CheckedGuider(self.node, model_wrap)
         with errors_of(self.node):
             run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, needs_mask=True)
+            check_source(run)
         if run.nothing_to_do(self.node):
             return latent_image
         blend = Blend(run.sigmas, run.law, run.known, run.mask, run.noise("known"), self.dilation)
         guider = BlendedGuider(model_wrap, blend)
         samples = self.sampler.sample(
-            guider, sigmas.clone(), extra_args, callback, noise, latent_image, None, disable_pbar
+            guider, sigmas.clone(), extra_args, callback, noise, run.start, None, disable_pbar
         )
         # the inner sampler's result has been taken out of the flow law's scale; the source has to go the same way
         x = blend.finish(samples * run.law.alpha(run.sigmas[-1]))
@@ -249,10 +277,14 @@ class BlendedGuider(WrappedGuider):
         return self._blend.denoise(denoise, x, float(sigma.max()))
 
 
+class InvertedSeed(int):
+    """The seed of a NOISE that was not drawn: a run starts where it leads to from the whole source."""
+
+
 class InvertedNoise:
     """A host NOISE that makes sampling start exactly at an inverted latent, from the LATENT it was given out with."""
 
-    seed = 0
+    seed = InvertedSeed(0)
 
     def __init__(self, noise: Tensor):
         self._noise = noise

@@ -154,6 +154,22 @@ def closed_form(model, law, variance=0.5):
     return model
 
 
+def two_modes(model, law, mean, variance=0.02):
+    """A clone whose estimate is that of an even mixture of N(mean, variance) and N(-mean, variance)."""
+    model = with_law(model, law)
+
+    def wrapper(apply_model, args):
+        x, sigma = args["input"], args["timestep"].reshape(-1, *[1] * (args["input"].ndim - 1))
+        alpha = 1.0 - sigma if law == FLOW else 1.0
+        spread = alpha**2 * variance + sigma**2
+        odds = (2.0 * alpha * (x * mean) / spread).flatten(1).sum(1).reshape(sigma.shape)
+        centre = torch.tanh(0.5 * odds) * mean
+        return centre + alpha * variance / spread * (x - alpha * centre)
+
+    model.set_model_unet_function_wrapper(wrapper)
+    return model
+
+
 def mean_conditioning(mean):
     """A conditioning whose closed-form estimate has this mean."""
     return [[torch.full((1, 77, 128), float(mean)), {}]]

@@ -75,7 +75,7 @@ def test_the_gradient_is_the_losses(shapes, pair, monkeypatch, recompute):
     comfy.model_management.load_models_gpu([each.patcher for each in made.values()])
 
     def value(x, step):
-        run = Run([1.0, 0.0], NoiseLaw(), latent, None, 0, latent)
+        run = Run([1.0, 0.0], NoiseLaw(), latent, None, 0, latent, latent)
         started = loss.start(run, shapes[0].model.latent_format, lambda patcher: made[id(patcher)])
         return gradient("test", started, x, 1.0) if step is None else started(x + step, 1.0).double()
 
