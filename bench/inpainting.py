@@ -18,6 +18,8 @@ from .host_run import encode_texts, sample, to_bytes
 
 SCENES, BATCH, CFG, STEPS = 64, 16, 5.0, 20
 MARGIN = 12  # pixels round the object that belong to the hole
+PIXELS = 8  # of a latent pixel
+GREY = 0.5
 APART = 24  # pixels from the hole from which on the decoder sees little of it
 
 
@@ -26,7 +28,7 @@ def run() -> str:
     problems = [problem(random.Random(index), two=index % 2 == 1) for index in range(SCENES)]
     pictures = torch.stack([torch.from_numpy(p["given"].copy()) for p in problems]).float() / 255
     holes = torch.stack([torch.from_numpy(p["hole"]) for p in problems]).float()
-    latents, texts = vae.encode(pictures), [p["caption"] for p in problems]
+    latents, texts = without_hole(vae, pictures, holes), [p["caption"] for p in problems]
     euler, ancestral = (comfy.samplers.sampler_object(name) for name in ("euler", "euler_ancestral"))
     repaint, calls = SteerRePaintSampler.execute(10, 10, 1.0)[0], 110
     blended = {name: SteerBlendedSampler.execute(inner, 0)[0] for name, inner in
@@ -41,7 +43,7 @@ def run() -> str:
         ("Blended, euler", blended["euler"], calls),
         ("Blended, DDIM eta 1", blended["DDIM eta 1"], calls),
     ]
-    rows = [measured(problems, pictures, vae.decode(latents), "VAE round trip (nothing painted)", "", "")]
+    rows = [measured(problems, pictures, vae.decode(vae.encode(pictures)), "VAE round trip (nothing painted)", "", "")]
     for name, sampler, steps in methods:
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
         results = torch.cat([
@@ -53,11 +55,23 @@ def run() -> str:
         rows.append(measured(problems, pictures, vae.decode(results), name, steps, made))
     return (
         f"# Inpainting\n\n{SCENES} scenes (half with a second object beside the hole), the object under the hole "
-        f"removed, its caption as the prompt, cfg {CFG:g}, scheduler normal; the same noise for all. Right: the reader "
-        "finds the asked colour and shape inside the hole (and the asked number of objects in the picture). PSNR "
-        f"against the given picture outside the hole, everywhere and from {APART} pixels away from it, beyond what the "
-        f"decoder spreads.\n\n{markdown_table(rows)}"
+        f"removed, its caption as the prompt, cfg {CFG:g}, scheduler normal; the same noise for all. {HOLES} "
+        "Right: the reader finds the asked colour and shape inside the hole (and the asked number of objects in the "
+        f"picture). PSNR against the given picture outside the hole, everywhere and from {APART} pixels away from it, "
+        f"beyond what the decoder spreads.\n\n{markdown_table(rows)}"
     )
+
+
+HOLES = (
+    "The holes are whole latent pixels, and nothing is known of them: the picture is grey there before it is encoded, "
+    "and its latents are zero there."
+)
+
+
+def without_hole(vae, pictures, holes):
+    """The latents of pictures (batch, rows, columns, 3) without what is in the holes (batch, rows, columns)."""
+    latents = vae.encode(torch.where(holes[..., None] > 0, torch.full_like(pictures, GREY), pictures))
+    return torch.where(holes[:, None, ::PIXELS, ::PIXELS] > 0, torch.zeros_like(latents), latents)
 
 
 def guider_of(model, clip, texts):
@@ -74,7 +88,13 @@ def problem(rng: random.Random, two: bool) -> dict:
     hole = (abs(rows - target["cy"]) < reach) & (abs(columns - target["cx"]) < reach)
     if two:  # the other object stays whole
         hole &= render(given, only_mask=True) == 0
-    return {"given": render(given), "hole": hole, "caption": caption(scene), "target": target, "count": 1 + two}
+    return {"given": render(given), "hole": cells(hole), "caption": caption(scene), "target": target, "count": 1 + two}
+
+
+def cells(hole: np.ndarray) -> np.ndarray:
+    """What of a hole is whole latent pixels."""
+    blocks = hole.reshape(SIZE // PIXELS, PIXELS, SIZE // PIXELS, PIXELS).all((1, 3))
+    return blocks.repeat(PIXELS, 0).repeat(PIXELS, 1)
 
 
 def measured(problems, given, pictures, name, steps, calls) -> dict:
