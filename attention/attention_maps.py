@@ -4,7 +4,7 @@ A source's map in a later run needs no map either: its queries and keys give it 
 Heatmaps average the cross-attention over model calls, layers and heads (Tang et al. 2023, arXiv:2210.04885, eq. 2-4).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ class Recording:
     maps: Mapping[Grid, Tensor]
     """(batch, height * width, tokens) float32 per resolution, averaged over calls, layers and heads."""
     queries: Mapping[tuple[float, Layer], tuple[Tensor, Tensor]]
-    """q and k by sigma and layer, in the model's dtype, of the levels kept."""
+    """q and k by sigma and layer, in the model's dtype, of the levels kept. Levels share a cross layer's k."""
     latent: Grid
     sigmas: tuple[float, ...]
     """The levels at which the model was called, descending."""
@@ -49,6 +49,7 @@ class Recorder:
         self.cross_last, self.self_last = cross_last, self_last
         self._sums: dict[Grid, tuple[Tensor, int]] = {}
         self._queries: dict[tuple[float, Layer], tuple[Tensor, Tensor]] = {}
+        self._last: dict[Layer, tuple[Tensor, Tensor]] = {}
         self._latent: Grid | None = None
 
     def add(self, parts: list[Attention], site: Site) -> None:
@@ -66,12 +67,24 @@ class Recorder:
     def _keep(self, terms: tuple[Term, ...], site: Site) -> None:
         # what was edited or painted already is not one softmax of queries and keys
         if len(terms) == 1 and terms[0].mix is None and terms[0].bias is None:
+            layer = site.block, site.cross
             q, k = (x.to("cpu", copy=True) for x in (terms[0].q, terms[0].k))
-            self._queries[site.sigma, (site.block, site.cross)] = q, k
+            if site.cross and layer in self._last and torch.equal(k, self._last[layer][1]):
+                k = self._last[layer][1]  # it is made of the text alone, which hardly ever changes within a run
+            self._last[layer] = self._queries[site.sigma, layer] = q, k
 
     def nbytes(self) -> int:
-        """What the queries kept so far take."""
-        return sum(x.nbytes for pair in self._queries.values() for x in pair)
+        """What is kept so far takes, on the CPU when it is finished."""
+        tensors = {id(x): x for pair in self._queries.values() for x in pair}
+        return sum(x.nbytes for x in tensors.values()) + sum(total.nbytes for total, _ in self._sums.values())
+
+    def ahead(self, sigmas: Iterable[float]) -> int:
+        """What these levels will take, if they are like those before them."""
+        total, sigmas = 0, list(sigmas)
+        for (_, cross), (q, k) in self._last.items():
+            last = self.cross_last if cross else self.self_last
+            total += (q.nbytes + (0 if cross else k.nbytes)) * sum(sigma > last for sigma in sigmas)
+        return total
 
     def finish(self, sigmas: tuple[float, ...], tokens: int) -> Recording:
         """The recording; ValueError where there was nothing to record."""

@@ -61,10 +61,14 @@ class RecordingSampler(comfy.samplers.Sampler):
                 guider, sigmas.clone(), extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
             )
             tokens = guider.positive["cross_attn"].shape[1]
+            guider.correct()
             half, *texts = half_of(guider.positive) or ("both",)
             own = {"source": texts[:1], "target": texts[1:]}.get(half, texts)
             self.finished.append(replace(self.recorder.finish(tuple(guider.levels), tokens), texts=tuple(own)))
         return samples
+
+
+SAID = "attention of %d steps: %.1f MiB of memory, not on the GPU"
 
 
 class RecordingGuider(WrappedGuider):
@@ -81,7 +85,7 @@ class RecordingGuider(WrappedGuider):
                 f"the guider has {len(positives)} positive conditionings (or one with an area); attention is recorded "
                 "for one prompt over the whole picture"
             )
-        self.positive, self.levels = positives[0], []
+        self.positive, self.levels, self._said = positives[0], [], 0
         self._sites = attention_sites(guider.inner_model)
         self._edits = edits_of(positives, Recorded(recorder))
 
@@ -89,19 +93,27 @@ class RecordingGuider(WrappedGuider):
         options = with_patches_unwatched(with_edits(model_options, self._sites, self._edits))
         denoised = self._guider(x, sigma, model_options=options, seed=seed)
         self.levels.append(float(sigma.max()))
-        if len(self.levels) == 1:
-            self._check_memory()
+        self._check_memory()
         return denoised
 
+    def correct(self) -> None:
+        """Says what was kept where it is not what was said: the sampler called the model between its levels."""
+        kept = self._recorder.nbytes()
+        if kept != self._said:
+            log.info(SAID, len(set(self.levels)), kept / 2**20)
+
     def _check_memory(self) -> None:
-        steps = sum(sigma > min(self._recorder.cross_last, self._recorder.self_last) for sigma in self._sigmas[:-1])
-        needed = self._recorder.nbytes() * steps
+        ahead = set(self._sigmas[:-1]).difference(self.levels)
+        needed = self._recorder.ahead(ahead)
+        if not self._said and self._recorder.nbytes():
+            self._said = self._recorder.nbytes() + needed
+            log.info(SAID, len(ahead) + 1, self._said / 2**20)
         free = comfy.model_management.get_free_memory(torch.device("cpu"))
-        log.info("attention of %d steps: up to %.0f MiB of memory, not on the GPU", steps, needed / 2**20)
         if needed > free:
             raise ValueError(
-                f"the queries of {steps} steps need {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} are "
-                "free; lower cross_end and self_end (0 keeps only the maps for heatmaps), or the size or batch"
+                f"the queries of the {len(ahead)} steps to come need {needed / 2**30:.1f} GiB of memory and "
+                f"{free / 2**30:.1f} are free; lower cross_end and self_end (0 keeps only the maps for heatmaps), or "
+                "the size or batch"
             )
 
 

@@ -56,7 +56,9 @@ class TestRecorder:
                 attention = attention_of(grid, seed=int(10 * sigma) + cross)
                 record(recorder, attention, site_of(grid, sigma, cross=cross))
                 kept.append((sigma, cross, attention))
-        assert recorder.nbytes() == 3 * 4 * 2 * WIDTH * (6 + TOKENS)  # three layers, float32, a batch of two
+        maps, queries = 2 * 6 * TOKENS, 2 * WIDTH * 6
+        # float32, a batch of two: three layers' queries, two levels' words and one level's positions
+        assert recorder.nbytes() == 4 * (maps + 3 * queries + 2 * 2 * WIDTH * TOKENS + 2 * WIDTH * TOKENS)
         recording = recorder.finish((4.0, 2.0, 1.0), TOKENS)
         for sigma, cross, attention in kept:
             term = recording.term(site_of(grid, sigma * (1 + 1e-6), cross=cross))
@@ -65,6 +67,27 @@ class TestRecorder:
             else:
                 assert term is None
         assert recording.term(site_of(grid, 4.0, OUTPUT)) is None and recording.term(site_of(grid, 3.0)) is None
+
+    def test_keys_of_words_are_kept_once_as_long_as_they_stay_the_same(self):
+        recorder, grid = Recorder(0.0, 0.0), (3, 2)
+        q, texts = [rand(1, 6, WIDTH, seed=seed) for seed in range(4)], [rand(1, TOKENS, WIDTH, seed=s) for s in (8, 9)]
+        given = {4.0: (q[0], texts[0]), 3.0: (q[1], texts[0].clone()), 2.0: (q[2], texts[1]), 1.0: (q[3], texts[1])}
+        for sigma, pair in given.items():
+            record(recorder, Attention((Term(*pair),), torch.zeros(1, 1, 1), HEADS, None), site_of(grid, sigma))
+            left = [level for level in given if level < sigma]
+            assert recorder.ahead(left) == len(left) * q[0].nbytes
+        assert recorder.nbytes() == 4 * q[0].nbytes + 2 * texts[0].nbytes + 4 * 6 * TOKENS
+        found = recorder.finish(tuple(given), TOKENS)
+        for sigma, (query, text) in given.items():
+            term = found.term(site_of(grid, sigma))
+            assert torch.equal(term.q, query) and torch.equal(term.k, text)
+
+    def test_what_is_ahead_has_a_window_for_each_kind(self):
+        recorder, grid, levels = Recorder(cross_last=1.0, self_last=3.0), (3, 2), (4.0, 3.5, 2.0, 1.0)
+        for cross in (True, False):
+            record(recorder, attention_of(grid), site_of(grid, 4.0, cross=cross))
+        query, keys = 4 * 2 * WIDTH * 6, 4 * 2 * WIDTH * TOKENS
+        assert recorder.ahead(levels[1:]) == 2 * query + (query + keys)
 
     def test_kept_queries_are_copies(self):
         recorder, attention = Recorder(0.0, 0.0), attention_of((3, 2))

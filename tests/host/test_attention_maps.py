@@ -18,6 +18,7 @@ from steer.tests.host_run import Noise, counted, encode, hole, host_guider, nois
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
 LONG = ", ".join([RED] * 12)
 BLOCKS = [("input", 1), ("input", 3), ("middle", 0), ("output", 0), ("output", 1), ("output", 2), ("output", 3)]
+BLOCK = ("middle", 0, 0)
 NODE = "SteerAttentionHeatmap"
 
 
@@ -130,6 +131,58 @@ def test_capturing_changes_nothing(shapes, kind, sampler, keep):
     assert recording.maps.keys() == {(16, 16), (8, 8)} and bool(recording.queries) == (keep > 0)
     again = sampled(*inputs(guider, noise, sampler=sampler))["samples"]
     assert torch.equal(again, plain)
+
+
+def kept_bytes(recording):
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors_of(recording)}
+    return sum(storages.values())
+
+
+def tensors_of(recording):
+    return [*recording.maps.values(), *(x for pair in recording.queries.values() for x in pair)]
+
+
+@pytest.mark.parametrize(
+    ("text", "batch", "sides", "sampler", "ends"),
+    [
+        (RED, 1, (16, 16), "euler", (0.8, 0.4)),
+        (RED, 2, (18, 11), "heun", (0.3, 0.9)),
+        (LONG, 3, (8, 8), "euler", (1.0, 0.0)),
+        (RED, 1, (16, 16), "euler", (0.0, 0.7)),
+        (RED, 1, (16, 16), "euler", (0.0, 0.0)),
+        (RED, 2, (8, 12), "dpm_2", (0.8, 0.4)),
+    ],
+)
+def test_what_it_says_is_what_it_keeps(shapes, caplog, text, batch, sides, sampler, ends):
+    guider, noise = guider_of(shapes, text), noise_of((batch, 4, *sides))
+    with caplog.at_level("INFO", "steer"):
+        _, recording = SteerCaptureAttention.execute(*inputs(guider, noise, 6, sampler), *ends).args
+    *first, (_, said) = [record.args for record in caplog.records if record.msg.startswith("attention of")]
+    assert said * 2**20 == kept_bytes(recording) and bool(first) == (sampler == "dpm_2")
+
+
+def test_keys_of_words_are_kept_once(shapes):
+    _, recording = capture(guider_of(shapes), noise_of((2, 4, 16, 16)), steps=6, keep=1.0)
+    keys = {}
+    for (_, (block, cross)), (_, k) in recording.queries.items():
+        keys.setdefault((block, cross), set()).add(k.data_ptr())
+    assert {(cross, len(found)) for (_, cross), found in keys.items()} == {(True, 1), (False, 6)}
+
+
+def test_the_words_of_another_part_of_the_run_are_kept_too(shapes):
+    """A prompt that changes on the way, by the host's hooks on the text encoder or as here by a patch."""
+    model, calls = shapes[0].clone(), []
+
+    def patch(q, context, value, options):
+        calls.append(options["sigmas"])
+        return q, context * (1.0 if float(options["sigmas"][0]) > 1.0 else 0.5), value
+
+    model.set_model_attn2_patch(patch)
+    _, recording = capture(guider_of(shapes, model=model), noise_of((1, 4, 16, 16)), steps=6, keep=1.0)
+    by_level = {sigma: k for (sigma, (block, cross)), (_, k) in recording.queries.items() if cross and block == BLOCK}
+    for sigma, k in by_level.items():
+        torch.testing.assert_close(k, by_level[max(by_level)] * (1.0 if sigma > 1.0 else 0.5))
+    assert calls and len({k.data_ptr() for k in by_level.values()}) == 2
 
 
 def test_capturing_with_a_noise_mask(shapes):
