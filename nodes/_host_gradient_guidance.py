@@ -15,12 +15,20 @@ import torch
 from torch import Tensor
 
 from ..samplers.classifier import Classifier
-from ..samplers.gradient_guidance import Loss, change_by_estimate, change_by_x, limited
+from ..samplers.gradient_guidance import (
+    Loss,
+    at_top,
+    change_by_estimate,
+    change_by_x,
+    limited,
+    near_top,
+    round_top,
+)
 from ..samplers.masks import check_mask
 from ._host import CheckedGuider, Run, WrappedGuider, checked_run, log, noise_law, tell_empty
 from ._host_attention import sigma_at
 from ._host_checks import check_every_call, check_given, errors_of, fitted_mask, fitted_noise_mask
-from ._host_gradients import Differentiable, gradient_options, gradients
+from ._host_gradients import Differentiable, DoesNotFit, gradient_options, gradients
 
 KEY = "steer_gradient_guidance"
 
@@ -36,7 +44,7 @@ class SteerLossValue(Protocol):
         """The host's patchers of the models it calls, which are to be loaded beside the diffusion model."""
 
     def memory(self, shape: tuple[int, ...]) -> float:
-        """About how many bytes the loss and its gradient take for latents of this shape."""
+        """About how many bytes the loss and its gradient take for latents of this shape, at the least."""
 
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
         """The loss for one run, on latents in model space; `differentiable(patcher)` are its loaded models.
@@ -108,33 +116,34 @@ class GradientGuider(WrappedGuider):
         # the host would copy what only the first of several GPUs has beside its model to the others too
         for each in (patcher, *patcher.get_additional_models_with_key("multigpu")):
             each.set_additional_models(KEY, [other.patcher for other in others.values()])
-        patcher.add_wrapper_with_key(
-            comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, KEY, _Room(terms, through, latent_image.shape)
-        )
+        room = _Room(terms, through, latent_image.shape)
+        patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, KEY, room)
         guided = GuidedSampler(sampler, terms, model if through else None, others)
         return guider.sample(noise, latent_image, guided, sigmas, denoise_mask, *args, **kwargs)
 
 
 class _Room:
-    """Makes the host keep memory free for the gradients when it loads the models, and says when there is too little."""
+    """Makes the host load the models with room for the gradients, and says when there is too little for the losses.
+
+    The room is for the least there can be, where activations are computed again. How much they take is known at the
+    first call, by which the `Differentiable`s decide whether to keep them.
+    """
 
     def __init__(self, terms: tuple[Term, ...], through_model: bool, shape):
         self.node, self.through_model = terms[-1].node, through_model
         self.losses = max(term.loss.memory(tuple(shape)) for term in terms)
 
     def __call__(self, executor, model, noise_shape, conds, *args, **kwargs):
-        # a call needs room for the positive and the negative; the way back about as much again, the activations
-        # computed again block by block at the worst
+        # a call needs room for the positive and the negative; the way back through one block about as much again
         forward = model.model.memory_required([2 * noise_shape[0], *noise_shape[1:]])
-        needed = forward * (2 if self.through_model else 1) + self.losses
-        log.info("%s: the gradients take about %.2f GiB of memory", self.node, (needed - forward) / 2**30)
-        rows = max(noise_shape[0], round(noise_shape[0] * needed / forward))
+        least = self.losses + (forward if self.through_model else 0.0)
+        rows = round(noise_shape[0] * (1 + least / forward))
         loaded = executor(model, [rows, *noise_shape[1:]], conds, *args, **kwargs)
         free = comfy.model_management.get_free_memory(model.load_device)
-        if needed > free:
+        if self.losses > free:
             raise ValueError(
-                f"{self.node}: about {needed / 2**30:.2f} GiB of memory are needed for the gradients and "
-                f"{free / 2**30:.2f} are free; {LESS}"
+                f"{self.node}: about {self.losses / 2**30:.2f} GiB of memory are needed for the gradients of the loss "
+                f"and {free / 2**30:.2f} are free; {LESS}"
             )
         return loaded
 
@@ -163,7 +172,7 @@ class GuidedSampler(comfy.samplers.Sampler):
                     run = replace(run, mask=mask[:, :1].float())
                 loss = term.loss.start(run, model.latent_format, lambda patcher: self.others[id(patcher)])
                 started.append((term, loss, run))
-        guider = GuidedGuider(model_wrap, started, self.model)
+        guider = GuidedGuider(model_wrap, started, self.model, list(self.others.values()))
         return self.sampler.sample(
             guider, sigmas.clone(), extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )
@@ -174,35 +183,60 @@ class GuidedGuider(WrappedGuider):
 
     fits_masks = True
 
-    def __init__(self, guider, started: list[tuple[Term, Loss, Run]], model: Differentiable | None):
+    def __init__(
+        self, guider, started: list[tuple[Term, Loss, Run]], model: Differentiable | None, others: list[Differentiable]
+    ):
         super().__init__(guider)
         self._started, self._model = started, model
+        self._models = [*others, *([model] if model else ())]
 
     def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
         comfy.model_management.throw_exception_if_processing_interrupted()
         level = float(sigma.max())
         acting = [item for item in self._started if item[0].acts(level)]
-        through = [item for item in acting if item[0].differentiates_model]
         with _memory_advice(acting):
-            if through:
-                denoised, changes = self._through_model(x, sigma, model_options, seed, through)
-            else:
-                denoised, changes = self._guider(x, sigma, model_options=model_options, seed=seed), []
-            for term, loss, run in acting:
-                if term.loss.noisy:
-                    change = change_by_x(gradient(term.node, loss, x, level), level, run.law)
-                elif not term.through_model:
-                    change = change_by_estimate(gradient(term.node, loss, denoised, level), level, run.law)
-                else:
-                    continue
-                changes.append((term, change, run))
-        for term, change, run in changes:
+            denoised, changes = self._again_where_it_did_not_fit(
+                lambda: self._changes(x, sigma, level, model_options, seed, acting)
+            )
+        for (term, _, run), change in zip(acting, changes, strict=True):
             denoised = denoised + limited(term.scale * change, level, run.law, term.most, run.mask).to(denoised)
         return denoised
 
-    def _through_model(self, x, sigma, model_options, seed, through) -> tuple[Tensor, list]:
-        """The estimate, and the changes by the losses that are differentiated through the model."""
-        level, changes = float(sigma.max()), []
+    def _changes(self, x, sigma, level, model_options, seed, acting) -> tuple[Tensor, list[Tensor]]:
+        """The estimate, and by how much each loss changes it at scale 1."""
+        law = self._started[0][2].law
+        by_x = [item for item in acting if item[0].loss.noisy or item[0].through_model]
+        denoised, found = self._by_x(x, sigma, level, model_options, seed, by_x)
+        if denoised is None:
+            denoised = self._guider(x, sigma, model_options=model_options, seed=seed)
+        if by_x and at_top(level, law):
+            found = {key: -0.5 * each for key, each in found.items()}
+            for near, beside, weight in round_top(x, denoised, level, law):
+                _, there = self._by_x(near, sigma, beside, told(model_options, beside), seed, by_x)
+                found = {key: each + weight * there[key] for key, each in found.items()}
+            changes = {key: change_by_x(each, near_top(law), law) for key, each in found.items()}
+        else:
+            changes = {key: change_by_x(each, level, law) for key, each in found.items()}
+        for item in acting:
+            if id(item) not in changes:
+                term, loss, _ = item
+                changes[id(item)] = change_by_estimate(gradient(term.node, loss, denoised, level), level, law)
+        return denoised, [changes[id(item)] for item in acting]
+
+    def _by_x(self, x, sigma, level, model_options, seed, items) -> tuple[Tensor | None, dict[int, Tensor]]:
+        """The estimate, None where no loss needs it here, and the gradients by x of these items' losses, by id."""
+        through = [item for item in items if item[0].differentiates_model]
+        denoised, found = None, {}
+        if through:
+            denoised, found = self._through_model(x, sigma, level, model_options, seed, through)
+        for item in items:
+            if item[0].loss.noisy:
+                found[id(item)] = gradient(item[0].node, item[1], x, level)
+        return denoised, found
+
+    def _through_model(self, x, sigma, level, model_options, seed, through) -> tuple[Tensor, dict[int, Tensor]]:
+        """The estimate, and the gradients by x of the losses that are differentiated through the model."""
+        found = {}
         with gradients():
             x, options = x.detach().clone().requires_grad_(), gradient_options(model_options)
             denoised = self._model(lambda: self._guider(x, sigma, model_options=options, seed=seed))
@@ -211,14 +245,40 @@ class GuidedGuider(WrappedGuider):
                     f"{through[0][0].node}: a patch on the model cuts its estimate off from x, so there is no gradient "
                     "through it; turn through_model off"
                 )
-            for index, (term, loss, run) in enumerate(through):
+            for index, item in enumerate(through):
+                term, loss, _ = item
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 back = gradient(term.node, loss, denoised, level)
                 # a model in half precision loses small gradients: it gets one of unit size, which is undone after
                 size = back.abs().amax(tuple(range(1, back.ndim)), keepdim=True).clamp(min=1e-30)
                 (back,) = torch.autograd.grad(denoised, x, back / size, retain_graph=index + 1 < len(through))
-                changes.append((term, change_by_x(_finite(term.node, back * size), level, run.law), run))
-            return denoised.detach(), changes
+                found[id(item)] = _finite(term.node, back * size)
+            return denoised.detach(), found
+
+    def _again_where_it_did_not_fit(self, compute: Callable):
+        """What `compute` returns; where the memory did not last to its end, computed again with less of it kept."""
+        try:
+            return compute()
+        except comfy.model_management.OOM_EXCEPTION as error:
+            keeping = [model for model in self._models if not model.recompute]
+            if not keeping or not isinstance(error, torch.OutOfMemoryError):
+                raise
+        for model in keeping:  # the error is gone, and with it what it held of the graph
+            model.recompute = True
+        log.info("the way back does not fit: what a call computes is not kept, but computed again")
+        comfy.model_management.soft_empty_cache()
+        return compute()
+
+
+def told(model_options: dict, sigma: float) -> dict:
+    """The model options for calls in which the model is told this level; all else goes by the level of the run."""
+    previous = model_options.get("model_function_wrapper")
+
+    def wrapper(apply_model, args):
+        args = {**args, "timestep": torch.full_like(args["timestep"], sigma)}
+        return previous(apply_model, args) if previous else apply_model(args["input"], args["timestep"], **args["c"])
+
+    return {**model_options, "model_function_wrapper": wrapper}
 
 
 def gradient(node: str, loss: Loss, latent: Tensor, sigma: float) -> Tensor:
@@ -241,9 +301,11 @@ def _finite(node: str, found: Tensor) -> Tensor:
 
 @contextmanager
 def _memory_advice(acting):
-    """The host's out-of-memory error, with what would help."""
+    """Errors of too little memory, with what would help."""
     try:
         yield
+    except DoesNotFit as error:
+        raise ValueError(f"{acting[-1][0].node}: {error}; {LESS}") from error
     except comfy.model_management.OOM_EXCEPTION as error:
         if not acting or not isinstance(error, torch.OutOfMemoryError):
             raise

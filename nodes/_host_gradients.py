@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from math import inf
 from weakref import ref
 
 import comfy.model_management
@@ -22,6 +21,28 @@ from torch.utils.checkpoint import checkpoint
 from ._host import log
 
 
+class _Count:
+    """How many bytes are `needed`: for what is kept, and for the way back through it. GraphTooLarge above `limit`."""
+
+    def __init__(self, limit: float, weights: set[int]):
+        self.limit, self.weights = limit, weights
+        self.needed = self._total = 0
+        self._sizes: dict[int, int] = {}
+
+    def add(self, place: int, size: int) -> None:
+        """The storage at this place is kept."""
+        if place in self.weights:  # there anyway, but a convolution's way back lays its weight out anew, twice
+            needed = self._total + 2 * size
+        else:
+            self._total += size - self._sizes.get(place, 0)
+            self._sizes[place] = size
+            # the gradients of what was kept last, and what is computed on the way to them
+            needed = self._total + 5 * size
+        self.needed = max(self.needed, 1.03 * needed)  # and for what is small
+        if self.needed > self.limit:
+            raise GraphTooLarge
+
+
 class _PlainTensors(TorchFunctionMode):
     """Lets autograd work with what it meets in the host: inference tensors, and blocks that work in place.
 
@@ -31,20 +52,15 @@ class _PlainTensors(TorchFunctionMode):
 
     def __init__(self):
         super().__init__()
-        self.limit = inf
-        """How many bytes may be kept, but for the storages in `free`."""
-        self.free: set[int] = set()
         self._kept: dict[int, list[ref[Tensor]]] = {}
-        self._sizes: dict[int, int] = {}
+        self.count: _Count | None = None
 
     def keep(self, tensor: Tensor) -> Tensor:
         alias, place = tensor.detach(), _place(tensor)
         kept = self._kept.setdefault(place, [])
         kept[:] = [*(held for held in kept if held() is not None), ref(alias)]
-        if self.limit < inf and place not in self.free:
-            self._sizes[place] = tensor.untyped_storage().nbytes()
-            if sum(self._sizes.values()) > self.limit:
-                raise GraphTooLarge
+        if self.count is not None:
+            self.count.add(place, tensor.untyped_storage().nbytes())
         return alias
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -132,7 +148,11 @@ def _in_training():
 
 
 class GraphTooLarge(Exception):
-    """Raised on the way forward when what it keeps for the way back would not fit."""
+    """Raised on the way forward when what it keeps for the way back does not fit."""
+
+
+class DoesNotFit(ValueError):
+    """There is too little memory to differentiate a model in any way."""
 
 
 class Differentiable:
@@ -142,11 +162,13 @@ class Differentiable:
     autograd can keep it, and so that layers with quantised arithmetic compute in full. The weights themselves are
     shared and stay as they are.
     Where the activations do not fit they are not kept, and computed again block by block: `recompute` says so, None
-    until the first call has found it out. With `weights` the way back reaches weights that can be differentiated too.
+    until the first call has found it out; `needed` is how many bytes it took to keep them. With `weights` the way back
+    reaches weights that can be differentiated too.
     """
 
     def __init__(self, patcher, recompute: bool | None = None, weights: bool = False):
         self.patcher, self.recompute, self.weights = patcher.clone(), recompute, weights
+        self.needed = 0
         self.patcher.remove_additional_models("multigpu")  # the host's worker threads record no gradients
         for name, layer in self.patcher.model.named_modules():
             if hasattr(layer, "weight_function"):  # the host's layers; others use their weights as they are
@@ -155,23 +177,53 @@ class Differentiable:
                         self.patcher.add_weight_wrapper(f"{name}.{kind}", partial(_usable, layer, kind))
 
     def __call__(self, call: Callable):
-        """What `call()` returns, a function that calls the model."""
+        """What `call()` returns, a function that calls the model. `DoesNotFit` where not even the blocks' inputs do."""
         if self.recompute is None:
-            try:
-                # the way back needs room of its own
-                free = comfy.model_management.get_free_memory(self.patcher.load_device)
-                with _graph_within(0.6 * free, self.patcher.model):
-                    result = call()
-                self.recompute = False
+            result = self._kept(call)
+            if result is None and self._make_room():
+                result = self._kept(call)
+            self.recompute = result is None
+            if not self.recompute:
+                log.info("the gradients through %s take %.2f GiB of memory", self._name, self.needed / 2**30)
                 return result
-            except (GraphTooLarge, comfy.model_management.OOM_EXCEPTION):
-                self.recompute = True
-                log.info("the activations of one model call do not fit: they are computed again on the way back")
-                comfy.model_management.soft_empty_cache()
+            log.info("the activations of %s do not fit: they are computed again on the way back", self._name)
         if not self.recompute:
             return call()
-        with _recomputing(self.patcher.model, _recomputed_with_weights if self.weights else _recomputed):
-            return call()
+        free = comfy.model_management.get_free_memory(self.patcher.load_device)
+        try:
+            with _recomputing(self.patcher.model, _recomputed_with_weights if self.weights else _recomputed):
+                with _graph_within(free, self.patcher.model):
+                    return call()
+        except GraphTooLarge:
+            raise DoesNotFit(
+                f"the gradients through {self._name} need more than the {free / 2**30:.2f} GiB of memory that are "
+                "free, even where activations are computed again block by block"
+            ) from None
+
+    @property
+    def _name(self) -> str:
+        return type(self.patcher.model).__name__
+
+    def _kept(self, call: Callable):
+        """What `call()` returns, its activations kept; None where they do not fit."""
+        free = comfy.model_management.get_free_memory(self.patcher.load_device)
+        try:
+            with _graph_within(free, self.patcher.model) as count:
+                result = call()
+            self.needed = count.needed
+            return result
+        except (GraphTooLarge, comfy.model_management.OOM_EXCEPTION):
+            pass
+        comfy.model_management.soft_empty_cache()  # the error is gone, and with it what it held
+        return None
+
+    def _make_room(self) -> bool:
+        """Whether the host could unload models that this run does not use."""
+        management, device = comfy.model_management, self.patcher.load_device
+        if management.is_device_cpu(device):
+            return False
+        used = [loaded for loaded in management.current_loaded_models if loaded.currently_used]
+        return bool(management.free_memory(1e30, device, keep_loaded=used))
 
 
 def _usable(layer: torch.nn.Module, kind: str, weight: Tensor, **_) -> Tensor:
@@ -191,14 +243,14 @@ def _place(tensor: Tensor) -> int:
 
 @contextmanager
 def _graph_within(limit: float, model: torch.nn.Module):
-    """Raises GraphTooLarge as soon as autograd keeps more than `limit` bytes, the model's own weights aside."""
+    """Raises GraphTooLarge as soon as more than `limit` bytes are needed; yields the count of them."""
     keeping = _keeping.get()
     # a quantised weight has no memory of its own, and is not used as it is
-    keeping.limit, keeping.free = limit, {_place(w) for w in model.parameters() if type(w.data) is Tensor}
+    keeping.count = _Count(limit, {_place(weight) for weight in model.parameters() if type(weight.data) is Tensor})
     try:
-        yield
+        yield keeping.count
     finally:
-        keeping.limit = inf
+        keeping.count = None
 
 
 def blocks_of(module: torch.nn.Module) -> list[torch.nn.Module]:

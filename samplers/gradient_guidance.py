@@ -5,7 +5,7 @@ log p(y | x); in denoised estimates, by Tweedie's formula, `D' = D + scale (std^
 loss L in the place of -log p(y | x) guides the same way (Bansal et al. 2023, arXiv:2302.07121, eq. 5).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import sqrt
 
 import torch
@@ -18,12 +18,35 @@ Loss = Callable[[Tensor, float], Tensor]
 
 
 def change_by_x(gradient: Tensor, sigma: float, law: NoiseLaw) -> Tensor:
-    """`-(std^2 / alpha) dL/dx`, by how much a loss changes the denoised estimate.
+    """`-(std^2 / alpha) dL/dx`, by how much a loss changes the denoised estimate. Not for levels that are `at_top`."""
+    return -(law.std(sigma) ** 2) / law.alpha(sigma) * gradient
 
-    0 at a flow model's sigma 1: alpha is 0 there, x says nothing of the picture, and the true gradient is 0 too.
+
+def at_top(sigma: float, law: NoiseLaw) -> bool:
+    """Whether this is a flow model's sigma 1, up to rounding: alpha and dL/dx are 0, and the change is their limit."""
+    return law.alpha(sigma) < 1e-4
+
+
+NEAR = 0.003
+"""How far below the top the limit is taken, as alpha / std."""
+
+
+def near_top(law: NoiseLaw) -> float:
+    """The level for `change_by_x` of the gradients' sum at the top, see `round_top`."""
+    return 1.0 / (1.0 + NEAR * law.noise_scale)
+
+
+def round_top(x: Tensor, denoised: Tensor, sigma: float, law: NoiseLaw) -> Iterator[tuple[Tensor, float, float]]:
+    """Where to take dL/dx besides x: (x, sigma, weight). With -1/2 of that at x, `change_by_x` of the sum is the limit.
+
+    For an exact likelihood it is `E[x0 | y] - E[x0]`. The mean over x's noise and the opposite one leaves an error of
+    the square of NEAR. What a trained model's gradients are at the top, where they should be 0, is taken off, as
+    their error just below it would be divided by alpha.
     """
-    alpha = law.alpha(sigma)
-    return -(law.std(sigma) ** 2) / alpha * gradient if alpha > 0.0 else torch.zeros_like(gradient)
+    below = near_top(law)
+    yield law.step(x, denoised, sigma, below), below, 0.5
+    yield law.step(-x, denoised, sigma, below), below, 0.5
+    yield -x, sigma, -0.5
 
 
 def change_by_estimate(gradient: Tensor, sigma: float, law: NoiseLaw) -> Tensor:

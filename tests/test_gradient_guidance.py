@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from steer.samplers.gradient_guidance import change_by_estimate, change_by_x, limited, undecided
+from steer.samplers.gradient_guidance import (
+    at_top,
+    change_by_estimate,
+    change_by_x,
+    limited,
+    near_top,
+    round_top,
+    undecided,
+)
 from steer.samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING, NoiseLaw
 from steer.tests.closed_form import gaussian_denoiser
 
@@ -61,9 +69,59 @@ def test_the_estimate_alone_is_exact_for_independent_data_of_unit_variance(law, 
     torch.testing.assert_close(change_by_estimate(by_estimate, sigma, law), change_by_x(by_x, sigma, law))
 
 
-def test_at_a_flow_models_sigma_1_x_says_nothing():
+FLOWS = [law for law in LAWS.values() if law.flow]
+
+
+def change_at_top(law, x, mean, gradient_at):
+    """The weighted sum; `gradient_at(x, sigma)` is of -log p(y | x)."""
+    at = (w * gradient_at(near, sigma) for near, sigma, w in round_top(x, mean.expand_as(x), 1.0, law))
+    return change_by_x(sum(at) - 0.5 * gradient_at(x, 1.0), near_top(law), law)
+
+
+@pytest.mark.parametrize("law", FLOWS)
+def test_at_a_flow_models_sigma_1_the_change_is_the_limit(law):
+    """Of the reading, and of a class in a mixture that is not symmetric: E[x0 | y] - E[x0], whatever x is."""
+    known = Known()
+    denoise = gaussian_denoiser(law, known.mean, known.covariance)
+    x = law.noise_scale * torch.randn(3, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def of_reading(x, sigma):
+        x = x.clone().requires_grad_()
+        return torch.autograd.grad(known.loss(law, sigma, denoise(x, sigma)).sum(), x)[0]
+
+    expected = (known.posterior()[0] - known.mean).expand_as(x)
+    torch.testing.assert_close(change_at_top(law, x, known.mean, of_reading), expected, rtol=1e-4, atol=1e-4)
+
+    shares, modes, spread = torch.tensor([0.3, 0.7]).double(), torch.stack([known.mean, -0.5 * known.mean]), 0.4
+    mean = shares @ modes
+
+    def of_class(x, sigma):
+        x, variance = x.clone().requires_grad_(), (law.alpha(sigma) * spread) ** 2 + law.std(sigma) ** 2
+        gaps = (x[:, None] - law.alpha(sigma) * modes).square().sum(-1)
+        log_probs = (shares.log() - gaps / (2 * variance)).log_softmax(-1)[:, 0]
+        return torch.autograd.grad(-log_probs.sum(), x)[0]
+
+    expected = (modes[0] - mean).expand_as(x)
+    torch.testing.assert_close(change_at_top(law, x, mean, of_class), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_gradients_are_at_the_top_is_taken_off():
+    """A trained model's are not quite 0 there, and are divided by alpha."""
+    law, x, mean = RECTIFIED_FLOW, torch.randn(2, 4), torch.zeros(4)
+
+    def exact(x, sigma):
+        return -law.alpha(sigma) * torch.ones_like(x)
+
+    def trained(x, sigma):
+        return exact(x, sigma) + 0.1 + 0.05 * x
+
+    given = [change_at_top(law, x, mean, each) for each in (exact, trained)]
+    torch.testing.assert_close(*given, rtol=1e-3, atol=1e-3)
+
+
+def test_the_top_is_a_flow_models_alone():
+    assert at_top(1.0, RECTIFIED_FLOW) and not at_top(0.999, RECTIFIED_FLOW) and not at_top(80.0, VARIANCE_EXPLODING)
     gradient = torch.ones(1, 4)
-    assert torch.equal(change_by_x(gradient, 1.0, RECTIFIED_FLOW), torch.zeros(1, 4))
     assert torch.equal(change_by_estimate(gradient, 1.0, RECTIFIED_FLOW), -gradient)
 
 

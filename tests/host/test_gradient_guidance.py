@@ -1,11 +1,13 @@
 """Gradient guidance on the host: exact where the truth is known, and the model left as it was."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
+from steer.bench.attention_cost import peak_bytes
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.gradient_guidance import SteerGradientGuider
@@ -24,7 +26,10 @@ from steer.tests.host_run import (
     relative,
     run,
     sigmas_of,
+    split_rows,
     tiny_flux,
+    tiny_sdxl,
+    with_control,
     with_law,
 )
 
@@ -90,14 +95,49 @@ def test_the_classifiers_posterior_is_sampled(shapes, law, noisy):
     assert relative(plain, expected) > 0.1
 
 
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize("steps", [10, 40])
 @pytest.mark.parametrize("law", LAWS)
-def test_at_the_very_top(shapes, law):
-    """From pure noise; a flow model's first step has no gradient, which is right: x says nothing there yet."""
+def test_at_the_very_top(shapes, law, steps, noisy):
+    """From pure noise. At a flow model's sigma 1 x says nothing, and the reading all the same."""
     guider, noise = known_guider(shapes, law), noise_of((1, 4, 8, 8))
-    sigmas = sigmas_of(guider.model_patcher, 20)
-    out = run(guided(guider, Reading()), euler(), sigmas, noise)
+    sigmas = sigmas_of(guider.model_patcher, steps)
+    out = run(guided(guider, Reading(noisy)), euler(), sigmas, noise)
     expected = run(known_guider(shapes, law, POSTERIOR_MEAN, POSTERIOR), euler(), sigmas, noise)
-    assert torch.isfinite(out).all() and relative(out, expected) < (0.05 if law == FLOW else 1e-4)
+    assert relative(out, expected) < 1e-5
+
+
+def test_one_step_from_the_top_is_the_posteriors_mean(shapes):
+    guider, noise, top = known_guider(shapes, FLOW), noise_of((2, 4, 8, 8)), torch.tensor([1.0, 0.0])
+    to_model = guider.model_patcher.model.process_latent_in
+    for noisy in (False, True):
+        out = to_model(run(guided(guider, Reading(noisy)), euler(), top, noise))
+        torch.testing.assert_close(out, torch.full_like(out, POSTERIOR_MEAN), rtol=1e-4, atol=0)
+
+
+def test_at_the_top_all_but_the_model_goes_by_the_level_of_the_run(shapes):
+    """Windows of conditionings, and what patches are told; and the model's own wrapper is still there."""
+    model, told, seen = with_law(shapes[0], FLOW), [], []
+
+    def wrapper(apply_model, args):
+        told.append(float(args["timestep"].max()))
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    def patch(x, options):
+        seen.append(float(options["sigmas"].max()))
+        return x
+
+    model.set_model_unet_function_wrapper(wrapper)
+    model.set_model_input_block_patch(patch)
+    conds = encode(shapes[1], "a red circle on a blue background"), encode(shapes[1], "")
+    ((text, options),) = conds[0]
+    conds = [[text, {**options, "start_percent": 0.0, "end_percent": 0.02}],
+             [0 * text, {**options, "start_percent": 0.02, "end_percent": 1.0}]], conds[1]  # fmt: skip
+    sigmas, noise = torch.tensor([1.0, 0.5, 0.0]), noise_of((1, 4, 16, 16))
+    out = run(guided(host_guider(model, *conds, 3.0), Square()), euler(), sigmas, noise)
+    assert torch.isfinite(out).all() and set(seen) == {1.0, 0.5}
+    assert len(told) == 5 and (told[0], told[3], told[4]) == (1.0, 1.0, 0.5)
+    assert told[1] == told[2] and 0.99 < told[1] < 1.0
 
 
 @pytest.mark.parametrize("through_model", [True, False])
@@ -288,14 +328,152 @@ def test_a_patch_that_cuts_the_gradient_is_said(shapes, guider):
         run(guided(guider, Square()), euler(), torch.tensor([3.0, 0.0]), noise_of((1, 4, 16, 16)))
 
 
-def test_too_little_memory_is_said_before_the_first_call(shapes, monkeypatch):
+def with_free(monkeypatch, free):
+    """The host counts this many bytes as free from now on."""
+    monkeypatch.setattr(
+        comfy.model_management, "get_free_memory", lambda device=None, both=False: (free, free) if both else free
+    )
+
+
+def asked(caplog, compute):
+    """How many bytes the log says that gradients take, and how many a run then had given out."""
+    with caplog.at_level("INFO", "steer"):
+        held = peak_bytes(compute)
+    return [record.args[1] * 2**30 for record in caplog.records if "take %.2f GiB" in record.msg], held
+
+
+def shapes_guider(shapes, cfg, control=False):
+    positive = encode(shapes[1], "a red circle on a blue background")
+    return host_guider(shapes[0], with_control(positive) if control else positive, encode(shapes[1], ""), cfg)
+
+
+def sdxl_guider(shapes, cfg):
+    text = [[noise_of((1, 77, 128), 1), {"pooled_output": noise_of((1, 1280), 2)}]]
+    return host_guider(tiny_sdxl(), text, text, cfg)
+
+
+def flux_guider(shapes, cfg):
+    text = [[noise_of((1, 12, 48), 1), {"pooled_output": noise_of((1, 32), 2), "guidance": 3.5}]]
+    return host_guider(tiny_flux(), text, text, cfg)
+
+
+@pytest.mark.parametrize(
+    "guider_of, cfg, shape",
+    [
+        (shapes_guider, 3.0, (1, 4, 16, 16)),
+        (shapes_guider, 3.0, (3, 4, 16, 16)),
+        (shapes_guider, 1.0, (1, 4, 32, 24)),
+        (partial(shapes_guider, control=True), 3.0, (2, 4, 16, 16)),
+        (sdxl_guider, 3.0, (1, 4, 16, 16)),
+        (sdxl_guider, 3.0, (3, 4, 24, 16)),
+        (flux_guider, 1.0, (1, 16, 32, 32)),
+        (flux_guider, 2.0, (2, 16, 24, 32)),
+    ],
+)
+def test_what_is_asked_for_is_what_is_held(shapes, caplog, guider_of, cfg, shape):
+    guider, noise, sigmas = guider_of(shapes, cfg), noise_of(shape), torch.tensor([0.9, 0.5])
+    run(guider, euler(), sigmas, noise)
+    (said,), held = asked(caplog, lambda: run(guided(guider, Square()), euler(), sigmas, noise))
+    assert held <= said <= 1.2 * held
+
+
+def test_just_enough_memory_and_a_little_less(shapes, guider, caplog, monkeypatch):
+    """Kept or computed again, with the same picture; and nothing is refused."""
+    sigmas, noise = torch.tensor([3.0, 1.0]), noise_of((2, 4, 16, 16))
+    (needed,), _ = asked(caplog, lambda: run(guided(guider, Square()), euler(), sigmas, noise))
+    split_rows(monkeypatch, shapes[0], False)
+    outs = []
+    for free, kept in ((needed, True), (0.99 * needed, False)):
+        caplog.clear()
+        with_free(monkeypatch, free)
+        said, _ = asked(caplog, lambda: outs.append(run(guided(guider, Square()), euler(), sigmas, noise)))
+        assert bool(said) == kept and ("computed again on the way back" in caplog.text) != kept
+    assert relative(*outs) < 1e-5
+
+
+@pytest.mark.parametrize("through_model", [True, False])
+def test_a_loss_that_reads_x_needs_no_room(shapes, guider, monkeypatch, through_model):
+    """Nor does one that reads the estimate and is not differentiated through the model."""
+    sigmas, noise = torch.tensor([3.0, 1.0]), noise_of((8, 4, 16, 16))
+    loss = Reading(noisy=through_model)
+
+    def steered():
+        return guided(guider, loss, through_model=through_model)
+
+    expected = run(steered(), euler(), sigmas, noise)
+    memory_required = shapes[0].model.memory_required
+    monkeypatch.setattr(shapes[0].model, "memory_required", lambda shape, **_: 1e6 * memory_required(shape))
+    with_free(monkeypatch, 2**30)
+    assert relative(run(steered(), euler(), sigmas, noise), expected) < 1e-4
+
+
+class OutOfMemory(torch.autograd.Function):
+    """Not enough memory for the first way back."""
+
+    ways = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, given):
+        OutOfMemory.ways += 1
+        if OutOfMemory.ways == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return given
+
+
+def test_what_the_estimate_misses_is_computed_again(shapes, monkeypatch):
+    """What a patch takes on the way back, say."""
+    model = shapes[0].clone()
+    model.set_model_unet_function_wrapper(
+        lambda apply_model, args: OutOfMemory.apply(apply_model(args["input"], args["timestep"], **args["c"]))
+    )
+    conds = encode(shapes[1], "a red circle on a blue background"), encode(shapes[1], "")
+    sigmas, noise, outs = torch.tensor([3.0, 1.0, 0.0]), noise_of((2, 4, 16, 16)), []
+    for first in (1, 0):  # without the error, and with it
+        monkeypatch.setattr(OutOfMemory, "ways", first)
+        outs.append(run(guided(host_guider(model, *conds, 3.0), Square()), euler(), sigmas, noise))
+        assert OutOfMemory.ways == 3
+    assert relative(*outs) < 1e-4
+
+
+def test_memory_that_does_not_last_for_blocks_either_is_said_with_advice(shapes, guider, monkeypatch):
+    def never(ctx, given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(OutOfMemory, "backward", staticmethod(never))
+    model = shapes[0].clone()
+    model.set_model_unet_function_wrapper(
+        lambda apply_model, args: OutOfMemory.apply(apply_model(args["input"], args["timestep"], **args["c"]))
+    )
+    guider.model_patcher = model
+    guider.model_options = model.model_options
+    with pytest.raises(torch.OutOfMemoryError, match="SteerGradientGuider: .*through_model off.*CUDA out of memory"):
+        run(guided(guider, Square()), euler(), torch.tensor([3.0, 0.0]), noise_of((1, 4, 16, 16)))
+
+
+def test_too_little_memory_is_said_in_the_first_call(shapes, monkeypatch):
     model, rows = counted(shapes[0])
     guider = host_guider(model, encode(shapes[1], "a red circle on a blue background"), encode(shapes[1], ""), 3.0)
-    monkeypatch.setattr(
-        comfy.model_management, "get_free_memory", lambda device=None, both=False: (2**20,) * 2 if both else 2**20
-    )
-    with pytest.raises(ValueError, match="SteerGradientGuider: about .* GiB .* through_model off"):
-        run(guided(guider, Square()), euler(), torch.tensor([3.0, 0.0]), noise_of((1, 4, 16, 16)))
+    with_free(monkeypatch, 2**20)
+    with pytest.raises(ValueError, match="SteerGradientGuider: .*more than the 0.00 GiB .* through_model off"):
+        run(guided(guider, Square()), euler(), torch.tensor([3.0, 1.0, 0.0]), noise_of((1, 4, 16, 16)))
+    assert len(rows) <= 4  # a call with all kept and one with blocks', conditionings one by one
+
+
+class Large(Square):
+    def memory(self, shape):
+        return 2.0**31
+
+
+def test_too_little_memory_for_a_loss_is_said_before_the_first_call(shapes, monkeypatch):
+    model, rows = counted(shapes[0])
+    guider = host_guider(model, encode(shapes[1], "a red circle on a blue background"), encode(shapes[1], ""), 3.0)
+    with_free(monkeypatch, 2**30)
+    with pytest.raises(ValueError, match="SteerGradientGuider: about 2.00 GiB .* 1.00 are free.*through_model off"):
+        run(guided(guider, Large()), euler(), torch.tensor([3.0, 0.0]), noise_of((1, 4, 16, 16)))
     assert not rows
 
 

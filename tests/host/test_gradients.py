@@ -66,7 +66,7 @@ def test_recomputed_where_the_graph_does_not_fit(shapes, monkeypatch):
     fits = loaded(shapes, None)
     gradients_of(fits)
     assert fits.recompute is False
-    little = 8 * 2**20
+    little = 0.9 * fits.needed
     monkeypatch.setattr(
         comfy.model_management, "get_free_memory", lambda device, both=False: (little, little) if both else little
     )
@@ -74,6 +74,28 @@ def test_recomputed_where_the_graph_does_not_fit(shapes, monkeypatch):
     for a, b in zip(gradients_of(not_fitting), gradients_of(fits), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert not_fitting.recompute is True
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_models_that_the_run_does_not_use_make_room(shapes, monkeypatch, helps):
+    """On devices with a memory of their own, which the host does not count as free while other models are there."""
+    differentiable, unloaded, management = loaded(shapes, None), [], comfy.model_management
+    gradients_of(differentiable)
+    needed, differentiable.recompute = differentiable.needed, None
+    free = [0.9 * needed]
+
+    def free_memory(asked, device, keep_loaded):
+        assert asked >= needed and any(each.model is differentiable.patcher for each in keep_loaded)
+        unloaded.append(device)
+        free[0] = needed if helps else free[0]
+        return [object()]
+
+    monkeypatch.setattr(management, "get_free_memory", lambda device, both=False: (free * 2) if both else free[0])
+    monkeypatch.setattr(management, "is_device_cpu", lambda device: False)
+    monkeypatch.setattr(management, "free_memory", free_memory)
+    for a, b in zip(gradients_of(differentiable), gradients_of(loaded(shapes)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert unloaded == [differentiable.patcher.load_device] and differentiable.recompute is not helps
 
 
 def test_blocks_see_their_own_options_when_recomputed(shapes):
