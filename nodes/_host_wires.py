@@ -101,8 +101,7 @@ KINDS = {
     "STEER_ATTENTION": Kind(of(Recording), "the attention of SteerCaptureAttention"),
     "STEER_REGIONS": Kind(_is_regions, "the regions of SteerRegion or SteerRegionsFromSegmentation"),
     "STEER_LOSS": Kind(
-        having("noisy", "patchers", "memory", "start"),
-        "the loss of SteerCLIPTextLoss, SteerCLIPImageLoss or SteerClassifierLoss",
+        having("noisy", "start"), "the loss of SteerCLIPTextLoss, SteerCLIPImageLoss or SteerClassifierLoss"
     ),
     "STEER_CLASSIFIER": Kind(of(Classifier), "the classifier of SteerClassifierLoader"),
     "INT": Kind(of(Real), "a whole number"),
@@ -143,12 +142,13 @@ def check_inputs(node: type) -> None:
 
 def _shown(value) -> str:
     """A few words for what was given instead."""
-    if value is None or isinstance(value, str | Real):
-        text = repr(value[:60] if isinstance(value, str) else value)
-        return text if len(text) < 80 else f"{text[:80]}..."
     if isinstance(value, Tensor):
         sizes = "several sizes" if value.is_nested else f"the shape {tuple(value.shape)}"
-        return f"a tensor of {sizes} ({value.dtype}, {value.layout}, {value.device})"
-    if isinstance(value, Mapping):
-        return f"a dict with {', '.join(map(repr, list(value)[:5])) or 'nothing in it'}"
-    return f"of the type {type(value).__name__}"
+        text = f"a tensor of {sizes} ({value.dtype}, {value.layout}, {value.device})"
+    elif isinstance(value, Mapping):
+        text = f"a dict with {', '.join(map(repr, list(value)[:5])) or 'nothing in it'}"
+    elif value is None or isinstance(value, str | Real):
+        text = repr(value)
+    else:
+        text = f"of the type {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:100]}..."
