@@ -1,5 +1,4 @@
-"""Whatever the host samples with, through the nodes that sample: each cell of docs/samplers.md is an oracle that held,
-or the error users get.
+"""Whatever the host samples with, through the nodes that sample: docs/samplers.md, each cell an oracle or the error.
 
 `STEER_WRITE=1 pytest tests/host/test_samplers.py` writes the page anew; without it the page has to be what was found.
 A host that lacks some of its rows has to agree on the others.
@@ -21,7 +20,6 @@ from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGui
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.host_run import (
-    EPS,
     FLOW,
     hole,
     host_guider,
@@ -43,7 +41,7 @@ MEANS = 3.0, -0.5, 0.25
 POSITIVE, NEGATIVE, EMPTY = map(mean_conditioning, MEANS)
 CFG = 3.0
 EULER = comfy.samplers.sampler_object("euler")
-TABLES = {SAMPLERS: (EPS, FLOW), SCHEDULERS: (EPS, FLOW), SAMPLINGS: ("",)}
+TABLES = SAMPLERS, SCHEDULERS, SAMPLINGS
 ROWS = every_row()
 HOSTS_OWN = "not the host's own guider either"
 ADAPTIVE = "dpm_adaptive", "SamplerDPMAdaptative"
@@ -64,7 +62,7 @@ def oracle(column, text, *tables):
     """Registers the check of a column; `text` is what it shows, on the page."""
 
     def register(check):
-        ORACLES[column] = text, check, tables or tuple(TABLES)
+        ORACLES[column] = text, check, tables or TABLES
         return check
 
     return register
