@@ -46,5 +46,6 @@ def unpack(wheel: Path, target: Path) -> None:
         if outside := [name for name in chosen if ".." in paths[name].parts or "\\" in name]:
             raise ValueError(f"{wheel.name} holds a name that leads out of its folder: {outside[0]}")
         archive.extractall(part, chosen)
+    shutil.rmtree(target, ignore_errors=True)  # one that lost files is no host: made anew
     (part / INSIDE).rename(target)
     shutil.rmtree(part)

