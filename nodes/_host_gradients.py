@@ -162,8 +162,8 @@ class Differentiable:
     autograd can keep it, and so that layers with quantised arithmetic compute in full. The weights themselves are
     shared and stay as they are.
     Where the activations do not fit they are not kept, and computed again block by block: `recompute` says so, None
-    until the first call has found it out; `needed` is how many bytes it took to keep them. With `weights` the way back
-    reaches weights that can be differentiated too.
+    until the first call has found it out, and from the first that does not fit on; `needed` is how many bytes it took
+    to keep them. With `weights` the way back reaches weights that can be differentiated too.
     """
 
     def __init__(self, patcher, recompute: bool | None = None, weights: bool = False):
@@ -178,17 +178,17 @@ class Differentiable:
 
     def __call__(self, call: Callable):
         """What `call()` returns, a function that calls the model. `DoesNotFit` where not even the blocks' inputs do."""
-        if self.recompute is None:
+        if not self.recompute:
             result = self._kept(call)
             if result is None and self._make_room():
                 result = self._kept(call)
-            self.recompute = result is None
-            if not self.recompute:
-                log.info("the gradients through %s take %.2f GiB of memory", self._name, self.needed / 2**30)
+            if result is not None:
+                if self.recompute is None:
+                    log.info("the gradients through %s take %.2f GiB of memory", self._name, self.needed / 2**30)
+                self.recompute = False
                 return result
             log.info("the activations of %s do not fit: they are computed again on the way back", self._name)
-        if not self.recompute:
-            return call()
+            self.recompute = True
         free = comfy.model_management.get_free_memory(self.patcher.load_device)
         try:
             with _recomputing(self.patcher.model, _recomputed_with_weights if self.weights else _recomputed):
