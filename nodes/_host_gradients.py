@@ -244,7 +244,7 @@ def _place(tensor: Tensor) -> int:
 @contextmanager
 def _graph_within(limit: float, model: torch.nn.Module):
     """Raises GraphTooLarge as soon as more than `limit` bytes are needed; yields the count of them."""
-    keeping = _keeping.get()
+    keeping = _keeping.get(_PlainTensors())  # outside of `gradients` nothing is kept
     # a quantised weight has no memory of its own, and is not used as it is
     keeping.count = _Count(limit, {_place(weight) for weight in model.parameters() if type(weight.data) is Tensor})
     try:
