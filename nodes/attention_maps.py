@@ -12,6 +12,7 @@ from ._host_attention import sigma_at, tokenized
 from ._host_attention_maps import recorded, with_recording
 from ._host_checks import check_number, errors_of
 from ._pictures import check_picture
+from ._schema import where_known
 from ._types import SteerAttention, SteerEdit
 
 
@@ -26,6 +27,11 @@ class SteerCaptureAttention(io.ComfyNode):
             category="Steer/attention",
             description="Samples as SamplerCustomAdvanced does, and keeps what the positive prompt attended to: for "
             "heatmaps, and to put into later runs while this one stays cached.",
+            **where_known(
+                search_aliases=[
+                    "p2p", "prompt to prompt", "attention map", "attention control", "feature injection",
+                ]
+            ),  # fmt: skip
             inputs=[
                 io.Noise.Input("noise", tooltip="The starting noise."),
                 io.Guider.Input("guider", tooltip="Any guider with one positive prompt, on a UNet model."),
@@ -77,6 +83,11 @@ class SteerInjectAttention(io.ComfyNode):
             category="Steer/attention",
             description="Makes a run with the target prompt attend as a captured run did. Change the edit and run "
             "again: the captured run stays cached.",
+            **where_known(
+                search_aliases=[
+                    "p2p", "prompt to prompt", "attention map", "attention control", "feature injection",
+                ]
+            ),  # fmt: skip
             inputs=[
                 io.Model.Input("model", tooltip="The model of the captured run; it is not changed."),
                 SteerAttention.Input("attention", tooltip="From Capture Attention, sampled with the source prompt."),
@@ -149,6 +160,11 @@ class SteerAttentionHeatmap(io.ComfyNode):
             category="Steer/attention",
             description="Shows which word painted what: for each picture a labelled row, with the heat of each word "
             "over it, and the heat as masks.",
+            **where_known(
+                search_aliases=[
+                    "daam", "word map", "cross attention map", "explain", "segmentation from text", "mask from text",
+                ]
+            ),  # fmt: skip
             inputs=[
                 SteerAttention.Input("attention", tooltip="From Capture Attention."),
                 io.Clip.Input("clip", tooltip="The text encoder of the captured run."),

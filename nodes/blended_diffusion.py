@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ._host import BlendedSampler
 from ._host_checks import whole_number
+from ._schema import where_known
 
 NODE = "SteerBlendedSampler"
 
@@ -19,6 +20,11 @@ class SteerBlendedSampler(io.ComfyNode):
             category="Steer/samplers",
             description="Samples with the given sampler inside the noise mask of the latent; outside, every model "
             "call sees the source freshly noised, and the result is the source exactly.",
+            **where_known(
+                search_aliases=[
+                    "inpaint", "inpainting", "masked edit", "blended latent diffusion", "local edit",
+                ]
+            ),  # fmt: skip
             inputs=[
                 io.Sampler.Input("sampler", tooltip="Any sampler, deterministic or stochastic."),
                 io.Int.Input(

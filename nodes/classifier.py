@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..samplers.classifier import read_classifier
 from ._host_checks import errors_of
 from ._host_gradient_guidance import ClassifierLoss
+from ._schema import where_known
 from ._types import SteerClassifier, SteerLoss
 
 LOADER, LOSS = "SteerClassifierLoader", "SteerClassifierLoss"
@@ -31,6 +32,7 @@ class SteerClassifierLoader(io.ComfyNode):
             display_name="Load Classifier (Steer)",
             category="Steer/losses",
             description="A classifier of noisy latents, from models/classifiers.",
+            **where_known(search_aliases=["classifier guidance", "adm"]),
             inputs=[
                 io.Combo.Input(
                     "classifier_name",
@@ -63,6 +65,7 @@ class SteerClassifierLoss(io.ComfyNode):
             category="Steer/losses",
             description="How unlikely a label is, by a classifier of noisy latents. For Gradient Guider: at scale 1 "
             "and cfg 1 the result is a sample of the label, as far as the classifier is right.",
+            **where_known(search_aliases=["classifier guidance", "adm"]),
             inputs=[
                 SteerClassifier.Input("classifier", tooltip="From Load Classifier; it has to be of the model's kind."),
                 io.String.Input("label", tooltip="One of the classifier's labels; a wrong one lists them."),

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ._host_checks import check_number, errors_of, whole_number
 from ._host_clip_guidance import CLIPLoss, image_target, text_target
+from ._schema import where_known
 from ._types import SteerLoss
 
 TEXT, IMAGE = "SteerCLIPTextLoss", "SteerCLIPImageLoss"
@@ -46,6 +47,7 @@ class SteerCLIPTextLoss(io.ComfyNode):
             category="Steer/losses",
             description="How far the picture is from a text, by CLIP. For Gradient Guider. Text and vision tower have "
             "to be of the same CLIP.",
+            **where_known(search_aliases=["clip guidance", "clip guided", "disco diffusion", "text loss"]),
             inputs=[
                 io.ClipVision.Input("clip_vision", tooltip=VISION),
                 io.Vae.Input("vae", tooltip=VAE),
@@ -79,6 +81,11 @@ class SteerCLIPImageLoss(io.ComfyNode):
             category="Steer/losses",
             description="How far the picture is from another one in what it shows, by CLIP: not in its pixels. For "
             "Gradient Guider.",
+            **where_known(
+                search_aliases=[
+                    "clip guidance", "clip guided", "style transfer", "reference image", "image prompt",
+                ]
+            ),  # fmt: skip
             inputs=[
                 io.ClipVision.Input("clip_vision", tooltip=VISION),
                 io.Vae.Input("vae", tooltip=VAE),

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..samplers.ddim import ddim
 from ._host import SteerSampler
 from ._host_checks import check_number
+from ._schema import where_known
 
 NODE = "SteerDDIMSampler"
 
@@ -20,6 +21,7 @@ class SteerDDIMSampler(io.ComfyNode):
             category="Steer/samplers",
             description="DDIM for any model: deterministic at eta 0, the DDPM posterior at eta 1. "
             "One model call per step.",
+            **where_known(search_aliases=["ddpm", "eta", "deterministic", "stochastic"]),
             inputs=[
                 io.Float.Input(
                     "eta",

@@ -12,6 +12,7 @@ from ._heatmap_picture import overlaid
 from ._host import log
 from ._host_checks import check_number, errors_of, samples_of, whole_number
 from ._host_diffedit import contrasted, pixels_of
+from ._schema import where_known
 
 NODE = "SteerDiffEditMask"
 
@@ -27,6 +28,12 @@ class SteerDiffEditMask(io.ComfyNode):
             category="Steer/masks",
             description="Finds the part of a picture that a change of prompt is about: noises the picture and marks "
             "where the model's answers to the two prompts differ most. For Set Latent Noise Mask.",
+            **where_known(
+                has_intermediate_output=True,  # its report is there again after a reload
+                search_aliases=[
+                    "auto mask", "mask from text", "text mask", "find what changes", "find and replace",
+                ],
+            ),  # fmt: skip
             inputs=[
                 io.Model.Input("model", tooltip="The model that will edit."),
                 io.Conditioning.Input("source", tooltip="What the picture shows, or an empty prompt."),

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ._host_checks import check_interval, check_number
 from ._host_gradient_guidance import GradientGuider, term_of
+from ._schema import where_known
 from ._types import SteerLoss
 
 NODE = "SteerGradientGuider"
@@ -21,6 +22,11 @@ class SteerGradientGuider(io.ComfyNode):
             description="Lets a loss (CLIP text, CLIP image, classifier) steer any guider: at each step the estimate "
             "is moved along the loss's gradient. Put one round another to use several losses at once; they share the "
             "model's calls.",
+            **where_known(
+                search_aliases=[
+                    "guidance", "clip guidance", "classifier guidance", "universal guidance", "loss",
+                ]
+            ),  # fmt: skip
             inputs=[
                 io.Guider.Input("guider", tooltip="What to guide: the host's guiders, Steer's, or another of this."),
                 SteerLoss.Input("loss", tooltip="What is to become less: a CLIP distance, a classifier's doubt."),

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ._host import SteerCFG
 from ._host_checks import check_interval, check_number
+from ._schema import where_known
 
 NODE = "SteerCFGGuider"
 
@@ -20,6 +21,12 @@ class SteerCFGGuider(io.ComfyNode):
             description="CFG that can be limited to an interval of the run (outside it only the positive is computed, "
             "at half the cost), and that can push towards the positive and away from the negative separately when an "
             "empty conditioning is connected. At its defaults it is the host's CFGGuider.",
+            **where_known(
+                search_aliases=[
+                    "negative prompt", "guidance interval", "guidance scale", "limited interval",
+                    "classifier-free guidance",
+                ]
+            ),  # fmt: skip
             inputs=[
                 io.Model.Input("model", tooltip="The model to guide; it is not changed."),
                 io.Conditioning.Input("positive", tooltip="What the picture should show."),

@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 from ..samplers.inversion import Inversion
 from ._host import InversionSampler, InvertedNoise, inversion_start, log
 from ._host_checks import check_number, errors_of, samples_of, whole_number
+from ._schema import where_known
 from ._types import SteerInversion
 
 NODE = "SteerDDIMInversion"
@@ -25,6 +26,13 @@ class SteerDDIMInversion(io.ComfyNode):
             description="Finds the noise from which sampling with the same guider and sigmas gives back this picture, "
             "samples back to prove it, and keeps the whole trajectory for editing. Use a guider at cfg 1 with the "
             "prompt of the picture, and a deterministic sampler (euler, DDIM with eta 0) afterwards.",
+            **where_known(
+                has_intermediate_output=True,  # its report is there again after a reload
+                search_aliases=[
+                    "invert image", "unsampler", "reverse", "image to noise", "real image editing", "exact inversion",
+                    "flip sigmas",
+                ],
+            ),  # fmt: skip
             inputs=[
                 io.Guider.Input("guider", tooltip="The guider that will sample; best at cfg 1."),
                 io.Sigmas.Input(

@@ -13,6 +13,7 @@ from ..samplers import inversion_file
 from ..samplers.inversion_file import EXTENSION
 from ._host import latent_format_of, log
 from ._host_checks import errors_of
+from ._schema import where_known
 from ._types import SteerInversion
 from .inversion import inversion_outputs
 
@@ -32,6 +33,7 @@ class SteerSaveInversion(io.ComfyNode):
             category="Steer/inversion",
             description="Saves an inversion, and the null-text conditioning that goes with it, as a safetensors file "
             "in the output folder. The same inversion gives the same file.",
+            **where_known(search_aliases=["store trajectory", "cache inversion"]),
             inputs=[
                 SteerInversion.Input("inversion", tooltip="What SteerDDIMInversion found."),
                 io.Conditioning.Input(
@@ -82,6 +84,7 @@ class SteerLoadInversion(io.ComfyNode):
             category="Steer/inversion",
             description="Loads an inversion from the input or output folder, with everything that sampling from it "
             "takes. The file is checked in full before anything of it is used.",
+            **where_known(search_aliases=["store trajectory", "cache inversion"]),
             inputs=[
                 io.Combo.Input(
                     "file",

@@ -14,6 +14,7 @@ from ._host import check_inversion_fits, log, show_progress_text
 from ._host_checks import check_number, errors_of, whole_number
 from ._host_gradients import gradients
 from ._host_null_text import Branches, check_guidance, negative_takes_over, with_branches
+from ._schema import where_known
 from ._types import SteerInversion
 
 NODE = "SteerNullText"
@@ -32,6 +33,10 @@ class SteerNullText(io.ComfyNode):
             description="Changes the negative conditioning, step by step, until guidance at this cfg follows the "
             "inversion and so returns its picture. The result is a negative for any sampler: with the same positive it "
             "returns the picture, with an edited one it changes what the words change.",
+            **where_known(
+                has_intermediate_output=True,  # its report is there again after a reload
+                search_aliases=["null text inversion", "nti", "negative prompt inversion"],
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="The model that will sample; it is not changed."),
                 io.Conditioning.Input("positive", tooltip="The prompt of the picture, the one it was inverted with."),

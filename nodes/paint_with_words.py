@@ -8,6 +8,7 @@ from ._host_attention import encoded, tokenized
 from ._host_checks import check_number, errors_of
 from ._host_paint_with_words import MARK, with_painting
 from ._pictures import check_picture
+from ._schema import where_known
 from ._types import SteerRegions
 
 
@@ -21,6 +22,11 @@ class SteerRegion(io.ComfyNode):
             display_name="Region (Steer)",
             category="Steer/attention",
             description="A place for a phrase of the prompt, for Paint with Words. Chain several.",
+            **where_known(
+                search_aliases=[
+                    "regional prompt", "area prompt", "layout", "composition", "couple", "attention couple",
+                ]
+            ),  # fmt: skip
             inputs=[
                 io.Mask.Input("mask", tooltip="White is the place, grey a weaker pull. One, or one for each picture."),
                 io.String.Input("phrase", default="", tooltip="Words of the prompt, next to each other: `red circle`."),
@@ -57,6 +63,11 @@ class SteerRegionsFromSegmentation(io.ComfyNode):
             display_name="Regions from Segmentation (Steer)",
             category="Steer/attention",
             description="Reads a colour-coded map: which colour is the place of which phrase of the prompt.",
+            **where_known(
+                search_aliases=[
+                    "regional prompt", "paint with words", "segmentation map", "layout", "color map",
+                ]
+            ),  # fmt: skip
             inputs=[
                 io.Image.Input("image", tooltip="The map. Colours may be a little off, as JPEG makes them."),
                 io.String.Input(
@@ -93,6 +104,11 @@ class SteerPaintWithWords(io.ComfyNode):
             category="Steer/attention",
             description="Encodes a prompt and places its phrases: where a region is painted, the picture attends more "
             "to the region's phrase while its layout is made.",
+            **where_known(
+                search_aliases=[
+                    "regional prompt", "area prompt", "ediff-i", "layout", "composition", "couple", "attention couple",
+                ]
+            ),  # fmt: skip
             inputs=[
                 io.Model.Input("model", tooltip="A UNet model (SD1.x, SD2.x, SDXL); it is not changed."),
                 io.Clip.Input("clip", tooltip="The text encoder (CLIP: SD1.x, SD2.x, SDXL)."),

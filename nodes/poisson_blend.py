@@ -9,6 +9,7 @@ from ..samplers.poisson_blend import poisson_blend
 from ._host import log, tell_empty
 from ._host_checks import errors_of
 from ._pictures import three_together
+from ._schema import where_known
 
 NODE = "SteerPoissonBlend"
 
@@ -25,6 +26,11 @@ class SteerPoissonBlend(io.ComfyNode):
             description="Puts what was edited back into the source without a seam: inside the mask the edit's "
             "gradients, at its edge the source's colours. A difference there is spread over the whole edit, which can "
             "tint it. Outside the mask the picture is the source exactly.",
+            **where_known(
+                search_aliases=[
+                    "paste back", "composite", "seamless", "seamless clone", "keep background", "feather",
+                ]
+            ),  # fmt: skip
             inputs=[
                 io.Image.Input("source", tooltip="The picture whose background is to stay."),
                 io.Image.Input("edited", tooltip="The whole edited picture, of the same size."),

@@ -13,6 +13,7 @@ from ._host import log, show_progress_text
 from ._host_attention import HALF, encoded, sigma_at, tokenized
 from ._host_checks import check_number, errors_of
 from ._host_prompt_to_prompt import PromptToPromptGuider
+from ._schema import where_known
 from ._types import SteerEdit, SteerInversion
 
 
@@ -27,6 +28,12 @@ class SteerPromptEdit(io.ComfyNode):
             category="Steer/attention",
             description="Encodes a source prompt and the prompt it is changed to, and works out which word became "
             "which, for the Prompt-to-Prompt nodes.",
+            **where_known(
+                search_aliases=[
+                    "prompt to prompt", "p2p", "prompt2prompt", "edit image", "edit photo", "replace word", "swap word",
+                    "word weight", "reweight", "attention control",
+                ]
+            ),  # fmt: skip
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder (CLIP: SD1.x, SD2.x, SDXL)."),
                 io.String.Input(
@@ -90,6 +97,11 @@ class SteerLocalBlend(io.ComfyNode):
             category="Steer/attention",
             description="Keeps a Prompt-to-Prompt edit to the places that the words attend to; everything else stays "
             "as in the source picture.",
+            **where_known(
+                search_aliases=[
+                    "prompt to prompt", "p2p", "local edit", "keep background", "mask from text", "attention mask",
+                ]
+            ),  # fmt: skip
             inputs=[
                 SteerEdit.Input("edit", tooltip="From Prompt Edit."),
                 io.String.Input(
@@ -154,6 +166,12 @@ class SteerPromptToPromptGuider(io.ComfyNode):
             description="Samples the source prompt and the target prompt together, and makes the target attend as the "
             "source does: the picture stays, what the words changed changes. Returns both, the source first. With an "
             "inversion the source is the inverted picture itself, exactly (Direct Inversion).",
+            **where_known(
+                search_aliases=[
+                    "p2p", "prompt2prompt", "direct inversion", "pnp inversion", "edit photo", "edit image",
+                    "attention control",
+                ]
+            ),  # fmt: skip
             inputs=[
                 io.Model.Input("model", tooltip="A UNet model (SD1.x, SD2.x, SDXL); it is not changed."),
                 io.Conditioning.Input("source", tooltip="From Prompt Edit."),

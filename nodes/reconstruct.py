@@ -6,6 +6,7 @@ from ..samplers.core import check_values
 from ._host_checks import check_number, errors_of, whole_number
 from ._host_reconstruct import Problem, check_tunable, decoded_size, fit_each, fitted_latent, fitted_picture
 from ._pictures import check_batches, check_picture, mask_like, sides
+from ._schema import where_known
 
 LATENT, DECODER = "SteerReconstructLatent", "SteerReconstructDecoder"
 
@@ -40,6 +41,7 @@ class SteerReconstructLatent(io.ComfyNode):
             category="Steer/background",
             description="Changes the latent until what it decodes to is the source outside the mask and as before "
             "inside. It can only show what the decoder can; Reconstruct Background: Decoder comes closer.",
+            **where_known(search_aliases=["keep background", "vae fix", "restore details"]),
             inputs=inputs(0.1, "in units of the latent's standard deviation"),
             outputs=[io.Latent.Output(tooltip="For VAE Decode.")],
         )
@@ -63,6 +65,7 @@ class SteerReconstructDecoder(io.ComfyNode):
             description="Decodes an edit so that the background is the source: a copy of the VAE's decoder is fitted "
             "to this one picture, outside the mask to the source and inside to what it decodes to anyway. No seam, "
             "since one decoder draws the whole picture. The VAE stays as it is.",
+            **where_known(search_aliases=["keep background", "vae fix", "restore details", "decoder tuning"]),
             inputs=inputs(1e-4, "on the decoder's weights"),
             outputs=[io.Image.Output(tooltip="The decoded picture; Stitch makes its background the source exactly.")],
         )

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..samplers.repaint import model_calls, repaint
 from ._host import SteerSampler, log
 from ._host_checks import check_number, whole_number
+from ._schema import where_known
 
 NODE = "SteerRePaintSampler"
 
@@ -21,6 +22,11 @@ class SteerRePaintSampler(io.ComfyNode):
             description="Inpaints the noise mask of the latent by resampling: the schedule jumps back up again and "
             "again so that the new part agrees with what is kept. Better joins than masked sampling, for many more "
             "model calls (logged before it starts).",
+            **where_known(
+                search_aliases=[
+                    "inpaint", "inpainting", "outpaint", "outpainting", "fill", "remove object", "resample", "uncrop",
+                ]
+            ),  # fmt: skip
             inputs=[
                 io.Int.Input(
                     "resamples",

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..samplers.sdedit import sdedit_sigmas
 from ._host import strength_sigma
 from ._host_checks import check_number, errors_of, whole_number
+from ._schema import where_known
 
 NODE = "SteerSDEditSigmas"
 
@@ -22,6 +23,11 @@ class SteerSDEditSigmas(io.ComfyNode):
             category="Steer/sigmas",
             description="Sigmas that start at a strength in diffusion time, the same for every scheduler, and spend "
             "all the steps below it. Sample with them from an encoded picture to redraw it.",
+            **where_known(
+                search_aliases=[
+                    "img2img", "image to image", "denoise", "strength", "redraw", "sketch to image", "strokes",
+                ]
+            ),  # fmt: skip
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The model that will sample; its noise levels decide where a strength lies."

@@ -6,6 +6,7 @@ from ..samplers.stitch import feathered, stitch
 from ._host import log, tell_empty
 from ._host_checks import errors_of, whole_number
 from ._pictures import three_together
+from ._schema import where_known
 
 NODE = "SteerStitch"
 
@@ -21,6 +22,7 @@ class SteerStitch(io.ComfyNode):
             category="Steer/background",
             description="Puts what was edited back into the source with a soft edge. Outside it the picture is the "
             "source exactly. Where the two differ at the edge a seam can show: Poisson Blend hides it.",
+            **where_known(search_aliases=["paste back", "composite", "uncrop", "keep background", "feather"]),
             inputs=[
                 io.Image.Input("source", tooltip="The picture whose background is to stay."),
                 io.Image.Input("edited", tooltip="The whole edited picture, of the same size."),

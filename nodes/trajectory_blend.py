@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ._host_trajectory_blend import TrajectoryBlendSampler
+from ._schema import where_known
 from ._types import SteerInversion
 
 NODE = "SteerTrajectoryBlendSampler"
@@ -20,6 +21,7 @@ class SteerTrajectoryBlendSampler(io.ComfyNode):
             description="Samples with the given sampler inside the noise mask of the latent, from the inverted picture "
             "on; outside, every model call sees the recorded inversion at its level, and the result is the source "
             "exactly.",
+            **where_known(search_aliases=["diffedit", "keep background", "masked edit", "inpaint"]),
             inputs=[
                 io.Sampler.Input("sampler", tooltip="Any sampler; a deterministic one keeps more of the picture."),
                 SteerInversion.Input(
