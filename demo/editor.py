@@ -22,6 +22,19 @@ NODES = """() => window.comfyAPI.app.app.graph.nodes.map(node => ({
     refused: (node.widgets ?? []).filter(({options, value}) => Array.isArray(options?.values)
         && !options.values.includes(value)).map(({name}) => name),
 }))"""
+OPEN_SEARCH = "() => window.comfyAPI.app.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')"
+RUN = """async () => {
+    const ended = new Promise(resolve => {
+        for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
+            window.comfyAPI.api.api.addEventListener(kind, () => resolve(kind), { once: true })
+    })
+    await window.comfyAPI.app.app.queuePrompt(0)
+    return await ended
+}"""
+REPORTS = """() => Object.fromEntries(window.comfyAPI.app.app.graph.nodes.flatMap(node => {
+    const report = node.widgets?.find(({ name }) => name === 'steer_report')
+    return report ? [[String(node.id), report.element.innerText]] : []
+}))"""
 PLACE = """places => {
     const graph = window.comfyAPI.app.app.graph
     for (const [id, x, y, width, height] of places) {
@@ -79,6 +92,24 @@ class Editor:
         That is: `missing` its type, `marked` red, `refused` values (names of inputs whose choices lack the value).
         """
         return self.page.evaluate(NODES)
+
+    def run(self) -> str:
+        """Queue the open graph and wait; how it ended, in the host's word (`execution_success`)."""
+        return self.page.evaluate(RUN)
+
+    def reports(self) -> dict[str, str]:
+        """The text that is drawn in nodes of the open graph, by node id."""
+        return self.page.evaluate(REPORTS)
+
+    def search(self, words: str) -> list[str]:
+        """The display names that the search for a node lists for these words, the first one first."""
+        results = self.page.locator("[data-testid=result-item] span.truncate")
+        self.page.evaluate(OPEN_SEARCH)
+        self.page.keyboard.type(words)
+        self.page.wait_for_timeout(500)  # it lists once typing has stopped
+        names = results.all_inner_texts()
+        self.page.keyboard.press("Escape")
+        return names
 
     def place(self, places: list[tuple]) -> None:
         """Move and size nodes, (id, x, y, width, height) each; their seeds stay fixed, so a run can be repeated."""

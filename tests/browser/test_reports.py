@@ -1,0 +1,34 @@
+"""What a node reports of its run is drawn in it, and is no part of the workflow."""
+
+import json
+
+import pytest
+from steer.demo.editor import Editor
+from steer.demo.runner import ROOT, load_workflow
+
+EDITOR_FORM = ROOT / "example_workflows" / "inversion.json"
+NEW_NODES = "on => window.comfyAPI.app.app.ui.settings.setSettingValueAsync('Comfy.VueNodes.Enabled', on)"
+
+
+@pytest.fixture(scope="module")
+def editor(server):
+    with Editor(server.url) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("new_nodes", [False, True])
+def test_an_inversion_says_how_far_it_is_off(editor, new_nodes):
+    editor.page.evaluate(NEW_NODES, new_nodes)
+    workflow, nodes = json.loads(EDITOR_FORM.read_text()), load_workflow("inversion")
+    (inversion,) = (key for key, node in nodes.items() if node["class_type"] == "SteerDDIMInversion")
+    editor.load(workflow, "inversion")
+    before = editor.prompt()
+    assert editor.run() == "execution_success"
+    editor.page.get_by_text("Sampled back").first.wait_for()
+    assert "largest error" in editor.reports()[inversion]
+    assert editor.prompt() == before and "steer_report" not in json.dumps(editor.workflow())
+    editor.page.reload()
+    editor.page.wait_for_function("() => window.comfyAPI?.app?.app?.graph?.nodes?.length")
+    editor.load(workflow, "inversion")
+    assert editor.run() == "execution_success"  # from the cache
+    editor.page.get_by_text("Sampled back").first.wait_for()
