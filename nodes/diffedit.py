@@ -4,7 +4,7 @@ import comfy.utils
 import latent_preview
 import numpy as np
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -12,7 +12,7 @@ from ._heatmap_picture import overlaid
 from ._host import log
 from ._host_checks import check_number, errors_of, samples_of, whole_number
 from ._host_diffedit import contrasted, pixels_of
-from ._schema import where_known
+from ._schema import shown, where_known
 
 NODE = "SteerDiffEditMask"
 
@@ -29,7 +29,7 @@ class SteerDiffEditMask(io.ComfyNode):
             description="Finds the part of a picture that a change of prompt is about: noises the picture and marks "
             "where the model's answers to the two prompts differ most. For Set Latent Noise Mask.",
             **where_known(
-                has_intermediate_output=True,  # its report is there again after a reload
+                has_intermediate_output=True,  # its report is sent again where its result is taken from the cache
                 search_aliases=[
                     "auto mask", "mask from text", "text mask", "find what changes", "find and replace",
                 ],
@@ -94,7 +94,7 @@ class SteerDiffEditMask(io.ComfyNode):
         # nothing between 0 and 1: reduced by the host, which looks at the middle of each square, it is the same again
         mask, heat = (enlarged(each, pixels_of(model), how) for each, how in ((mask, "nearest"), (heat, "bicubic")))
         colours = np.stack([overlaid(each, None) for each in heat.clamp(0.0, 1.0).numpy()]).astype(np.float32)
-        return io.NodeOutput(mask, torch.from_numpy(colours), ui=ui.PreviewText(text))
+        return io.NodeOutput(mask, torch.from_numpy(colours), ui=shown(text, "" if usual else text))
 
 
 def report(mask: Tensor, heat: Tensor, looked: Tensor) -> str:

@@ -3,12 +3,13 @@
 import comfy.utils
 import latent_preview
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..samplers.inversion import Inversion
+from ..samplers.inversion_report import AMISS
 from ._host import InversionSampler, InvertedNoise, inversion_start, log
 from ._host_checks import check_number, errors_of, samples_of, whole_number
-from ._schema import where_known
+from ._schema import shown, where_known
 from ._types import SteerInversion
 
 NODE = "SteerDDIMInversion"
@@ -27,7 +28,7 @@ class SteerDDIMInversion(io.ComfyNode):
             "samples back to prove it, and keeps the whole trajectory for editing. Use a guider at cfg 1 with the "
             "prompt of the picture, and a deterministic sampler (euler, DDIM with eta 0) afterwards.",
             **where_known(
-                has_intermediate_output=True,  # its report is there again after a reload
+                has_intermediate_output=True,  # its report is sent again where its result is taken from the cache
                 search_aliases=[
                     "invert image", "unsampler", "reverse", "image to noise", "real image editing", "exact inversion",
                     "flip sigmas",
@@ -90,7 +91,9 @@ class SteerDDIMInversion(io.ComfyNode):
             raise ValueError(f"{NODE}: sigmas is empty, so there is nothing to invert along")
         log.info("%s: %s", NODE, sampler.report)
         latent, noise = inversion_outputs(sampler.inversion)
-        return io.NodeOutput({**latent_image, **latent}, noise, sampler.inversion, ui=ui.PreviewText(sampler.report))
+        amiss = next((line for line in sampler.report.splitlines() if line.startswith(AMISS)), "")
+        text = shown(sampler.report, amiss)
+        return io.NodeOutput({**latent_image, **latent}, noise, sampler.inversion, ui=text)
 
 
 def inversion_outputs(inversion: Inversion) -> tuple[dict, InvertedNoise]:

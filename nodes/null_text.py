@@ -4,7 +4,7 @@ from math import inf, sqrt
 
 import comfy.utils
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -14,7 +14,7 @@ from ._host import check_inversion_fits, log, show_progress_text
 from ._host_checks import check_number, errors_of, whole_number
 from ._host_gradients import gradients
 from ._host_null_text import Branches, check_guidance, negative_takes_over, with_branches
-from ._schema import where_known
+from ._schema import shown, where_known
 from ._types import SteerInversion
 
 NODE = "SteerNullText"
@@ -34,7 +34,7 @@ class SteerNullText(io.ComfyNode):
             "inversion and so returns its picture. The result is a negative for any sampler: with the same positive it "
             "returns the picture, with an edited one it changes what the words change.",
             **where_known(
-                has_intermediate_output=True,  # its report is there again after a reload
+                has_intermediate_output=True,  # its report is sent again where its result is taken from the cache
                 search_aliases=["null text inversion", "nti", "negative prompt inversion"],
             ),
             inputs=[
@@ -102,7 +102,7 @@ class SteerNullText(io.ComfyNode):
         text = report(results, predictions, inversion, settings)
         log.info("%s: %s", NODE, text)
         embeddings, options = [item.embedding for item in results], negative_takes_over(positive, negative)
-        return io.NodeOutput(windows(embeddings, inversion.sigmas, options), ui=ui.PreviewText(text))
+        return io.NodeOutput(windows(embeddings, inversion.sigmas, options), ui=shown(text))
 
 
 def check_conditionings(positive, negative, inversion: Inversion) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from .inversion import Inversion, Level, spread
 
 MISSED = 0.1  # of the latents' std, more than which a picture is not back
+AMISS = "The inversion does not hold"
 UNSOLVED = 10.0  # times the tolerance: the residual above which a step counts as not solved
 
 
@@ -28,7 +29,7 @@ def report(
     missing = unsolved(inversion, levels, UNSOLVED * tolerance)
     if not holds(inversion, levels, errors):
         found = causes(levels, missing, guidance) if steady else [UNSTEADY]
-        lines.append(f"The inversion does not hold: {'. Besides, '.join(found)}.")
+        lines.append(f"{AMISS}: {'. Besides, '.join(found)}.")
     elif missing and (errors is None or _share(inversion, errors) > tolerance):
         lines.append(
             f"Not solved to the tolerance {tolerance:g}: {len(missing)} of {steps} steps, the worst {missing[0]}. More "

@@ -27,7 +27,7 @@ function show(node, output) {
     const text = lines(output, 'text'), warning = lines(output, 'steer_warning')
     if (!text) return
     const { element } = reportOf(node)
-    element.textContent = text
+    element.textContent = warning && !text.startsWith(warning) ? `${warning}\n\n${text}` : text
     element.style.borderLeft = warning ? '4px solid #e5a50a' : ''
     node.graph?.setDirtyCanvas(true, true)
 }

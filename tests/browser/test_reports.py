@@ -7,6 +7,8 @@ from steer.demo.editor import Editor
 from steer.demo.runner import ROOT, load_workflow
 
 EDITOR_FORM = ROOT / "example_workflows" / "inversion.json"
+CFG_7 = """() => window.comfyAPI.app.app.graph.nodes.find(({ type }) => type === 'SteerCFGGuider')
+    .widgets.find(({ name }) => name === 'cfg').value = 7"""
 NEW_NODES = "on => window.comfyAPI.app.app.ui.settings.setSettingValueAsync('Comfy.VueNodes.Enabled', on)"
 
 
@@ -32,3 +34,12 @@ def test_an_inversion_says_how_far_it_is_off(editor, new_nodes):
     editor.load(workflow, "inversion")
     assert editor.run() == "execution_success"  # from the cache
     editor.page.get_by_text("Sampled back").first.wait_for()
+
+
+def test_one_that_does_not_hold_is_a_warning(editor):
+    editor.load(json.loads(EDITOR_FORM.read_text()), "inversion")
+    editor.page.evaluate(CFG_7)
+    assert editor.run() == "execution_success"
+    editor.page.locator(".p-toast").get_by_text("The inversion does not hold").wait_for()
+    (text,) = editor.reports().values()
+    assert text.startswith("The inversion does not hold: the guider is at cfg 7")

@@ -173,7 +173,7 @@ def inverted(guider, pictured, sigmas):
         back = run(guider, sampler, sigmas, noise.generate_noise(latent), latent["samples"], mask)
         return float((back - latent["samples"]).abs().max() / latent["samples"].std())
 
-    return error, inversion, output.ui.as_dict()["text"][0]
+    return error, inversion, output.ui["text"][0]
 
 
 @pytest.mark.parametrize("name", COMPANIONS)

@@ -40,7 +40,7 @@ def mask_of(model, source, target, latent, strength=0.5, samples=10, threshold=0
     """(mask, heatmap, report)."""
     latent = latent if isinstance(latent, dict) else {"samples": latent}
     output = SteerDiffEditMask.execute(model, source, target, latent, strength, samples, threshold, seed)
-    return *output.args, output.ui.as_dict()["text"][0]
+    return *output.args, output.ui["text"][0]
 
 
 def texts(clip, captions):

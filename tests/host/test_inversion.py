@@ -50,7 +50,7 @@ def prompted(shapes, model=None, text=None, cfg=1.0):
 
 def invert(guider, sigmas, latent, refine=4, tolerance=1e-4, check=True):
     output = SteerDDIMInversion.execute(guider, sigmas, latent, refine, tolerance, check)
-    return output.args, output.ui.as_dict()["text"][0]
+    return output.args, output.ui["text"][0]
 
 
 def sample(guider, sigmas, latent, noise):

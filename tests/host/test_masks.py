@@ -415,12 +415,12 @@ class TestEmpty:
 
         output = found(NOTHING)
         assert not output[0].any() and output[0].shape == (2, 128, 128) and not rows
-        assert output.ui.as_dict()["text"][0].count("the mask is empty, since the noise mask of latent_image is") == 2
+        assert output.ui["text"][0].count("the mask is empty, since the noise mask of latent_image is") == 2
         mask = torch.ones(2, 1, 16, 16)
         mask[1] = 0
         output = found(mask)
         assert torch.equal(output[0][:1], found(mask[:1], slice(0, 1))[0]) and not output[0][1].any()
-        assert "picture 2: the mask is empty, since the noise mask" in output.ui.as_dict()["text"][0]
+        assert "picture 2: the mask is empty, since the noise mask" in output.ui["text"][0]
 
     @pytest.mark.parametrize("node", ["stitch", "poisson"])
     def test_pastes(self, node, told):

@@ -98,7 +98,7 @@ def test_guided_sampling_returns_the_picture(shapes, picture, case):
     vae = shapes[2]
     quality = {name: psnr(vae.decode(latent)[0], picture[0]) for name, latent in latents.items()}
     assert quality["null-text"] > quality["plain"] + 8, quality
-    assert "10 steps" in output.ui.as_dict()["text"][0]
+    assert "10 steps" in output.ui["text"][0]
 
 
 def test_is_a_plain_conditioning(case):
@@ -157,7 +157,7 @@ def test_model_calls_and_the_model_as_before(case, shapes):
     model, positive, negative, inversion, _ = case
     before = resampled(model, positive, negative, inversion, 7.5)
     counting, rows = counted(model)
-    text = null_text(counting, positive, negative, inversion, 7.5, 2, 0.01, 0.0).ui.as_dict()["text"][0]
+    text = null_text(counting, positive, negative, inversion, 7.5, 2, 0.01, 0.0).ui["text"][0]
     assert rows == [1] * 10 * 3 and "30 predictions" in text
     rows.clear()
     null_text(counting, positive, negative, inversion, 7.5, 2, 0.01, 1.0)

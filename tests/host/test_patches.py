@@ -136,7 +136,7 @@ def test_inversion_says_that_it_does_not_hold_with_momentum(shapes):
         with_it = Runs(shapes, "APG").unpatched(shapes)
         with_it.model = of_host(APG, shapes[0], 1.0, 5.0, momentum)
         with_it.sigmas = sigmas_of(shapes[0], 20)[16:]
-        text = with_it.inverted(5, check=True).ui.as_dict()["text"][0]
+        text = with_it.inverted(5, check=True).ui["text"][0]
         assert ("does not hold" in text) == ("remembers earlier calls" in text) == (not holds)
 
 

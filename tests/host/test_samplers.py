@@ -106,7 +106,7 @@ class Sampling:
         """(LATENT, NOISE, inversion), report"""
         out = SteerDDIMInversion.execute(self.guider(cfg=1.0), self.sigmas, {"samples": SOURCE}, 20, 1e-4)
         self.rows.clear()
-        return out.args, out.ui.as_dict()["text"][0]
+        return out.args, out.ui["text"][0]
 
 
 @cache
