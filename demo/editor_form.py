@@ -22,6 +22,10 @@ from .server import Server
 EXAMPLES = ROOT / "example_workflows"
 THUMBNAIL = 320
 WIDTH, TITLE, GAP_X, GAP_Y = 250, 30, 90, 30
+ROOM = dict.fromkeys(
+    ("SteerDDIMInversion", "SteerDiffEditMask", "SteerNullText", "SteerCaptureAttention", "SamplerCustomAdvanced"), 260
+)
+"""Kept free below nodes that grow when they run, by a preview or a report."""
 SIZES = {"CLIPTextEncode": (300, 110), "LoadImage": (300, 340), "SaveImage": (300, 340)}
 
 
@@ -67,7 +71,7 @@ def positions(prompt: dict, sizes: dict) -> dict[str, tuple[float, float]]:
         for node in sorted(column, key=lambda node: (wanted[node], int(node))):
             top = max(wanted[node], free)
             places[node] = (left, top)
-            free = top + sizes[node][1] + TITLE + GAP_Y
+            free = top + sizes[node][1] + ROOM.get(prompt[node]["class_type"], 0) + TITLE + GAP_Y
         right = left - GAP_X
     return {node: (left - right, top) for node, (left, top) in places.items()}
 

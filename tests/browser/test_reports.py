@@ -18,9 +18,18 @@ def editor(server):
         yield opened
 
 
+@pytest.fixture(scope="module")
+def newer(server):
+    """Whether this ComfyUI sends reports again where a result is taken from the cache, and has Nodes 2.0."""
+    return bool(server.object_info()["SteerDDIMInversion"].get("has_intermediate_output"))
+
+
 @pytest.mark.parametrize("new_nodes", [False, True])
-def test_an_inversion_says_how_far_it_is_off(editor, new_nodes):
-    editor.page.evaluate(NEW_NODES, new_nodes)
+def test_an_inversion_says_how_far_it_is_off(editor, newer, new_nodes):
+    if new_nodes and not newer:
+        pytest.skip("this ComfyUI has no Nodes 2.0")
+    if newer:
+        editor.page.evaluate(NEW_NODES, new_nodes)
     workflow, nodes = json.loads(EDITOR_FORM.read_text()), load_workflow("inversion")
     (inversion,) = (key for key, node in nodes.items() if node["class_type"] == "SteerDDIMInversion")
     editor.load(workflow, "inversion")
@@ -29,6 +38,8 @@ def test_an_inversion_says_how_far_it_is_off(editor, new_nodes):
     editor.page.get_by_text("Sampled back").first.wait_for()
     assert "largest error" in editor.reports()[inversion]
     assert editor.prompt() == before and "steer_report" not in json.dumps(editor.workflow())
+    if not newer:
+        return
     editor.page.reload()
     editor.page.wait_for_function("() => window.comfyAPI?.app?.app?.graph?.nodes?.length")
     editor.load(workflow, "inversion")

@@ -49,6 +49,8 @@ WORDS = {
 
 @pytest.fixture(scope="module")
 def editor(server):
+    if not server.object_info()["SteerPromptEdit"].get("search_aliases"):
+        pytest.skip("this ComfyUI knows no search aliases")
     with Editor(server.url) as opened:
         yield opened
 
