@@ -68,9 +68,10 @@ HOLES = (
 )
 
 
-def without_hole(vae, pictures, holes):
-    """The latents of pictures (batch, rows, columns, 3) without what is in the holes (batch, rows, columns)."""
-    latents = vae.encode(torch.where(holes[..., None] > 0, torch.full_like(pictures, GREY), pictures))
+def without_hole(vae, pictures, holes, grey=True):
+    """The latents, zero in the holes (batch, rows, columns), of pictures (batch, rows, columns, 3), made grey there."""
+    given = torch.where(holes[..., None] > 0, torch.full_like(pictures, GREY), pictures) if grey else pictures
+    latents = vae.encode(given)
     return torch.where(holes[:, None, ::PIXELS, ::PIXELS] > 0, torch.zeros_like(latents), latents)
 
 
