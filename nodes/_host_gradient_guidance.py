@@ -107,7 +107,7 @@ class GradientGuider(WrappedGuider):
             terms = [term.fitted(latent_image) for term in self.terms]
         terms = tuple(term for term in terms if not term.nothing_to_do())
         if not terms:
-            guided = GuidedSampler(sampler, (), None, {})
+            guided = GuidedSampler(self.terms[-1].node, sampler, (), None, {})
             return guider.sample(noise, latent_image, guided, sigmas, denoise_mask, *args, **kwargs)
         model = Differentiable(guider.model_patcher)
         through = any(term.differentiates_model for term in terms)
@@ -118,7 +118,7 @@ class GradientGuider(WrappedGuider):
             each.set_additional_models(KEY, [other.patcher for other in others.values()])
         room = _Room(terms, through, latent_image.shape)
         patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, KEY, room)
-        guided = GuidedSampler(sampler, terms, model if through else None, others)
+        guided = GuidedSampler(self.terms[-1].node, sampler, terms, model if through else None, others)
         return guider.sample(noise, latent_image, guided, sigmas, denoise_mask, *args, **kwargs)
 
 
@@ -154,13 +154,13 @@ LESS = "turn through_model off, or take fewer or smaller cutouts, a smaller pict
 class GuidedSampler(comfy.samplers.Sampler):
     """Another SAMPLER, with a guider that is guided by losses too; made for one run."""
 
-    def __init__(self, sampler: comfy.samplers.Sampler, terms, model: Differentiable | None, others: dict):
-        self.sampler, self.terms, self.model, self.others = sampler, terms, model, others
+    def __init__(self, node: str, sampler: comfy.samplers.Sampler, terms, model: Differentiable | None, others: dict):
+        self.node, self.sampler, self.terms, self.model, self.others = node, sampler, terms, model, others
 
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
-        model_wrap = CheckedGuider(self.terms[-1].node, model_wrap)
+        model_wrap = CheckedGuider(self.node, model_wrap)
         model, started = model_wrap.inner_model, []
         for term in self.terms:
             with errors_of(term.node):
@@ -194,6 +194,8 @@ class GuidedGuider(WrappedGuider):
         comfy.model_management.throw_exception_if_processing_interrupted()
         level = float(sigma.max())
         acting = [item for item in self._started if item[0].acts(level)]
+        if not acting:
+            return self._guider(x, sigma, model_options=model_options, seed=seed)
         with _memory_advice(acting):
             denoised, changes = self._again_where_it_did_not_fit(
                 lambda: self._changes(x, sigma, level, model_options, seed, acting)
@@ -307,7 +309,7 @@ def _memory_advice(acting):
     except DoesNotFit as error:
         raise ValueError(f"{acting[-1][0].node}: {error}; {LESS}") from error
     except comfy.model_management.OOM_EXCEPTION as error:
-        if not acting or not isinstance(error, torch.OutOfMemoryError):
+        if not isinstance(error, torch.OutOfMemoryError):
             raise
         raise type(error)(f"{acting[-1][0].node}: the gradients do not fit into memory; {LESS}. ({error})") from error
 

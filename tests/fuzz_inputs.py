@@ -528,7 +528,7 @@ def in_place_of(item, world: World) -> list:
     others = [
         value
         for kind, values in world.usual.items()
-        if kind not in ("TARGET", "TEXT_TOWER", item.io_type, f"LARGE_{item.io_type}")
+        if kind not in ("SOURCE", "TARGET", "TEXT_TOWER", item.io_type, f"LARGE_{item.io_type}")
         for value in values.values()
     ]
     values = [value for value in (*LITERALS, *others, torch.ones(2, 2)) if not belongs(item, value)]
