@@ -103,11 +103,11 @@ class Editor:
 
     def search(self, words: str) -> list[str]:
         """The display names that the search for a node lists for these words, the first one first."""
-        results = self.page.locator("[data-testid=result-item] span.truncate")
         self.page.evaluate(OPEN_SEARCH)
         self.page.keyboard.type(words)
         self.page.wait_for_timeout(500)  # it lists once typing has stopped
-        names = results.all_inner_texts()
+        results = self.page.locator("[data-testid=result-item]").all()
+        names = [result.locator("span.truncate").first.inner_text() for result in results]
         self.page.keyboard.press("Escape")
         return names
 

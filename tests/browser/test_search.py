@@ -20,7 +20,6 @@ WORDS = {
     "image to noise": "DDIM Inversion",
     "real image editing": "DDIM Inversion",
     "null text inversion": "Null-Text Optimization",
-    "nti": "Null-Text Optimization",
     "outpaint": "RePaint Sampler",
     "remove object": "RePaint Sampler",
     "uncrop": "RePaint Sampler",
