@@ -50,7 +50,7 @@ HEAD = """\
 
 Found by `tests/host/test_samplers.py`, with whatever samplers, schedulers and ModelSamplings the host has, its nodes at
 their defaults, on planted models, whose estimates are known in closed form: samplers and schedulers on an eps model and
-on a flow, schedulers and ModelSamplings with euler. On ComfyUI 0.3.64, 0.8.0 and 0.33.0; older ones have fewer rows.
+on a flow, schedulers and ModelSamplings with euler. On ComfyUI 0.3.64, 0.3.75, 0.8.0 (fewer rows) and 0.33.0.
 + works: what is listed below was shown. A number: what the node says instead, with N for its numbers, before the model
 runs (where a sampler goes between the levels, when it does), or what there is to know. -: a sampler for other models,
 with which ComfyUI's own guider does not run here either."""
