@@ -11,10 +11,12 @@ below 0, where it would turn the painting round.
 
 import re
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from math import log1p
 
 import torch
 import torch.nn.functional as F
+from PIL import ImageColor
 from torch import Tensor
 
 from .core import Attention, Term
@@ -109,6 +111,11 @@ class Entry:
     colour: tuple[int, int, int]
     phrase: str
     strength: float
+    written: str
+    """The colour as the legend has it."""
+
+    def __str__(self):
+        return f"{self.written} ({hex_of(self.colour)})" if self.written[0].isalpha() else hex_of(self.colour)
 
 
 TOLERANCE = 48.0
@@ -116,33 +123,49 @@ TOLERANCE = 48.0
 
 
 def parse_legend(text: str) -> tuple[Entry, ...]:
-    """Lines like `#ff0000: cat`, `255, 0, 0: cat` or `#ff0000: cat @ 0.5` (strength); ValueError names a bad one."""
+    """Lines like `red: cat`, `#ff0000: cat`, `255, 0, 0: cat` or `red: cat @ 0.5` (strength).
+
+    Names of colours are CSS's, in upper or lower case. ValueError names a bad line.
+    """
     entries: dict[tuple[int, int, int], Entry] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
-            match = LINE.fullmatch(line)
-            if match is None or (colour := _colour(match)) is None:
-                raise ValueError(
-                    f"legend, line {number}: {line.strip()!r} is not a colour and a phrase; "
-                    "write `#ff0000: cat`, `255, 0, 0: cat`, or `#ff0000: cat @ 0.5` for half the strength"
-                )
-            if colour in entries:
-                raise ValueError(f"legend, line {number}: {hex_of(colour)} is {entries[colour].phrase!r} already")
-            entries[colour] = Entry(colour, match["phrase"], float(match["strength"] or 1.0))
+            entry = _entry(line, f"legend, line {number}: ")
+            if entry.colour in entries:
+                phrase = entries[entry.colour].phrase
+                raise ValueError(f"legend, line {number}: {entry} is {phrase!r} already")
+            entries[entry.colour] = entry
     if not entries:
-        raise ValueError("the legend is empty; write one line for each colour, such as `#ff0000: cat`")
+        raise ValueError("the legend is empty; write one line for each colour, such as `red: cat`")
     return tuple(entries.values())
 
 
 LINE = re.compile(
-    r"\s*(?:#(?P<hex>[0-9a-fA-F]{6})|(?P<rgb>\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3}))\s*:"
+    r"\s*(?P<colour>#[0-9a-fA-F]{6}|\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3}|[a-zA-Z][a-zA-Z ]*?)\s*:"
     r"\s*(?P<phrase>[^\s@](?:[^@]*[^\s@])?)\s*(?:@\s*(?P<strength>\d*\.?\d+)\s*)?"
 )
 
 
-def _colour(match: re.Match) -> tuple[int, int, int] | None:
-    values = bytes.fromhex(match["hex"]) if match["hex"] else [int(value) for value in match["rgb"].split(",")]
-    return tuple(values) if max(values) <= 255 else None
+def _entry(line: str, where: str) -> Entry:
+    match = LINE.fullmatch(line)
+    written = match["colour"] if match else ""
+    if written[:1].isalpha() and written.lower() not in ImageColor.colormap:
+        near = get_close_matches(written.lower(), ImageColor.colormap, 1)
+        hint = f"did you mean `{near[0]}`?" if near else "write a name of CSS, such as `red`, or `#ff0000`"
+        raise ValueError(f"{where}{written!r} is not the name of a colour; {hint}")
+    if match is None or (colour := _colour(written)) is None:
+        raise ValueError(
+            f"{where}{line.strip()!r} is not a colour and a phrase; write `red: cat`, `#ff0000: cat`, "
+            "`255, 0, 0: cat`, or `red: cat @ 0.5` for half the strength"
+        )
+    return Entry(colour, match["phrase"], float(match["strength"] or 1.0), written)
+
+
+def _colour(written: str) -> tuple[int, int, int] | None:
+    if not written[0].isdigit():
+        return ImageColor.getrgb(written)
+    values = tuple(int(value) for value in written.split(","))
+    return values if max(values) <= 255 else None
 
 
 def hex_of(colour) -> str:
@@ -169,7 +192,7 @@ def absent(image: Tensor, legend: tuple[Entry, ...], regions: tuple[Region, ...]
         without = [str(number) for number, place in enumerate(region.mask, 1) if not place.any()]
         if without:
             of = "" if len(without) == len(region.mask) else f" in picture {', '.join(without)}"
-            missing.append(hex_of(entry.colour) + of)
+            missing.append(f"{entry}{of}")
     if not missing:
         return ""
     found, counts = _pixels(image).reshape(-1, 3).unique(dim=0, return_counts=True)

@@ -74,8 +74,8 @@ class SteerRegionsFromSegmentation(io.ComfyNode):
                     "legend",
                     multiline=True,
                     default="#ff0000: cat\n#0000ff: sky",
-                    tooltip="A line for each colour: `#ff0000: cat`, or `255, 0, 0: cat`; `#ff0000: cat @ 0.5` for "
-                    "half the strength. Other colours of the image are no region.",
+                    tooltip="A line for each colour: `red: cat`, `#ff0000: cat` or `255, 0, 0: cat`. Other colours of "
+                    "the image are no region.",
                 ),  # fmt: skip
             ],
             outputs=[SteerRegions.Output(display_name="regions", tooltip="For Paint with Words, or a further Region.")],

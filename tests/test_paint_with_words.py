@@ -170,11 +170,21 @@ def test_legend():
     assert (green.colour, green.phrase, green.strength) == ((0, 255, 0), "grass", 2.0)
 
 
+def test_colours_by_name():
+    red, sky, pine = parse_legend("red: cat\nSkyBlue : blue sky @ 0.5\nGREEN:embedding:pine")
+    assert (red.colour, sky.colour, pine.colour) == ((255, 0, 0), (135, 206, 235), (0, 128, 0))  # CSS Color Module 4
+    assert (sky.phrase, sky.strength, pine.phrase) == ("blue sky", 0.5, "embedding:pine")
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
         ("", "empty"),
-        ("#ff0000: cat\nred: dog", "line 2: 'red: dog'.*#ff0000: cat"),
+        ("#ff0000: cat\n#00ff00 dog", "line 2: '#00ff00 dog'.*red: cat"),
+        ("red: cat\nbleu: sky", "line 2: 'bleu' is not the name of a colour; did you mean `blue`"),
+        ("xyzzy: sky", "line 1: 'xyzzy' is not the name of a colour; write a name of CSS"),
+        ("light blue: sky", "line 1: 'light blue'.*did you mean `lightblue`"),
+        ("#ff0000: cat\nRed: dog", r"line 2: Red \(#ff0000\) is 'cat' already"),
         ("#ff0000 cat", "line 1"),
         ("#ff000: cat", "line 1"),
         ("256, 0, 0: cat", "line 1"),
@@ -207,10 +217,11 @@ def test_segments_of_a_map_a_little_off():
 
 
 def test_a_colour_that_is_not_in_the_map_is_said():
-    legend = parse_legend("#ff0000: cat\n#00ff00: grass\n#0000ff: sky\n#ffffff: cloud")
+    legend = parse_legend("#ff0000: cat\nGreen: grass\n0, 0, 255: sky\n#ffffff: cloud")
     regions = segments(coloured_map(), legend)
     assert [bool(region.mask.any()) for region in regions] == [True, False, True, False]
     text = absent(coloured_map(), legend, regions)
-    assert "no #00ff00, #0000ff in picture 2, #ffffff, which" in text and "are #ff0000, #0000ff, #000000" in text
+    assert "no Green (#008000), #0000ff in picture 2, #ffffff, which" in text
+    assert "are #ff0000, #0000ff, #000000" in text
     both, first = legend[::2], coloured_map()[:1]
     assert not absent(first, both, segments(first, both))

@@ -23,7 +23,7 @@ def imports(path):
 @pytest.mark.parametrize("folder", ["samplers", "attention"])
 def test_math_imports_torch_alone(folder):
     besides = {name: {"safetensors"} for name in ("inversion_file.py", "classifier.py")}
-    besides["poisson_blend.py"] = {"numpy", "scipy"}  # the host requires both
+    besides |= {"poisson_blend.py": {"numpy", "scipy"}, "paint_with_words.py": {"PIL"}}  # the host requires them
     for path in (ROOT / folder).glob("*.py"):
         allowed = STANDARD | {"torch"} | besides.get(path.name, set())
         for level, name in imports(path):
