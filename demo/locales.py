@@ -16,7 +16,7 @@ LOCALES = ROOT / "locales"
 LANGUAGES = ("zh", "ja")
 FOLDERS = ("ComfyUI-Steer", "ComfyUI-Steer-main", "comfyui-steer", "steer-diffusion")
 """What the package's folder is called: by git, as an archive, by ComfyUI-Manager, by the registry."""
-HEADING = "Steer: edit, inpaint, guide"
+HEADING = "Steer: edit pictures"  # the editor cuts it off after about twenty letters
 
 
 def update() -> None:
