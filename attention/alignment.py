@@ -22,6 +22,14 @@ def mapper(source: Prompt, target: Prompt, mapping: str) -> tuple[Tensor, Tensor
     Embedding vectors without a name are all taken for the same. ValueError for any other mapping, and for `replace`
     where the numbers differ.
     """
+    if chosen(source, target, mapping) == "refine":
+        matrix = _refined(source, target)
+        return matrix, matrix.sum(0)
+    return _replaced(source, target), torch.ones(target.length)
+
+
+def chosen(source: Prompt, target: Prompt, mapping: str) -> str:
+    """`replace` or `refine`: which of them `mapper` takes. Raises its ValueErrors."""
     if mapping not in MAPPINGS:
         raise ValueError(f"mapping is {mapping!r}; it has to be one of {', '.join(MAPPINGS)}")
     counts = len(source.words), len(target.words)
@@ -30,10 +38,27 @@ def mapper(source: Prompt, target: Prompt, mapping: str) -> tuple[Tensor, Tensor
             f"replace needs as many words in both prompts, punctuation included: {source.text!r} has {counts[0]}, "
             f"{target.text!r} has {counts[1]}; use refine for words added or taken away"
         )
-    if mapping == "refine" or counts[0] != counts[1]:
-        matrix = _refined(source, target)
-        return matrix, matrix.sum(0)
-    return _replaced(source, target), torch.ones(target.length)
+    return "refine" if mapping == "refine" or counts[0] != counts[1] else "replace"
+
+
+def told(source: Prompt, target: Prompt, matrix: Tensor) -> tuple[str, str]:
+    """What the matrix (source, target) of `mapper` does to the words: those that change, and those that stay.
+
+    `red > blue` became another, `+ big` is new, `- old` is gone. Every word of both prompts is in one of the two.
+    """
+    changed, added, kept, used = [], [], [], set()
+    for word in target.words:
+        there = [i for i, of in enumerate(source.words) if matrix[list(of.positions)][:, list(word.positions)].any()]
+        before = " ".join(source.words[i].text for i in there)
+        used.update(there)
+        if not there:
+            added.append(f"+ {word.text}")
+        elif before == word.text:
+            kept.append(word.text)
+        else:
+            changed.append(f"{before} > {word.text}")
+    gone = [f"- {word.text}" for i, word in enumerate(source.words) if i not in used]
+    return ", ".join([*changed, *added, *gone]), ", ".join(kept)
 
 
 def _replaced(source: Prompt, target: Prompt) -> Tensor:

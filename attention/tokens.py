@@ -10,6 +10,7 @@ import string
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache, cached_property
 from itertools import product
 from math import isfinite
@@ -85,9 +86,16 @@ class Prompt:
         found = plain and (self._found(plain) or self._found(typed))
         if not found:
             listed = ", ".join(dict.fromkeys(w.text for w in self.words if not all(map(_aside, w.text)))) or "none"
-            problem = "is not in" if plain else "names no word of"
-            raise ValueError(f"{phrase!r} {problem} the prompt {self.text!r}; its words are: {listed}")
+            problem, nearest = "is not in" if plain else "names no word of", self._nearest(plain)
+            meant = f"did you mean {nearest!r}? " if nearest else ""
+            raise ValueError(f"{phrase!r} {problem} the prompt {self.text!r}; {meant}its words are: {listed}")
         return found
+
+    def _nearest(self, phrase: str) -> str:
+        """The consecutive words, as many as the phrase's, that are written most like it; empty where none is."""
+        words, count = [word.text for word in self.words], max(1, len(phrase.split()))
+        runs = [" ".join(words[first : first + count]) for first in range(len(words))]
+        return next(iter(get_close_matches(phrase.casefold(), runs, 1)), "")
 
     def _found(self, phrase: str) -> list[int]:
         wanted, found = _atoms(phrase), set()
@@ -136,13 +144,10 @@ def embedding_pieces(name: str, vectors: int) -> list[str]:
 def word_values(prompt: Prompt, text: str) -> Tensor:
     """(length,) float32 from `fluffy: 2, old: -1`: the numbers at their words' tokens, 1 elsewhere; the last one holds.
 
-    ValueError for an entry without a finite number or with a word that is not there.
+    ValueError for what `numbers` refuses, and for a word that is not there.
     """
     values = torch.ones(prompt.length)
-    for phrase, value in _entries(text):
-        number = _number(value)
-        if number is None:
-            raise ValueError(f"{value!r} for {phrase!r} is not a number; write `word: number`, as in `fluffy: 2`")
+    for phrase, number in numbers(text):
         values[prompt.positions(phrase)] = number
     return values
 
@@ -150,9 +155,26 @@ def word_values(prompt: Prompt, text: str) -> Tensor:
 def word_windows(prompt: Prompt, text: str) -> dict[int, tuple[float, float]]:
     """Position to (start, end) in shares of the run, from `lion: 0.4, jungle: 0.2-0.6`; 0.4 is 0 to 0.4.
 
-    ValueError for a window that is empty or not within 0..1, and for a word that is not there.
+    ValueError for what `windows` refuses, and for a word that is not there.
     """
-    windows = {}
+    found = {}
+    for phrase, window in windows(text):
+        found.update(dict.fromkeys(prompt.positions(phrase), window))
+    return found
+
+
+def numbers(text: str) -> list[tuple[str, float]]:
+    """(phrase, number) of each entry of an equalizer; ValueError for one without a phrase or a finite number."""
+    found = [(phrase, value, _number(value)) for phrase, value in _entries(text)]
+    for phrase, value, number in found:
+        if number is None:
+            raise ValueError(f"{value!r} for {phrase!r} is not a number; write `word: number`, as in `fluffy: 2`")
+    return [(phrase, number) for phrase, _, number in found]
+
+
+def windows(text: str) -> list[tuple[str, tuple[float, float]]]:
+    """(phrase, (start, end)) of each entry; ValueError for one without a phrase, or with a window not within 0..1."""
+    found = []
     for phrase, value in _entries(text):
         ends = [_number(part) for part in value.split("-")]
         start, end = [0.0, *ends][-2:]
@@ -161,8 +183,8 @@ def word_windows(prompt: Prompt, text: str) -> dict[int, tuple[float, float]]:
                 f"{value!r} for {phrase!r} is not a window of the run: write its end, as in `lion: 0.4`, or start-end, "
                 "as in `lion: 0.2-0.6`, within 0 to 1 and the start before the end"
             )
-        windows.update(dict.fromkeys(prompt.positions(phrase), (start, end)))
-    return windows
+        found.append((phrase, (start, end)))
+    return found
 
 
 def _entries(text: str) -> Iterator[tuple[str, str]]:
@@ -171,6 +193,8 @@ def _entries(text: str) -> Iterator[tuple[str, str]]:
         phrase, colon, value = entry.rpartition(":")
         if not colon:
             raise ValueError(f"{entry!r} has no colon; write `word: number`, and a comma between two of them")
+        if all(map(_aside, phrase)):
+            raise ValueError(f"{entry!r} names no word; write `word: number`, as in `fluffy: 2`")
         yield phrase.strip(), value.strip()
 
 

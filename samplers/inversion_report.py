@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from .inversion import Inversion, Level, spread
 
 MISSED = 0.1  # of the latents' std, more than which a picture is not back
-AMISS = "The inversion does not hold"
+WELL, AMISS = "The inversion holds", "The inversion does not hold"
+UNCHECKED = "The inversion was not sampled back, so its error is not known; switch check on to see it."
 UNSOLVED = 10.0  # times the tolerance: the residual above which a step counts as not solved
 
 
@@ -17,32 +18,49 @@ def report(
     guidance: str = "",
     steady: bool = True,
 ) -> str:
-    """The report, a line for each step down at its end.
+    """The report: the verdict, what it rests on and the worst step; then, after an empty line, every step down.
 
     `errors`: of the round trip, by step down; None where it was not made. `guidance`: what the run does that may leave
     a step without a solution, "" for a single prompt. `steady`: whether the model answers the same twice.
     """
-    steps, calls = len(levels), sum(level.calls for level in levels)
-    lines = [f"Inverted to sigma {inversion.sigmas[0]:.4g} in {steps} steps, {calls} model calls."]
-    if errors is not None:
-        lines.append(f"Sampled back: the largest error is {_share(inversion, errors):.2g} of the latents' std.")
-    missing = unsolved(inversion, levels, UNSOLVED * tolerance)
-    if not holds(inversion, levels, errors):
+    steps, calls, missing = len(levels), sum(level.calls for level in levels), unsolved(inversion, levels, UNSOLVED * tolerance)
+    well = holds(inversion, levels, errors)
+    back = "" if errors is None else f"the largest error is {_share(inversion, errors):.2g} of the latents' std."
+    lines = []
+    if not well:
         found = causes(levels, missing, guidance) if steady else [UNSTEADY]
         lines.append(f"{AMISS}: {'. Besides, '.join(found)}.")
-    elif missing and (errors is None or _share(inversion, errors) > tolerance):
-        lines.append(
-            f"Not solved to the tolerance {tolerance:g}: {len(missing)} of {steps} steps, the worst {missing[0]}. More "
-            "refine or more steps come nearer to it, as far as the model's own rounding lets them."
-        )
-    for index, level in enumerate(reversed(levels)):
-        row = f"{level.sigma:.4g} -> {inversion.sigmas[index + 1]:.4g}: {level.calls} calls"
-        if level.residual is not None:
-            row += f", residual {float(level.residual.max()):.1e}"
-        if errors is not None:
-            row += f", round trip {errors[index]:.1e}"
-        lines.append(row)
-    return "\n".join(lines)
+        lines += [f"Sampled back, {back}"] if back else []
+    else:
+        lines.append(f"{WELL}: sampled back, {back}" if back else UNCHECKED)
+        if missing and (errors is None or _share(inversion, errors) > tolerance):
+            lines.append(
+                f"Not solved to the tolerance {tolerance:g}: {len(missing)} of {steps} steps, the worst {missing[0]}. "
+                "More refine or more steps come nearer to it, as far as the model's own rounding lets them."
+            )
+    lines.append(f"Inverted to sigma {inversion.sigmas[0]:.4g} in {steps} steps, {calls} model calls.")
+    rows = [_row(inversion, levels[-1 - index], index, errors) for index in range(steps)]
+    worst = _worst(levels, errors)
+    lines += [] if worst is None else [f"The worst step: {rows[worst]}"]
+    return "\n".join([*lines, "", *rows])
+
+
+def _row(inversion: Inversion, level: Level, index: int, errors: Sequence[float] | None) -> str:
+    row = f"{level.sigma:.4g} -> {inversion.sigmas[index + 1]:.4g}: {level.calls} calls"
+    if level.residual is not None:
+        row += f", residual {float(level.residual.max()):.1e}"
+    return row if errors is None else f"{row}, round trip {errors[index]:.1e}"
+
+
+def _worst(levels: Sequence[Level], errors: Sequence[float] | None) -> int | None:
+    """The step down with the largest residual, or without residuals the one that adds most to the round trip's error."""
+    if all(level.residual is not None for level in levels):
+        of_steps = [float(level.residual.max()) for level in reversed(levels)]
+    elif errors is not None:
+        of_steps = [after - before for before, after in zip([0.0, *errors], errors, strict=False)]
+    else:
+        return None
+    return max(range(len(of_steps)), key=of_steps.__getitem__)
 
 
 def holds(inversion: Inversion, levels: Sequence[Level], errors: Sequence[float] | None) -> bool:

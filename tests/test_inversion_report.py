@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 from steer.samplers.inversion import Inversion, Level
-from steer.samplers.inversion_report import report
+from steer.samplers.inversion_report import AMISS, report
 from steer.samplers.noise_law import VARIANCE_EXPLODING
 
 LATENTS = (torch.ones(1, 2), torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]))  # of std 1.41
@@ -19,21 +19,43 @@ def levels(*residuals):
     ]
 
 
-def test_it_says_cost_and_errors():
+def test_the_verdict_comes_first_and_every_step_last():
     text = report(INVERSION, levels(1e-5, 2e-5), [3e-5, 4e-5], 1e-4).splitlines()
     assert text == [
+        "The inversion holds: sampled back, the largest error is 2.8e-05 of the latents' std.",
         "Inverted to sigma 2 in 2 steps, 5 model calls.",
-        "Sampled back: the largest error is 2.8e-05 of the latents' std.",
+        "The worst step: 2 -> 1: 2 calls, residual 2.0e-05, round trip 3.0e-05",
+        "",
         "2 -> 1: 2 calls, residual 2.0e-05, round trip 3.0e-05",
         "1 -> 0: 3 calls, residual 1.0e-05, round trip 4.0e-05",
     ]
 
 
+@pytest.mark.parametrize(
+    "residuals, errors, worst",
+    [
+        ((3e-5, 2e-5), [3e-5, 4e-5], "1 -> 0: 3 calls, residual 3.0e-05, round trip 4.0e-05"),
+        ((None, None), [0.03, 0.04], "2 -> 1: 2 calls, round trip 3.0e-02"),  # where the error grows most
+        ((None, None), [0.01, 0.04], "1 -> 0: 3 calls, round trip 4.0e-02"),
+        ((3e-5, 2e-5), None, "1 -> 0: 3 calls, residual 3.0e-05"),
+        ((None, None), None, None),
+    ],
+)
+def test_the_worst_step(residuals, errors, worst):
+    told, _, rows = report(INVERSION, levels(*residuals), errors, 1e-4).partition("\n\n")
+    assert [line for line in told.splitlines() if "worst" in line] == [f"The worst step: {worst}"] * bool(worst)
+    assert worst is None or worst in rows.splitlines()
+    assert len(rows.splitlines()) == 2
+
+
+def test_without_a_check_it_says_so():
+    assert report(INVERSION, levels(1e-5, 2e-5), None, 1e-4).startswith("The inversion was not sampled back")
+
+
 def amiss(residuals, errors, *given, **named):
-    """What is said between the figures of the whole and those of the two steps."""
-    return report(INVERSION, levels(*residuals), errors, 1e-4, *given, **named).splitlines()[
-        1 + (errors is not None) : -2
-    ]
+    """What is said besides the verdict that all is well and the figures."""
+    text = report(INVERSION, levels(*residuals), errors, 1e-4, *given, **named).partition("\n\n")[0]
+    return [line for line in text.splitlines() if line.startswith((AMISS, "Not solved"))]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from functools import cache
 
 import pytest
 import torch
-from steer.attention.alignment import mapper
+from hypothesis import given
+from hypothesis import strategies as st
+from steer.attention.alignment import mapper, told
 from steer.attention.tokens import (
     END,
     START,
@@ -415,7 +417,55 @@ def test_auto_replaces_where_the_numbers_of_words_are_equal():
         mapper(cat, dog, "swap")
 
 
+# what is told of it
+
+
+@pytest.mark.parametrize(
+    "source, target, mapping, changed, kept",
+    [
+        ("a red heart", "a blue heart", "auto", "red > blue", "a, heart"),
+        ("a red heart on a white background", "a big blue heart on white", "auto",
+         "+ big, + blue, - red, - a, - background", "a, heart, on, white"),
+        ("a red heart", "a blue heart", "refine", "+ blue, - red", "a, heart"),
+        ("a cat", "a cat", "auto", "", "a, cat"),
+        ("a fluf|fy cat", "a dog cat", "replace", "fluffy > dog", "a, cat"),
+        ("", "", "auto", "", ""),
+        ("", "a cat", "auto", "+ a, + cat", ""),
+    ],
+)  # fmt: skip
+def test_told(source, target, mapping, changed, kept):
+    pair = made(source), made(target)
+    assert told(*pair, mapper(*pair, mapping)[0]) == (changed, kept)
+
+
+DRAWN = st.lists(st.sampled_from(["a", "cat", "fluf|fy", "fluf|f", "*", "<toy:2>", "2"]), max_size=9).map(
+    lambda words: made(" ".join(words), length=24)
+)
+
+
+@given(DRAWN, DRAWN, st.sampled_from(["auto", "refine"]))
+def test_every_word_is_told_of(source, target, mapping):
+    changed, kept = (
+        text.split(", ") if text else [] for text in told(source, target, mapper(source, target, mapping)[0])
+    )
+    new = [item.rpartition(" > ")[2].removeprefix("+ ") for item in changed if not item.startswith("- ")]
+    assert sorted(new + kept) == sorted(texts(target))
+    old = [item.rpartition(" > ")[0].removeprefix("- ").split() or [item[2:]] for item in changed if item[0] != "+"]
+    assert set(itertools.chain(kept, *old)) == set(texts(source))
+
+
 # values and windows
+
+
+@pytest.mark.parametrize(
+    "phrase, meant",
+    [("hart", "heart"), ("RED hart", "red heart"), ("(hart:1.2)", "heart"), ("sofa", None), ("a blue sofa", None), ("", None)],
+)
+def test_the_nearest_word_is_suggested(phrase, meant):
+    with pytest.raises(ValueError, match="its words are: a, red, heart") as caught:
+        made("a red heart").positions(phrase)
+    assert ("did you mean" in str(caught.value)) == bool(meant)
+    assert not meant or f"'a prompt'; did you mean '{meant}'? its words are" in str(caught.value)
 
 
 def test_word_values():
@@ -438,7 +488,7 @@ def test_word_values():
         ("cat: nan", "'nan' for 'cat' is not a number"),
         ("cat: inf", "'inf' for 'cat' is not a number"),
         ("cat: 2, dog: 3", "'dog' is not in the prompt 'a prompt'; its words are: a, cat"),
-        (": 2", "'' names no word"),
+        (": 2", "': 2' names no word"),
     ],
 )
 def test_bad_word_values(text, message):
