@@ -45,8 +45,13 @@ class Region:
         low, high = float(self.mask.min()), float(self.mask.max())
         if not (low >= -1e-4 and high <= 1.0 + 1e-4):  # a NaN fails every comparison
             raise ValueError(f"the mask of {self.phrase!r} runs from {low:g} to {high:g}; it needs values from 0 to 1")
-        if not self.phrase.strip():
-            raise ValueError("phrase is empty; give words of the prompt, such as `red circle`")
+        check_phrase(self.phrase)
+
+
+def check_phrase(phrase: str) -> None:
+    """ValueError for a phrase without a character."""
+    if not phrase.strip():
+        raise ValueError("phrase is empty; give words of the prompt, such as `red circle`")
 
 
 class Painting:

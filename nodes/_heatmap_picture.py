@@ -61,12 +61,12 @@ def _sheet(cells: list[tuple[np.ndarray, str, tuple]], size: tuple[int, int]) ->
     for number, (cell, word, ink) in enumerate(cells):
         left, top = gap + number % columns * (width + gap), gap + number // columns * (height + label)
         sheet.paste(Image.fromarray((cell * 255.0).round().astype(np.uint8)), (left, top), corners)
-        word, font = _fitted(word, width + gap // 2, height // 11)
+        word, font = fitted(word, width + gap // 2, height // 11)
         draw.text((left + width / 2, top + height + label / 2 - gap / 4), word, ink, font, anchor="mm")
     return np.asarray(sheet, np.float32) / 255.0
 
 
-def _fitted(word: str, width: int, points: int) -> tuple[str, ImageFont.FreeTypeFont]:
+def fitted(word: str, width: int, points: int) -> tuple[str, ImageFont.FreeTypeFont]:
     """The word and a font in which it fits the width: smaller for a long one, which is cut if it is longer still."""
     smallest = points // 2
     while points > smallest and ImageFont.load_default(points).getlength(word) > width:

@@ -515,11 +515,33 @@ def check_inversion_fits(inversion: Inversion, model) -> None:
 
 
 def show_progress_text(text: str) -> None:
-    """Shows a line on the node that is running, in the editor."""
-    server, context = sys.modules.get("server"), get_executing_context()
-    instance = getattr(server.PromptServer, "instance", None) if server and context else None
+    """Shows a line on the node that is running, in the editor.
+
+    It begins with a node's id: by that `web/steer.js` knows it when the run ends, and takes it away.
+    """
+    instance, context = _editor(), get_executing_context()
     if instance is not None:
         instance.send_progress_text(text, context.node_id)
+
+
+def show_output(node_id: str | None, output: Callable[[], dict]) -> None:
+    """Shows a node's output in the editor after the node has ended. Without an editor that listens it is not made."""
+    instance = _editor()
+    if instance is not None and instance.client_id is not None and node_id is not None:
+        told = {"node": node_id, "display_node": node_id, "output": output()}
+        instance.send_sync("executed", {**told, "prompt_id": get_executing_context().prompt_id}, instance.client_id)
+
+
+def running_node() -> str | None:
+    """The id of the node that is running; None outside a server."""
+    context = get_executing_context()
+    return context.node_id if context else None
+
+
+def _editor():
+    """The server, while it runs a node; else None."""
+    server = sys.modules.get("server")
+    return getattr(server.PromptServer, "instance", None) if server and get_executing_context() else None
 
 
 def tell(node: str, text: str) -> None:
@@ -530,9 +552,17 @@ def tell(node: str, text: str) -> None:
 
 def tell_empty(node: str, name: str, masks: Tensor, outcome: str) -> bool:
     """Whether all of a batch of masks (batch, ...) are empty; tells which are, and what comes of it."""
+    text = empty_of(name, masks, outcome)
+    if text:
+        tell(node, text)
+    return not any(map(paints, masks))
+
+
+def empty_of(name: str, masks: Tensor, outcome: str) -> str:
+    """Which of a batch of masks (batch, ...) are empty, and what comes of it; nothing where none is."""
     empty = [str(number) for number, mask in enumerate(masks, 1) if not paints(mask)]
     if len(empty) == len(masks):
-        tell(node, f"the {name} is empty (0 everywhere): {outcome}")
-    elif empty:
-        tell(node, f"{name} {', '.join(empty)} of {len(masks)} is empty (0 everywhere): there {outcome}")
-    return len(empty) == len(masks)
+        return f"the {name} is empty (0 everywhere): {outcome}"
+    if not empty:
+        return ""
+    return f"{name} {', '.join(empty)} of {len(masks)} is empty (0 everywhere): there {outcome}"

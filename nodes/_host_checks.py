@@ -49,6 +49,15 @@ def check_interval(node: str, start_percent: float, end_percent: float) -> None:
         )
 
 
+def check_strength(node: str, strength: float) -> None:
+    """ValueError unless it is a share of diffusion time of which something is left to do."""
+    check_number(node, "strength", strength, 0.0, 1.0)
+    if strength == 0.0:
+        raise ValueError(
+            f"{node}: strength is 0, at which there is no noise and nothing can change; use more than 0, at most 1"
+        )
+
+
 def samples_of(model, latent: dict) -> Tensor:
     """The samples of a LATENT as the host fits them to the model; ValueError for what is no batch of latents."""
     samples = latent["samples"]

@@ -3,6 +3,7 @@
 import comfy.samplers
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from ..attention.core import Attention, Site, nearest
 from ..attention.prompt_to_prompt import (
@@ -18,9 +19,11 @@ from ..attention.prompt_to_prompt import (
 )
 from ..samplers.inversion import Inversion
 from ..samplers.same_noise import SameNoise
-from ._host import CheckedGuider, InversionSampler, WrappedGuider, check_inversion_fits, noise_law
+from ._host import CheckedGuider, InversionSampler, WrappedGuider, check_inversion_fits, noise_law, show_output
 from ._host_attention import Transform, attention_sites, edits_of, half_of, paired, with_edits, with_patches_unwatched
 from ._host_checks import check_given, check_ready, errors_of
+from ._map_pictures import PIXELS, latent_picture, outlined
+from ._schema import shown
 
 
 class Lockstep(Transform):
@@ -120,7 +123,7 @@ class LockstepGuider(WrappedGuider):
         own = [cond for cond in positives if half_of(cond) == ("both", *texts_of(edit))]
         watching = [Watched(self._blended)] if self._blended else []
         self._edits = edits_of(own, Lockstep(edit, timing), *watching)
-        self._mask: Tensor | None = None
+        self.mask: Tensor | None = None
         self._drift: Tensor | float = 0.0
 
     def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
@@ -135,7 +138,7 @@ class LockstepGuider(WrappedGuider):
         if self._track:
             denoised = follows
         if self._blended and level <= self._blend_first:
-            self._mask = self._blended.mask(*x.shape[-2:])
+            self.mask = self._blended.mask(*x.shape[-2:])
         # outside the mask the target's estimate is the source's, so that multistep samplers remember the source
         return torch.cat([denoised, self._blend(denoised, edit)])
 
@@ -152,7 +155,7 @@ class LockstepGuider(WrappedGuider):
         A sampler's own latent cannot be changed, but where it would have been is known: two solutions of the sampling
         ODE under the same estimates drift apart as sigma does.
         """
-        if self._mask is None:
+        if self.mask is None:
             return target
         moved = target - sigma * self._drift
         blended = self._blend(source, moved)
@@ -161,7 +164,7 @@ class LockstepGuider(WrappedGuider):
         return blended
 
     def _blend(self, source: Tensor, target: Tensor) -> Tensor:
-        return target if self._mask is None else source + self._mask.to(source) * (target - source)
+        return target if self.mask is None else source + self.mask.to(source) * (target - source)
 
 
 class LockstepSampler(comfy.samplers.Sampler):
@@ -188,6 +191,9 @@ class LockstepSampler(comfy.samplers.Sampler):
                 samples = self.sampler.sample(
                     guider, sigmas.clone(), extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
                 )
+        if guider.mask is not None:
+            latent_format = model_wrap.inner_model.latent_format
+            show_output(owner.shown_on, lambda: blend_output(latent_format, samples, guider.mask))
         # the inner sampler's result has been taken out of the flow law's scale; the source on its track has not
         x = guider.finish(samples * law.alpha(float(sigmas[-1])), float(sigmas[-1]))
         return model_sampling.inverse_noise_scaling(sigmas[-1], x)
@@ -206,8 +212,10 @@ class LockstepSampler(comfy.samplers.Sampler):
 class PromptToPromptGuider(comfy.samplers.CFGGuider):
     """Samples source and target from one latent; returns both, source first."""
 
-    def __init__(self, node: str, model, edit: Edit, timing: Timing, cfg: float, inversion):
+    def __init__(self, node: str, model, edit: Edit, timing: Timing, cfg: float, inversion, shown_on=None):
+        """`shown_on`: the id of the node that shows the local blend's last mask."""
         super().__init__(model)
+        self.shown_on = shown_on
         self.node, self.edit, self.timing, self.cfg, self.inversion = node, edit, timing, cfg, inversion
         with errors_of(node):
             attention_sites(model.model)
@@ -264,6 +272,20 @@ class PromptToPromptGuider(comfy.samplers.CFGGuider):
         check_given(self.model_patcher.model, sigmas, latent_image, denoise_mask)
         if self.edit.blend and not blend_fits(*latent_image.shape[-2:]):
             raise ValueError(NOTHING_TO_BLEND)
+
+
+def blend_output(latent_format, samples: Tensor, mask: Tensor) -> dict:
+    """What the editor shows of a local blend: its last mask (batch, 1, h, w), over the edit."""
+    size, share = tuple(PIXELS * side for side in mask.shape[-2:]), float(mask.mean())
+    masks, edit = interpolate(mask, size, mode="nearest")[:, 0].cpu(), samples.chunk(2)[1]
+    under = latent_picture(latent_format, edit, size)
+    pictures = outlined(torch.ones(*masks.shape, 3) if under is None else under, masks)
+    text = f"local blend: the edit could show in {100 * share:.0f}% of the picture"
+    if share == 0.0:
+        text += "; the words were found nowhere: lower the threshold"
+    elif share == 1.0:
+        text += ", so nothing was kept; raise the threshold"
+    return shown(text, "" if 0.0 < share < 1.0 else text, pictures)
 
 
 def texts_of(edit: Edit) -> tuple[str, str]:

@@ -136,7 +136,7 @@ class Progress:
     """Shows each update of several pictures: the bar, the loss, the picture; and heeds an interrupt."""
 
     def __init__(self, name: str, pictures: int, steps: int):
-        self.pictures, self.steps, self.done = pictures, steps, 0
+        self.node, self.pictures, self.steps, self.done = name, pictures, steps, 0
         self.bar = comfy.utils.ProgressBar(pictures * (steps + 1))
         self.shown = tqdm(total=pictures * (steps + 1), desc=name)
 
@@ -150,7 +150,8 @@ class Progress:
         self.shown.set_postfix(loss=f"{item.loss:.2e}", refresh=False)
         self.shown.update()
         show_progress_text(
-            f"picture {index + 1} of {self.pictures}, update {item.updates} of {self.steps}: loss {item.loss:.2e}"
+            f"{self.node}: picture {index + 1} of {self.pictures}, update {item.updates} of {self.steps}: "
+            f"loss {item.loss:.2e}"
         )
         comfy.model_management.throw_exception_if_processing_interrupted()
 

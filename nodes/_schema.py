@@ -1,6 +1,9 @@
 """What the editor is told of nodes: in schemas, where the host knows the field, and after a run (`web/steer.js`)."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+PICTURES = 8  # shown in a node at most; each is a file in the temporary folder
 
 
 def where_known(**fields) -> dict:
@@ -8,6 +11,31 @@ def where_known(**fields) -> dict:
     return {name: value for name, value in fields.items() if name in io.Schema.__dataclass_fields__}
 
 
-def shown(text: str, warning: str = "") -> dict:
-    """What a node's output says for the editor: a text, drawn in the node, and what in it is a warning."""
-    return {"text": (text,), "steer_warning": (warning,) if warning else ()}
+def advanced(item: io.Input) -> io.Input:
+    """An input that few people turn: the editor folds it away. Not as a keyword, which older hosts do not know."""
+    item.extra_dict["advanced"] = True
+    return item
+
+
+def shown(text: str, warning: str = "", pictures: Tensor | None = None) -> dict:
+    """What a node's output says for the editor: a text, what in it is a warning, and pictures, drawn in the node.
+
+    Of the text the first paragraph is what is drawn, the rest is folded. `pictures` (batch, height, width, 3), 0 to 1.
+    """
+    files = {} if pictures is None else {"images": ui.PreviewImage(pictures[:PICTURES]).values}
+    return {"text": (text,), "steer_warning": (warning,) if warning else (), **files}
+
+
+def answer_of(*checks: tuple) -> bool | str:
+    """What a node's `validate_inputs` answers: True, or why one of the checks refuses its values with a ValueError.
+
+    A check is a function and its values. One with a None waits: a connected input is known in the run alone, where the
+    node makes the same checks.
+    """
+    for check, *values in checks:
+        try:
+            if all(value is not None for value in values):
+                check(*values)
+        except ValueError as error:
+            return str(error)
+    return True

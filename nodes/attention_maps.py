@@ -4,6 +4,7 @@ from unicodedata import category
 
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..attention.attention_maps import heat
 from ..attention.prompt_to_prompt import Timing
@@ -11,8 +12,9 @@ from ._heatmap_picture import heatmap_picture
 from ._host_attention import sigma_at, tokenized
 from ._host_attention_maps import recorded, with_recording
 from ._host_checks import check_number, errors_of
+from ._map_pictures import PIXELS
 from ._pictures import check_picture
-from ._schema import where_known
+from ._schema import advanced, shown, where_known
 from ._types import SteerAttention, SteerEdit
 
 
@@ -38,23 +40,27 @@ class SteerCaptureAttention(io.ComfyNode):
                 io.Sampler.Input("sampler", tooltip="The sampler."),
                 io.Sigmas.Input("sigmas", tooltip="The noise levels."),
                 io.Latent.Input("latent_image", tooltip="The latent to start from."),
-                io.Float.Input(
-                    "cross_end",
-                    default=0.8,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="How long to keep what Inject Attention needs of the words; 0 keeps only heatmaps.",
+                advanced(
+                    io.Float.Input(
+                        "cross_end",
+                        default=0.8,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        optional=True,
+                        tooltip="How long to keep what Inject Attention needs of the words; 0 keeps only heatmaps.",
+                    )
                 ),  # fmt: skip
-                io.Float.Input(
-                    "self_end",
-                    default=0.4,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="How long to keep what Inject Attention needs of the layout.",
+                advanced(
+                    io.Float.Input(
+                        "self_end",
+                        default=0.4,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        optional=True,
+                        tooltip="How long to keep what Inject Attention needs of the layout.",
+                    )
                 ),  # fmt: skip
             ],
             outputs=[
@@ -141,7 +147,6 @@ class SteerInjectAttention(io.ComfyNode):
         return io.NodeOutput(with_recording(model, node, attention, edit, timing))
 
 
-PIXELS = 8  # of a picture for one latent position
 # words without a place of their own; named, they are shown all the same
 SMALL_WORDS = frozenset(
     "a an the and or but of in on at to by with from for into onto as is are be it its this that "
@@ -161,6 +166,7 @@ class SteerAttentionHeatmap(io.ComfyNode):
             description="Shows which word painted what: for each picture a labelled row, with the heat of each word "
             "over it, and the heat as masks.",
             **where_known(
+                has_intermediate_output=True,  # what it shows is sent again where its result is taken from the cache
                 search_aliases=[
                     "daam", "word map", "cross attention map", "explain", "segmentation from text", "mask from text",
                 ]
@@ -205,7 +211,23 @@ class SteerAttentionHeatmap(io.ComfyNode):
             heats = torch.stack([heat(attention, prompt.positions(phrase), height, width) for phrase in phrases], 1)
         pictures = [None] * len(heats) if image is None else image[..., :3].float().cpu().numpy()
         rows = [heatmap_picture(one, phrases, picture) for one, picture in zip(heats.numpy(), pictures, strict=True)]
-        return io.NodeOutput(torch.stack([torch.from_numpy(row) for row in rows]), heats.flatten(0, 1))
+        sheet = torch.stack([torch.from_numpy(row) for row in rows])
+        places = [len(prompt.positions(phrase)) for phrase in phrases]
+        return io.NodeOutput(sheet, heats.flatten(0, 1), ui=shown(report(phrases, places, heats), "", sheet))
+
+
+def report(phrases: list[str], places: list[int], heats: Tensor) -> str:
+    """For each picture of `heats` (batch, words, height, width) where the words are, then their numbers of tokens."""
+    lines = []
+    for number, of_picture in enumerate(heats, 1):
+        shares = [
+            f"{phrase} {100 * float((heat > 0.5).float().mean()):.0f}%" if heat.any() else f"{phrase} nowhere"
+            for phrase, heat in zip(phrases, of_picture, strict=True)
+        ]
+        lines.append(("" if len(heats) == 1 else f"picture {number}: ") + ", ".join(shares))
+    lines[0] += " of the picture has more than half of the word's greatest heat"
+    tokens = ", ".join(f"{phrase} {count}" for phrase, count in zip(phrases, places, strict=True))
+    return "\n".join([*lines, "", f"tokens: {tokens}"])
 
 
 def phrases_of(prompt, words: str) -> list[str]:

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ._host_checks import check_number, errors_of, whole_number
 from ._host_clip_guidance import CLIPLoss, image_target, text_target
-from ._schema import where_known
+from ._schema import advanced, answer_of, where_known
 from ._types import SteerLoss
 
 TEXT, IMAGE = "SteerCLIPTextLoss", "SteerCLIPImageLoss"
@@ -23,17 +23,24 @@ def cutouts_input():
 
 
 def smallest_input():
-    return io.Float.Input(
-        "smallest_cutout",
-        default=0.0,
-        min=0.0,
-        max=1.0,
-        step=0.01,
-        optional=True,
-        tooltip="The least side of a cutout, as a share of the picture's shorter side (never below CLIP's own input "
-        "size, which is what 0 means). Small cutouts ask for it in every part of the picture, large ones in the "
-        "picture as a whole: 0.8 for one subject.",
+    return advanced(
+        io.Float.Input(
+            "smallest_cutout",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            tooltip="The least side of a cutout, as a share of the picture's shorter side (never below CLIP's own "
+            "input size, which is what 0 means). Small cutouts ask for it in every part of the picture, large ones "
+            "in the picture as a whole: 0.8 for one subject.",
+        )
     )
+
+
+def check_text(text: str) -> None:
+    if not text.strip():
+        raise ValueError(f"{TEXT}: text is empty; say what the picture should show")
 
 
 class SteerCLIPTextLoss(io.ComfyNode):
@@ -60,11 +67,14 @@ class SteerCLIPTextLoss(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, text):
+        return answer_of((check_text, text))
+
+    @classmethod
     def execute(cls, clip_vision, vae, clip, text, cutouts, smallest_cutout=0.0) -> io.NodeOutput:
         cutouts = whole_number(TEXT, "cutouts", cutouts, 1, 256)
         check_number(TEXT, "smallest_cutout", smallest_cutout, 0.0, 1.0)
-        if not text.strip():
-            raise ValueError(f"{TEXT}: text is empty; say what the picture should show")
+        check_text(text)
         with errors_of(TEXT):
             target = text_target(clip, clip_vision, text)
         return io.NodeOutput(CLIPLoss(clip_vision, vae, target, cutouts, smallest_cutout))

@@ -10,9 +10,10 @@ from torch.nn.functional import interpolate
 
 from ._heatmap_picture import overlaid
 from ._host import log
-from ._host_checks import check_number, errors_of, samples_of, whole_number
+from ._host_checks import check_number, check_strength, errors_of, samples_of, whole_number
 from ._host_diffedit import contrasted, pixels_of
-from ._schema import shown, where_known
+from ._map_pictures import latent_picture, outlined
+from ._schema import answer_of, shown, where_known
 
 NODE = "SteerDiffEditMask"
 
@@ -29,7 +30,7 @@ class SteerDiffEditMask(io.ComfyNode):
             description="Finds the part of a picture that a change of prompt is about: noises the picture and marks "
             "where the model's answers to the two prompts differ most. For Set Latent Noise Mask.",
             **where_known(
-                has_intermediate_output=True,  # its report is sent again where its result is taken from the cache
+                has_intermediate_output=True,  # what it shows is sent again where its result is taken from the cache
                 search_aliases=[
                     "auto mask", "mask from text", "text mask", "find what changes", "find and replace",
                 ],
@@ -77,13 +78,15 @@ class SteerDiffEditMask(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, strength):
+        return answer_of((check_strength, NODE, strength))
+
+    @classmethod
     def execute(cls, model, source, target, latent_image, strength, samples, threshold, seed) -> io.NodeOutput:
-        check_number(NODE, "strength", strength, 0.0, 1.0)
+        check_strength(NODE, strength)
         samples = whole_number(NODE, "samples", samples, 1, 1000)
         check_number(NODE, "threshold", threshold, 0.0, 1.0)
         seed = whole_number(NODE, "seed", seed, 0, 2**64 - 1)
-        if strength == 0.0:
-            raise ValueError(f"{NODE}: strength is 0, at which no model call is made; use more than 0, around 0.5")
         with errors_of(NODE):
             latent = samples_of(model, latent_image)
         settings, callback = (strength, samples, threshold, seed), latent_preview.prepare_callback(model, samples)
@@ -94,7 +97,17 @@ class SteerDiffEditMask(io.ComfyNode):
         # nothing between 0 and 1: reduced by the host, which looks at the middle of each square, it is the same again
         mask, heat = (enlarged(each, pixels_of(model), how) for each, how in ((mask, "nearest"), (heat, "bicubic")))
         colours = np.stack([overlaid(each, None) for each in heat.clamp(0.0, 1.0).numpy()]).astype(np.float32)
-        return io.NodeOutput(mask, torch.from_numpy(colours), ui=shown(text, "" if usual else text))
+        heatmap = torch.from_numpy(colours)
+        pictures = seen(model.get_model_object("latent_format"), latent, mask, heatmap)
+        return io.NodeOutput(mask, heatmap, ui=shown(text, "" if usual else text, pictures))
+
+
+def seen(latent_format, latent: Tensor, mask: Tensor, heatmap: Tensor) -> Tensor:
+    """The mask outlined over what the latents show, and beside it the heat; over the heat where that is not known."""
+    under = latent_picture(latent_format, latent_format.process_in(latent), mask.shape[1:])
+    if under is None:
+        return outlined(heatmap, mask)
+    return torch.cat([outlined(under, mask), heatmap], 2)
 
 
 def report(mask: Tensor, heat: Tensor, looked: Tensor) -> str:

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ._host_checks import check_interval, check_number
 from ._host_gradient_guidance import GradientGuider, term_of
-from ._schema import where_known
+from ._schema import advanced, answer_of, where_known
 from ._types import SteerLoss
 
 NODE = "SteerGradientGuider"
@@ -40,21 +40,25 @@ class SteerGradientGuider(io.ComfyNode):
                     tooltip="How strongly. CLIP losses: tens to hundreds. A classifier: 1 is its probability as it is, "
                     "2 to 20 sharpen it. Below 0 pushes away.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where guidance begins, as a share of the run.",
+                advanced(
+                    io.Float.Input(
+                        "start_percent",
+                        default=0.0,
+                        min=0.0,
+                        max=1.0,
+                        step=0.001,
+                        tooltip="Where guidance begins, as a share of the run.",
+                    )
                 ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where it ends. Outside the interval the run costs what it costs without.",
+                advanced(
+                    io.Float.Input(
+                        "end_percent",
+                        default=1.0,
+                        min=0.0,
+                        max=1.0,
+                        step=0.001,
+                        tooltip="Where it ends. Outside the interval the run costs what it costs without.",
+                    )
                 ),
                 io.Boolean.Input(
                     "through_model",
@@ -64,19 +68,25 @@ class SteerGradientGuider(io.ComfyNode):
                     "cheaper. A classifier reads the noisy latent and needs neither.",
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="1 = steer here; elsewhere the estimate is left alone."),
-                io.Float.Input(
-                    "max_change",
-                    default=3.0,
-                    min=0.0,
-                    max=1000.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="The estimate moves by at most this, as a multiple of what is still undecided at that "
-                    "noise level (RMS per picture). Lower it when pictures get harsh.",
+                advanced(
+                    io.Float.Input(
+                        "max_change",
+                        default=3.0,
+                        min=0.0,
+                        max=1000.0,
+                        step=0.01,
+                        optional=True,
+                        tooltip="The estimate moves by at most this, as a multiple of what is still undecided at that "
+                        "noise level (RMS per picture). Lower it when pictures get harsh.",
+                    )
                 ),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, start_percent, end_percent):
+        return answer_of((check_interval, NODE, start_percent, end_percent))
 
     @classmethod
     def execute(

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ._host import SteerCFG
 from ._host_checks import check_interval, check_number
-from ._schema import where_known
+from ._schema import advanced, answer_of, where_known
 
 NODE = "SteerCFGGuider"
 
@@ -56,14 +56,16 @@ class SteerCFGGuider(io.ComfyNode):
                     step=0.001,
                     tooltip="Where it ends. Outside the interval the model runs on the positive alone.",
                 ),  # fmt: skip
-                io.Float.Input(
-                    "negative_scale",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How far to push away from the negative, separately from cfg. Needs `empty`.",
+                advanced(
+                    io.Float.Input(
+                        "negative_scale",
+                        default=1.0,
+                        min=0.0,
+                        max=100.0,
+                        step=0.1,
+                        round=0.01,
+                        tooltip="How far to push away from the negative, separately from cfg. Needs `empty`.",
+                    )
                 ),  # fmt: skip
                 io.Conditioning.Input(
                     "empty",
@@ -73,6 +75,10 @@ class SteerCFGGuider(io.ComfyNode):
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, start_percent, end_percent):
+        return answer_of((check_interval, NODE, start_percent, end_percent))
 
     @classmethod
     def execute(

@@ -9,7 +9,7 @@ from ..samplers.inversion import Inversion
 from ..samplers.inversion_report import AMISS
 from ._host import InversionSampler, InvertedNoise, inversion_start, log
 from ._host_checks import check_number, errors_of, samples_of, whole_number
-from ._schema import shown, where_known
+from ._schema import advanced, shown, where_known
 from ._types import SteerInversion
 
 NODE = "SteerDDIMInversion"
@@ -50,21 +50,25 @@ class SteerDDIMInversion(io.ComfyNode):
                     tooltip="0: plain inversion, one model call a step. Above: the exact solution, at most so "
                     "many calls a step (4 is plenty; it stops at the tolerance).",
                 ),  # fmt: skip
-                io.Float.Input(
-                    "tolerance",
-                    default=1e-4,
-                    min=1e-7,
-                    max=1.0,
-                    step=1e-5,
-                    round=False,
-                    tooltip="How exact, when refined: about the largest error of the picture sampled back, "
-                    "as a share of the latents' std.",
+                advanced(
+                    io.Float.Input(
+                        "tolerance",
+                        default=1e-4,
+                        min=1e-7,
+                        max=1.0,
+                        step=1e-5,
+                        round=False,
+                        tooltip="How exact, when refined: about the largest error of the picture sampled back, "
+                        "as a share of the latents' std.",
+                    )
                 ),  # fmt: skip
-                io.Boolean.Input(
-                    "check",
-                    default=True,
-                    optional=True,
-                    tooltip="Sample back afterwards and report the error (one model call a step more).",
+                advanced(
+                    io.Boolean.Input(
+                        "check",
+                        default=True,
+                        optional=True,
+                        tooltip="Sample back afterwards and report the error (one model call a step more).",
+                    )
                 ),  # fmt: skip
             ],
             outputs=[

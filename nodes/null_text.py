@@ -14,10 +14,13 @@ from ._host import check_inversion_fits, log, show_progress_text
 from ._host_checks import check_number, errors_of, whole_number
 from ._host_gradients import gradients
 from ._host_null_text import Branches, check_guidance, negative_takes_over, with_branches
-from ._schema import shown, where_known
+from ._schema import advanced, shown, where_known
 from ._types import SteerInversion
 
 NODE = "SteerNullText"
+BACK, GONE = "the picture comes back", "the picture does not come back"
+MISSED = 0.1  # of the latents' std, RMS, above which the picture is not back
+MORE = "raise inner_steps, lower the cfg, or invert again with the picture's own prompt at cfg 1"
 TIMED = {"start_percent", "end_percent", "clip_start_percent", "timestep_start", "timestep_end"}
 
 
@@ -58,24 +61,28 @@ class SteerNullText(io.ComfyNode):
                     max=1000,
                     tooltip="Predictions, and updates of the embedding, in each step at most.",
                 ),  # fmt: skip
-                io.Float.Input(
-                    "learning_rate",
-                    default=0.01,
-                    min=1e-6,
-                    max=10.0,
-                    step=0.001,
-                    round=False,
-                    tooltip="Of the first step; it falls to half of it over the run.",
+                advanced(
+                    io.Float.Input(
+                        "learning_rate",
+                        default=0.01,
+                        min=1e-6,
+                        max=10.0,
+                        step=0.001,
+                        round=False,
+                        tooltip="Of the first step; it falls to half of it over the run.",
+                    )
                 ),  # fmt: skip
-                io.Float.Input(
-                    "early_stop",
-                    default=1e-5,
-                    min=0.0,
-                    max=1.0,
-                    step=1e-6,
-                    round=False,
-                    tooltip="A step is done when its loss is below this (a hundred times this in the last steps); "
-                    "0 always makes all updates.",
+                advanced(
+                    io.Float.Input(
+                        "early_stop",
+                        default=1e-5,
+                        min=0.0,
+                        max=1.0,
+                        step=1e-6,
+                        round=False,
+                        tooltip="A step is done when its loss is below this (a hundred times this in the last steps); "
+                        "0 always makes all updates.",
+                    )
                 ),
             ],
             outputs=[
@@ -102,7 +109,9 @@ class SteerNullText(io.ComfyNode):
         text = report(results, predictions, inversion, settings)
         log.info("%s: %s", NODE, text)
         embeddings, options = [item.embedding for item in results], negative_takes_over(positive, negative)
-        return io.NodeOutput(windows(embeddings, inversion.sigmas, options), ui=shown(text))
+        verdict = text.partition("\n")[0]
+        warning = verdict if verdict.startswith(GONE) else ""
+        return io.NodeOutput(windows(embeddings, inversion.sigmas, options), ui=shown(text, warning))
 
 
 def check_conditionings(positive, negative, inversion: Inversion) -> None:
@@ -147,7 +156,7 @@ def optimise(model, positive, negative, inversion: Inversion, settings) -> tuple
                 loss = float(item.losses.mean())
                 shown.set_postfix(update=item.inner, loss=f"{loss:.2e}", refresh=False)
                 shown.update(item.step + 1 - shown.n)
-                show_progress_text(f"step {item.step + 1} of {steps}, update {item.inner}: loss {loss:.2e}")
+                show_progress_text(f"{NODE}: step {item.step + 1} of {steps}, update {item.inner}: loss {loss:.2e}")
 
     if cfg == 1.0:  # the negative has no part in it
         start = negative[0][0].float()
@@ -174,7 +183,7 @@ def windows(embeddings: list[Tensor], sigmas: tuple[float, ...], options: dict) 
 
 
 def report(results: list[InnerStep], predictions: int, inversion: Inversion, settings) -> str:
-    """What came of it, in two lines."""
+    """What came of it, the verdict first."""
     cfg, inner_steps, _, early_stop = settings
     steps = len(results)
     if cfg == 1.0:
@@ -182,10 +191,12 @@ def report(results: list[InnerStep], predictions: int, inversion: Inversion, set
     source = inversion.latents[-1]
     error = sqrt(float((results[-1].x.to(source) - source).square().mean())) / spread(source)
     stopped = sum(bool((item.losses < step_early_stop(early_stop, item.step, steps)).all()) for item in results)
+    share = f"{100 * error:.3g}% of its latents' std"
+    back = f"{BACK} with an RMS error of {share}" if error <= MISSED else f"{GONE}: its RMS error is {share}; {MORE}"
     return (
+        f"{back}\n"
         f"{steps} steps at cfg {cfg:g}, {steps + predictions} predictions: {stopped} steps reached the early stop, the "
-        f"others made {inner_steps} updates\n"
-        f"the picture comes back with an RMS error of {100 * error:.3g}% of its latents' std"
+        f"others made {inner_steps} updates"
     )
 
 

@@ -2,13 +2,14 @@
 
 from comfy_api.latest import io
 
-from ..attention.paint_with_words import Painting, Region, absent, parse_legend, segments
-from ._host import tell, tell_empty
+from ..attention.paint_with_words import Painting, Region, absent, check_phrase, parse_legend, segments
+from ._host import empty_of, log
 from ._host_attention import encoded, tokenized
 from ._host_checks import check_number, errors_of
 from ._host_paint_with_words import MARK, with_painting
+from ._map_pictures import regions_picture
 from ._pictures import check_picture
-from ._schema import where_known
+from ._schema import answer_of, shown, where_known
 from ._types import SteerRegions
 
 
@@ -23,6 +24,7 @@ class SteerRegion(io.ComfyNode):
             category="Steer/attention",
             description="A place for a phrase of the prompt, for Paint with Words. Chain several.",
             **where_known(
+                has_intermediate_output=True,  # its map is sent again where its result is taken from the cache
                 search_aliases=[
                     "regional prompt", "area prompt", "layout", "composition", "couple", "attention couple",
                 ]
@@ -44,13 +46,17 @@ class SteerRegion(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, phrase):
+        return answer_of((check_phrase, phrase))
+
+    @classmethod
     def execute(cls, mask, phrase, strength, regions=()) -> io.NodeOutput:
         check_number("SteerRegion", "strength", strength, 0.0, 10.0)
         with errors_of("SteerRegion"):
             region = Region(mask, phrase, strength)
         masks = mask.reshape(-1, *mask.shape[-2:])
-        tell_empty("SteerRegion", f"mask of {phrase!r}", masks, "nothing is painted")
-        return io.NodeOutput((*(regions or ()), region))
+        amiss, regions = empty_of(f"mask of {phrase!r}", masks, "nothing is painted"), (*(regions or ()), region)
+        return io.NodeOutput(regions, ui=report("SteerRegion", regions, amiss))
 
 
 class SteerRegionsFromSegmentation(io.ComfyNode):
@@ -64,6 +70,7 @@ class SteerRegionsFromSegmentation(io.ComfyNode):
             category="Steer/attention",
             description="Reads a colour-coded map: which colour is the place of which phrase of the prompt.",
             **where_known(
+                has_intermediate_output=True,  # its map is sent again where its result is taken from the cache
                 search_aliases=[
                     "regional prompt", "paint with words", "segmentation map", "layout", "color map",
                 ]
@@ -82,15 +89,17 @@ class SteerRegionsFromSegmentation(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, legend):
+        return answer_of((parse_legend, legend))
+
+    @classmethod
     def execute(cls, image, legend) -> io.NodeOutput:
         with errors_of("SteerRegionsFromSegmentation"):
             check_picture("image", image, alpha=True)
             legend = parse_legend(legend)
         regions = segments(image, legend)
         missing = absent(image, legend, regions)
-        if missing:
-            tell("SteerRegionsFromSegmentation", missing)
-        return io.NodeOutput(regions)
+        return io.NodeOutput(regions, ui=report("SteerRegionsFromSegmentation", regions, missing))
 
 
 class SteerPaintWithWords(io.ComfyNode):
@@ -105,6 +114,7 @@ class SteerPaintWithWords(io.ComfyNode):
             description="Encodes a prompt and places its phrases: where a region is painted, the picture attends more "
             "to the region's phrase while its layout is made.",
             **where_known(
+                has_intermediate_output=True,  # its map is sent again where its result is taken from the cache
                 search_aliases=[
                     "regional prompt", "area prompt", "ediff-i", "layout", "composition", "couple", "attention couple",
                 ]
@@ -139,7 +149,17 @@ class SteerPaintWithWords(io.ComfyNode):
             prompt = tokenized(clip, text)
             painting = Painting(regions, prompt, weight)
             conditioning = encoded(clip, prompt, {MARK: painting})
-            return io.NodeOutput(with_painting(model, node), conditioning)
+            painting_model = with_painting(model, node)
+        return io.NodeOutput(painting_model, conditioning, ui=report(node, regions))
+
+
+def report(node: str, regions: tuple[Region, ...], amiss: str = "") -> dict:
+    """What the node shows: which share of the picture is whose, the map, and what is amiss (which is logged, too)."""
+    if amiss:
+        log.warning("%s: %s", node, amiss)
+    shares = [f"{region.phrase} {100 * float((region.mask > 0).float().mean()):.0f}%" for region in regions]
+    text = f"{', '.join(shares)} of the picture"
+    return shown(f"{amiss}\n{text}" if amiss else text, amiss, regions_picture(regions))
 
 
 NODES = [SteerRegion, SteerRegionsFromSegmentation, SteerPaintWithWords]

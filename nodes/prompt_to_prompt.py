@@ -5,15 +5,15 @@ from dataclasses import replace
 import torch
 from comfy_api.latest import io
 
-from ..attention.alignment import mapper
+from ..attention.alignment import chosen, mapper, told
 from ..attention.prompt_to_prompt import Edit, LocalBlend, Timing
-from ..attention.tokens import word_values
+from ..attention.tokens import Prompt, numbers, windows, word_values
 from ..attention.tokens import word_windows as windows_of
-from ._host import log, show_progress_text
+from ._host import log, running_node
 from ._host_attention import HALF, encoded, sigma_at, tokenized
 from ._host_checks import check_number, errors_of
 from ._host_prompt_to_prompt import PromptToPromptGuider
-from ._schema import where_known
+from ._schema import advanced, answer_of, shown, where_known
 from ._types import SteerEdit, SteerInversion
 
 
@@ -29,6 +29,7 @@ class SteerPromptEdit(io.ComfyNode):
             description="Encodes a source prompt and the prompt it is changed to, and works out which word became "
             "which, for the Prompt-to-Prompt nodes.",
             **where_known(
+                has_intermediate_output=True,  # its text is sent again where its result is taken from the cache
                 search_aliases=[
                     "prompt to prompt", "p2p", "prompt2prompt", "edit image", "edit photo", "replace word", "swap word",
                     "word weight", "reweight", "attention control",
@@ -52,12 +53,14 @@ class SteerPromptEdit(io.ComfyNode):
                     default="",
                     tooltip="How strongly words of the target act: `fluffy: 2, old: -1`. 1 leaves a word as it is.",
                 ),  # fmt: skip
-                io.String.Input(
-                    "word_windows",
-                    default="",
-                    optional=True,
-                    tooltip="Own windows for words of the target, as shares of the run: `lion: 0.4, jungle: 0.2-0.6`. "
-                    "For all other words cross_end decides.",
+                advanced(
+                    io.String.Input(
+                        "word_windows",
+                        default="",
+                        optional=True,
+                        tooltip="Own windows for words of the target, as shares of the run: `lion: 0.4, jungle: "
+                        "0.2-0.6`. For all other words cross_end decides.",
+                    )
                 ),  # fmt: skip
             ],
             outputs=[
@@ -68,22 +71,53 @@ class SteerPromptEdit(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, equalizer, word_windows=""):
+        return answer_of((check_equalizer, equalizer), (check_windows, word_windows))
+
+    @classmethod
     def execute(cls, clip, source, target, mapping, equalizer, word_windows="") -> io.NodeOutput:
         with errors_of("SteerPromptEdit"):
+            check_equalizer(equalizer)
+            check_windows(word_windows)
             prompts = tokenized(clip, source), tokenized(clip, target)
             matrix, kept = mapper(*prompts, mapping)
             values = word_values(prompts[1], equalizer)
-            windows = tuple(windows_of(prompts[1], word_windows).items())
-            edit = Edit(*prompts, matrix, kept, values, windows)
+            edit = Edit(*prompts, matrix, kept, values, tuple(windows_of(prompts[1], word_windows).items()))
             encodings = [
                 encoded(clip, prompt, {HALF: (name, source, target)})
                 for name, prompt in zip(("source", "target"), prompts, strict=True)
             ]
-        if torch.equal(encodings[0][0][0], encodings[1][0][0]) and bool((values == 1.0).all()):
-            text = "source and target are the same and no word is reweighted: the edit changes nothing"
-            log.info("SteerPromptEdit: %s", text)
-            show_progress_text(text)
-        return io.NodeOutput(*encodings, edit)
+        same = torch.equal(encodings[0][0][0], encodings[1][0][0]) and bool((values == 1.0).all())
+        warning, text = NOTHING if same else "", alignment(edit, mapping, equalizer, word_windows)
+        log.info("SteerPromptEdit: %s", warning or text.partition("\n")[0])
+        return io.NodeOutput(*encodings, edit, ui=shown(f"{warning}\n{text}" if same else text, warning))
+
+
+NOTHING = "nothing changes: both prompts are the same and no word of the equalizer is other than 1"
+
+
+def check_equalizer(equalizer: str) -> None:
+    """ValueError for what is no equalizer, whatever the prompt is."""
+    with errors_of("equalizer"):
+        numbers(equalizer)
+
+
+def check_windows(word_windows: str) -> None:
+    """ValueError for what are no windows, whatever the prompt is."""
+    with errors_of("word_windows"):
+        windows(word_windows)
+
+
+def alignment(edit: Edit, mapping: str, equalizer: str, word_windows: str) -> str:
+    """Which mapping was taken and what became of the words, as `auto: refine  + big, - old`; then those that stay."""
+    changed, kept = told(edit.source, edit.target, edit.mapper)
+    taken = chosen(edit.source, edit.target, mapping)
+    text = f"{taken if taken == mapping else f'{mapping}: {taken}'}  {changed or 'no word changes'}"
+    if weights := [f"{phrase} x{number:g}" for phrase, number in numbers(equalizer)]:
+        text += f"; equalizer: {', '.join(weights)}"
+    if spans := [f"{phrase} {start:g}-{end:g}" for phrase, (start, end) in windows(word_windows)]:
+        text += f"; windows: {', '.join(spans)}"
+    return f"{text}\n\nkept: {kept}" if kept else text
 
 
 class SteerLocalBlend(io.ComfyNode):
@@ -119,18 +153,24 @@ class SteerLocalBlend(io.ComfyNode):
                     tooltip="How strongly a place has to attend to the words, relative to the strongest. "
                     "Lower lets the edit reach further.",
                 ),  # fmt: skip
-                io.Float.Input(
-                    "start_percent",
-                    default=0.2,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="Where in the run the blending begins; before, the maps are only collected.",
+                advanced(
+                    io.Float.Input(
+                        "start_percent",
+                        default=0.2,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        optional=True,
+                        tooltip="Where in the run the blending begins; before, the maps are only collected.",
+                    )
                 ),  # fmt: skip
             ],
             outputs=[SteerEdit.Output(display_name="edit", tooltip="The edit, kept to those places.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, source_words, target_words):
+        return answer_of((phrases_in, source_words, "source_words"), (phrases_in, target_words, "target_words"))
 
     @classmethod
     def execute(cls, edit, source_words, target_words, threshold, start_percent=0.2) -> io.NodeOutput:
@@ -146,12 +186,19 @@ class SteerLocalBlend(io.ComfyNode):
         return io.NodeOutput(replace(edit, blend=blend))
 
 
-def words_at(prompt, words: str, name: str) -> tuple[int, ...]:
+def words_at(prompt: Prompt, words: str, name: str) -> tuple[int, ...]:
     """Token positions of words or phrases separated by commas; ValueError for none, or one that is not there."""
+    phrases = phrases_in(words, name, prompt)
+    return tuple(sorted({position for phrase in phrases for position in prompt.positions(phrase)}))
+
+
+def phrases_in(words: str, name: str, prompt: Prompt | None = None) -> list[str]:
+    """Words or phrases separated by commas; ValueError for none, with those of the prompt where it is known."""
     phrases = [phrase for phrase in (part.strip() for part in words.split(",")) if phrase]
     if not phrases:
-        raise ValueError(f"{name} is empty; name at least one of: {', '.join(word.text for word in prompt.words)}")
-    return tuple(sorted({position for phrase in phrases for position in prompt.positions(phrase)}))
+        there = ", ".join(word.text for word in prompt.words) if prompt else "a word of that prompt, such as `cat`"
+        raise ValueError(f"{name} is empty; name {'at least one of: ' if prompt else ''}{there}")
+    return phrases
 
 
 class SteerPromptToPromptGuider(io.ComfyNode):
@@ -161,6 +208,7 @@ class SteerPromptToPromptGuider(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SteerPromptToPromptGuider",
+            not_idempotent=True,  # never shared with another node in the cache: the run draws on the one it is of
             display_name="Prompt-to-Prompt Guider (Steer)",
             category="Steer/guiders",
             description="Samples the source prompt and the target prompt together, and makes the target attend as the "
@@ -227,7 +275,7 @@ class SteerPromptToPromptGuider(io.ComfyNode):
                 "trajectory; disconnect one of the two"
             )
         timing = Timing(edit, sigma_at(model), cross_end, self_end)
-        guider = PromptToPromptGuider(node, model, edit, timing, cfg, inversion)
+        guider = PromptToPromptGuider(node, model, edit, timing, cfg, inversion, running_node())
         guider.set_prompts(source, target, negative, source_negative)
         return io.NodeOutput(guider)
 

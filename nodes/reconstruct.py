@@ -6,7 +6,7 @@ from ..samplers.core import check_values
 from ._host_checks import check_number, errors_of, whole_number
 from ._host_reconstruct import Problem, check_tunable, decoded_size, fit_each, fitted_latent, fitted_picture
 from ._pictures import check_batches, check_picture, mask_like, sides
-from ._schema import where_known
+from ._schema import advanced, where_known
 
 LATENT, DECODER = "SteerReconstructLatent", "SteerReconstructDecoder"
 
@@ -18,14 +18,16 @@ def inputs(learning_rate: float, of: str) -> list:
         io.Latent.Input("latent", tooltip="The edit as sampled, not yet decoded."),
         io.Mask.Input("mask", tooltip="1 stays as it decodes, 0 is to be the source. In pixels or in latents."),
         io.Int.Input("steps", default=75, min=1, max=10000, tooltip="Updates, each one decoding and the way back."),
-        io.Float.Input(
-            "learning_rate",
-            default=learning_rate,
-            min=1e-8,
-            max=10.0,
-            step=learning_rate / 10,
-            round=False,
-            tooltip=f"Of Adam, {of}.",
+        advanced(
+            io.Float.Input(
+                "learning_rate",
+                default=learning_rate,
+                min=1e-8,
+                max=10.0,
+                step=learning_rate / 10,
+                round=False,
+                tooltip=f"Of Adam, {of}.",
+            )
         ),
     ]
 

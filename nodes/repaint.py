@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..samplers.repaint import model_calls, repaint
 from ._host import SteerSampler, log
 from ._host_checks import check_number, whole_number
-from ._schema import where_known
+from ._schema import advanced, where_known
 
 NODE = "SteerRePaintSampler"
 
@@ -44,13 +44,15 @@ class SteerRePaintSampler(io.ComfyNode):
                     tooltip="How many steps a jump goes back up. The schedule needs more steps than this to jump at "
                     "all.",
                 ),
-                io.Float.Input(
-                    "eta",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Randomness of each step: 1 as published (DDPM), 0 deterministic steps.",
+                advanced(
+                    io.Float.Input(
+                        "eta",
+                        default=1.0,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        tooltip="Randomness of each step: 1 as published (DDPM), 0 deterministic steps.",
+                    )
                 ),
             ],
             outputs=[io.Sampler.Output(tooltip="For SamplerCustomAdvanced; latent_image needs a noise mask.")],

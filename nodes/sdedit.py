@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from ..samplers.sdedit import sdedit_sigmas
 from ._host import strength_sigma
-from ._host_checks import check_number, errors_of, whole_number
-from ._schema import where_known
+from ._host_checks import check_strength, errors_of, whole_number
+from ._schema import answer_of, where_known
 
 NODE = "SteerSDEditSigmas"
 
@@ -63,11 +63,13 @@ class SteerSDEditSigmas(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, strength):
+        return answer_of((check_strength, NODE, strength))
+
+    @classmethod
     def execute(cls, model, scheduler, steps, strength) -> io.NodeOutput:
         steps = whole_number(NODE, "steps", steps, 1, 1000)
-        check_number(NODE, "strength", strength, 0.0, 1.0)
-        if strength == 0.0:
-            raise ValueError(f"{NODE}: strength is 0, which leaves the picture as it is; use more than 0, at most 1")
+        check_strength(NODE, strength)
         model_sampling = model.get_model_object("model_sampling")
         with errors_of(NODE):
             start_sigma = strength_sigma(model_sampling, strength)

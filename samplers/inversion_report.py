@@ -23,7 +23,11 @@ def report(
     `errors`: of the round trip, by step down; None where it was not made. `guidance`: what the run does that may leave
     a step without a solution, "" for a single prompt. `steady`: whether the model answers the same twice.
     """
-    steps, calls, missing = len(levels), sum(level.calls for level in levels), unsolved(inversion, levels, UNSOLVED * tolerance)
+    steps, calls, missing = (
+        len(levels),
+        sum(level.calls for level in levels),
+        unsolved(inversion, levels, UNSOLVED * tolerance),
+    )
     well = holds(inversion, levels, errors)
     back = "" if errors is None else f"the largest error is {_share(inversion, errors):.2g} of the latents' std."
     lines = []
@@ -53,7 +57,7 @@ def _row(inversion: Inversion, level: Level, index: int, errors: Sequence[float]
 
 
 def _worst(levels: Sequence[Level], errors: Sequence[float] | None) -> int | None:
-    """The step down with the largest residual, or without residuals the one that adds most to the round trip's error."""
+    """The step down with the largest residual, or without residuals the one that adds most to the round trip."""
     if all(level.residual is not None for level in levels):
         of_steps = [float(level.residual.max()) for level in reversed(levels)]
     elif errors is not None:

@@ -459,7 +459,14 @@ def test_every_word_is_told_of(source, target, mapping):
 
 @pytest.mark.parametrize(
     "phrase, meant",
-    [("hart", "heart"), ("RED hart", "red heart"), ("(hart:1.2)", "heart"), ("sofa", None), ("a blue sofa", None), ("", None)],
+    [
+        ("hart", "heart"),
+        ("RED hart", "red heart"),
+        ("(hart:1.2)", "heart"),
+        ("sofa", None),
+        ("a blue sofa", None),
+        ("", None),
+    ],
 )
 def test_the_nearest_word_is_suggested(phrase, meant):
     with pytest.raises(ValueError, match="its words are: a, red, heart") as caught:

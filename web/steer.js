@@ -1,8 +1,11 @@
-/** Steer in the editor: each node shows the text of its last run, and a warning is shown as one. */
+/** Steer in the editor: each node shows the text of its last run; a warning and an error are told where they are seen. */
 import { app } from '../../scripts/app.js'
+import { api } from '../../scripts/api.js'
 
 const NAME = 'steer_report'
 const MARGIN = 8 // pixels around the text
+const LIFE = 20000 // milliseconds that an error is shown
+const PROGRESS = '$$node-text-preview' // the host's own widget for the text of a node that runs
 
 /** What a node sent as its output's `key`, as lines. */
 const lines = (output, key) => [output?.[key] ?? []].flat().join('\n')
@@ -23,11 +26,22 @@ function reportOf(node) {
     return widget
 }
 
+/** The first paragraph of a text, and the others folded behind it. */
+function folded(text) {
+    const [first, ...others] = text.split('\n\n')
+    if (!others.length) return [first]
+    const rest = document.createElement('details'), title = document.createElement('summary')
+    title.textContent = 'more'
+    title.style.cursor = 'pointer'
+    rest.append(title, others.join('\n\n'))
+    return [first, rest]
+}
+
 function show(node, output) {
     const text = lines(output, 'text'), warning = lines(output, 'steer_warning')
     if (!text) return
     const { element } = reportOf(node)
-    element.textContent = warning && !text.startsWith(warning) ? `${warning}\n\n${text}` : text
+    element.replaceChildren(...folded(warning && !text.startsWith(warning) ? `${warning}\n\n${text}` : text))
     element.style.borderLeft = warning ? '4px solid #e5a50a' : ''
     node.graph?.setDirtyCanvas(true, true)
 }
@@ -35,6 +49,26 @@ function show(node, output) {
 function warn(node, output) {
     const detail = lines(output, 'steer_warning')
     if (detail) app.extensionManager?.toast?.add({ severity: 'warn', summary: node.title, detail })
+}
+
+/** An error that a Steer node raised, in whatever node it came out: which one, and what would work. */
+function tellError({ exception_message }) {
+    const [, type, detail] = /^(Steer\w+): ([^]*)/.exec(exception_message ?? '') ?? []
+    if (!type) return
+    const summary = LiteGraph.registered_node_types[type]?.title ?? type
+    app.extensionManager?.toast?.add({ severity: 'error', summary, detail: detail.trim(), life: LIFE })
+}
+
+/** Takes away progress texts, which the host leaves for good on the node of that number in whatever graph is open. */
+function clearProgress(which) {
+    const root = app.rootGraph ?? app.graph
+    for (const node of [root, ...(root.subgraphs?.values() ?? [])].flatMap(graph => graph.nodes)) {
+        const at = node.widgets?.findIndex(({ name, value }) => name === PROGRESS && which.test(value)) ?? -1
+        if (at < 0) continue
+        node.widgets[at].onRemove?.()
+        node.widgets.splice(at, 1)
+        node.setDirtyCanvas?.(true, true)
+    }
 }
 
 /** The node of the open graph, or of a subgraph of it, that outputs are kept under. */
@@ -45,6 +79,12 @@ function nodeAt(locator) {
 
 app.registerExtension({
     name: 'Steer.Reports',
+    setup() {
+        api.addEventListener('execution_error', ({ detail }) => tellError(detail))
+        api.addEventListener('execution_start', () => clearProgress(/^Steer\w+: /))
+        for (const end of ['execution_success', 'execution_error', 'execution_interrupted'])
+            api.addEventListener(end, () => clearProgress(/^Steer\w+: \w+ \d+ of \d+, /)) // a warning stays
+    },
     beforeRegisterNodeDef(nodeType, { name }) {
         if (!name.startsWith('Steer')) return
         const before = nodeType.prototype.onExecuted

@@ -499,13 +499,29 @@ def test_other_nodes_of_the_same_texts_are_the_same_edit(shapes):
     [(RED, "", True), (RED.replace(" circle", "  circle"), "circle: 1", True), (RED, "circle: 2", False),
      (RED.replace("red", "(red:1.3)"), "", False), (GREEN, "", False)],
 )  # fmt: skip
-def test_equal_prompts_without_an_equalizer_are_reported(shapes, monkeypatch, caplog, target, equalizer, reported):
-    shown = []
-    monkeypatch.setattr("steer.nodes.prompt_to_prompt.show_progress_text", shown.append)
+def test_equal_prompts_without_an_equalizer_are_a_warning(shapes, caplog, target, equalizer, reported):
     with caplog.at_level("INFO", "steer"):
-        edit_of(shapes[1], RED, target, equalizer=equalizer)
-    assert [("changes nothing" in text) for text in shown] == [True] * reported
-    assert ("SteerPromptEdit: source and target are the same" in caplog.text) == reported
+        told = SteerPromptEdit.execute(shapes[1], RED, target, "auto", equalizer).ui
+    assert [text.startswith("nothing changes: both prompts are the same") for text in told["steer_warning"]] == (
+        [True] * reported
+    )
+    assert told["text"][0].startswith("nothing changes") == reported
+    assert ("SteerPromptEdit: nothing changes" in caplog.text) == reported
+
+
+@pytest.mark.parametrize(
+    ("mapping", "target", "texts", "told"),
+    [
+        ("auto", GREEN, (), "auto: replace  red > green"),
+        ("auto", "a big green circle", (), "auto: refine  + big, + green, - red, - on, - a, - blue, - background"),
+        ("refine", RED, ("circle: 2", "red: 0.2-0.6, a: 0.4"),
+         "refine  no word changes; equalizer: circle x2; windows: red 0.2-0.6, a 0-0.4"),
+    ],
+)  # fmt: skip
+def test_what_became_of_the_words_is_told(shapes, mapping, target, texts, told):
+    text = SteerPromptEdit.execute(shapes[1], RED, target, mapping, *(texts or [""])).ui["text"][0]
+    line, _, kept = text.partition("\n\n")
+    assert line == told and kept.startswith("kept: a, ")
 
 
 def test_a_control_on_one_prompt_only_is_refused(shapes):

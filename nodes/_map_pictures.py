@@ -1,0 +1,77 @@
+"""Pictures of masks and regions: a mask outlined over a picture, and a map with its phrases."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d
+
+from ..attention.paint_with_words import Region
+from ._heatmap_picture import fitted
+
+PIXELS = 8  # of a picture for one latent position
+SIDE = 512  # pixels of a map's longer side
+DIM = 0.35  # of the picture's light outside a mask
+LINE = torch.tensor([1.0, 0.82, 0.1])
+PAPER, INK, EDGE = 0.1, (255, 255, 255), (0, 0, 0)
+# of Wong 2011 (Nature Methods 8, 441), told apart by all eyes
+COLOURS = torch.tensor([
+    (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66),
+]) / 255.0  # fmt: skip
+
+
+def latent_picture(latent_format, latents: Tensor, size: tuple[int, int]) -> Tensor | None:
+    """(pictures, *size, 3), 0 to 1: latents (model space) by the host's table of their colours; None without one."""
+    factors, bias = latent_format.latent_rgb_factors, getattr(latent_format, "latent_rgb_factors_bias", None)
+    if factors is None:
+        return None
+    reshape = getattr(latent_format, "latent_rgb_factors_reshape", None)
+    values = (latents if reshape is None else reshape(latents)).float().cpu().movedim(1, -1)
+    colours = values @ torch.tensor(factors) + (0.0 if bias is None else torch.tensor(bias))
+    small = ((colours + 1.0) / 2.0).clamp(0.0, 1.0).flatten(0, -4).movedim(-1, 1)
+    return interpolate(small, size, mode="bicubic").clamp(0.0, 1.0).movedim(1, -1)
+
+
+def outlined(pictures: Tensor, masks: Tensor) -> Tensor:
+    """Pictures (batch, height, width, 3), dark outside their masks (batch, height, width), with a line round them."""
+    inside, width = (masks > 0.5).float()[:, None], 1 + 2 * max(1, min(masks.shape[-2:]) // 256)
+    line = (max_pool2d(inside, width, stride=1, padding=width // 2) - inside).movedim(1, -1)
+    dimmed = pictures * (DIM + (1.0 - DIM) * inside.movedim(1, -1))
+    return dimmed + line * (LINE - dimmed)
+
+
+def regions_picture(regions: tuple[Region, ...]) -> Tensor:
+    """(batch, height, width, 3), 0 to 1: each region in a colour of its own, its phrase written where it is."""
+    first = regions[0].mask
+    scale = SIDE / max(first.shape[-2:])
+    size = tuple(max(1, round(side * scale)) for side in first.shape[-2:])
+    masks = [
+        interpolate(region.mask.reshape(-1, 1, *region.mask.shape[-2:]).float(), size, mode="nearest-exact")[:, 0].cpu()
+        for region in regions
+    ]
+    count = max(map(len, masks))
+    return torch.stack([_map([mask[min(i, len(mask) - 1)] for mask in masks], regions) for i in range(count)])
+
+
+def _map(masks: list[Tensor], regions: tuple[Region, ...]) -> Tensor:
+    sheet = torch.full((*masks[0].shape, 3), PAPER)
+    for index, mask in enumerate(masks):
+        sheet = sheet + mask.clamp(0.0, 1.0)[..., None] * (COLOURS[index % len(COLOURS)] - sheet)
+    image = Image.fromarray((sheet * 255.0).round().byte().numpy())
+    for mask, region in zip(masks, regions, strict=True):
+        _write(image, mask, region)
+    return torch.from_numpy(np.asarray(image, np.float32) / 255.0)
+
+
+def _write(image: Image.Image, mask: Tensor, region: Region) -> None:
+    """The phrase, at the place of the mask that is nearest to its middle; nothing where it is empty."""
+    places = (mask > 0.0).nonzero().float()
+    if not len(places):
+        return
+    row, column = places[(places - places.mean(0)).square().sum(1).argmin()].tolist()
+    text = region.phrase if region.strength == 1.0 else f"{region.phrase} @ {region.strength:g}"
+    text = " ".join(text.split()).encode("utf-8", "replace").decode()  # halves of characters cannot be drawn
+    word, font = fitted(text, image.width, max(12, image.height // 14))
+    half = font.getlength(word) / 2 + 4
+    place = min(max(column, half), max(half, image.width - half)), min(max(row, 14), image.height - 14)
+    ImageDraw.Draw(image).text(place, word, INK, font, anchor="mm", stroke_width=2, stroke_fill=EDGE)
