@@ -214,8 +214,13 @@ class Server:
         return Image.open(BytesIO(self._get(f"/view?{query}")))
 
     def images(self, outputs: dict) -> list[tuple[str, Image.Image]]:
-        """(node id, picture) for every picture saved in these outputs."""
-        return [(node, self.image(**where)) for node in outputs for where in outputs[node].get("images", [])]
+        """(node id, picture) for every picture saved in these outputs, and not only shown in a node."""
+        return [
+            (node, self.image(**where))
+            for node in outputs
+            for where in outputs[node].get("images", [])
+            if where["type"] == "output"
+        ]
 
     def log(self) -> str:
         """What the host has printed so far."""

@@ -40,8 +40,8 @@ def outlined(pictures: Tensor, masks: Tensor) -> Tensor:
     return dimmed + line * (LINE - dimmed)
 
 
-def regions_picture(regions: tuple[Region, ...]) -> Tensor:
-    """(batch, height, width, 3), 0 to 1: each region in a colour of its own, its phrase written where it is."""
+def regions_picture(regions: tuple[Region, ...], colours: Tensor = COLOURS) -> Tensor:
+    """(batch, height, width, 3), 0 to 1: each region in a colour (colours, 3), its phrase written where it is."""
     first = regions[0].mask
     scale = SIDE / max(first.shape[-2:])
     size = tuple(max(1, round(side * scale)) for side in first.shape[-2:])
@@ -50,13 +50,14 @@ def regions_picture(regions: tuple[Region, ...]) -> Tensor:
         for region in regions
     ]
     count = max(map(len, masks))
-    return torch.stack([_map([mask[min(i, len(mask) - 1)] for mask in masks], regions) for i in range(count)])
+    of_picture = ([mask[min(i, len(mask) - 1)] for mask in masks] for i in range(count))
+    return torch.stack([_map(masks, regions, colours) for masks in of_picture])
 
 
-def _map(masks: list[Tensor], regions: tuple[Region, ...]) -> Tensor:
+def _map(masks: list[Tensor], regions: tuple[Region, ...], colours: Tensor) -> Tensor:
     sheet = torch.full((*masks[0].shape, 3), PAPER)
     for index, mask in enumerate(masks):
-        sheet = sheet + mask.clamp(0.0, 1.0)[..., None] * (COLOURS[index % len(COLOURS)] - sheet)
+        sheet = sheet + mask.clamp(0.0, 1.0)[..., None] * (colours[index % len(colours)] - sheet)
     image = Image.fromarray((sheet * 255.0).round().byte().numpy())
     for mask, region in zip(masks, regions, strict=True):
         _write(image, mask, region)
@@ -71,7 +72,7 @@ def _write(image: Image.Image, mask: Tensor, region: Region) -> None:
     row, column = places[(places - places.mean(0)).square().sum(1).argmin()].tolist()
     text = region.phrase if region.strength == 1.0 else f"{region.phrase} @ {region.strength:g}"
     text = " ".join(text.split()).encode("utf-8", "replace").decode()  # halves of characters cannot be drawn
-    word, font = fitted(text, image.width, max(12, image.height // 14))
+    word, font = fitted(text, image.width, max(12, image.height // 10))
     half = font.getlength(word) / 2 + 4
     place = min(max(column, half), max(half, image.width - half)), min(max(row, 14), image.height - 14)
     ImageDraw.Draw(image).text(place, word, INK, font, anchor="mm", stroke_width=2, stroke_fill=EDGE)

@@ -1,13 +1,15 @@
 """Paint-with-words: regions for phrases of the prompt, from masks or a colour-coded map."""
 
+import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..attention.paint_with_words import Painting, Region, absent, check_phrase, parse_legend, segments
 from ._host import empty_of, log
 from ._host_attention import encoded, tokenized
 from ._host_checks import check_number, errors_of
 from ._host_paint_with_words import MARK, with_painting
-from ._map_pictures import regions_picture
+from ._map_pictures import COLOURS, regions_picture
 from ._pictures import check_picture
 from ._schema import answer_of, shown, where_known
 from ._types import SteerRegions
@@ -98,8 +100,9 @@ class SteerRegionsFromSegmentation(io.ComfyNode):
             check_picture("image", image, alpha=True)
             legend = parse_legend(legend)
         regions = segments(image, legend)
-        missing = absent(image, legend, regions)
-        return io.NodeOutput(regions, ui=report("SteerRegionsFromSegmentation", regions, missing))
+        node, missing = "SteerRegionsFromSegmentation", absent(image, legend, regions)
+        colours = torch.tensor([entry.colour for entry in legend]) / 255.0
+        return io.NodeOutput(regions, ui=report(node, regions, missing, colours))
 
 
 class SteerPaintWithWords(io.ComfyNode):
@@ -153,13 +156,13 @@ class SteerPaintWithWords(io.ComfyNode):
         return io.NodeOutput(painting_model, conditioning, ui=report(node, regions))
 
 
-def report(node: str, regions: tuple[Region, ...], amiss: str = "") -> dict:
+def report(node: str, regions: tuple[Region, ...], amiss: str = "", colours: Tensor = COLOURS) -> dict:
     """What the node shows: which share of the picture is whose, the map, and what is amiss (which is logged, too)."""
     if amiss:
         log.warning("%s: %s", node, amiss)
     shares = [f"{region.phrase} {100 * float((region.mask > 0).float().mean()):.0f}%" for region in regions]
     text = f"{', '.join(shares)} of the picture"
-    return shown(f"{amiss}\n{text}" if amiss else text, amiss, regions_picture(regions))
+    return shown(f"{amiss}\n{text}" if amiss else text, amiss, regions_picture(regions, colours))
 
 
 NODES = [SteerRegion, SteerRegionsFromSegmentation, SteerPaintWithWords]

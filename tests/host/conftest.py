@@ -7,6 +7,14 @@ if find_host():
     load_host(find_host())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory):
+    """Where nodes put the pictures that they show: not into the host's own folder."""
+    import folder_paths
+
+    folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temporary")))
+
+
 @pytest.fixture(scope="session")
 def shapes():
     """(model, clip, vae) of the shapes checkpoint, through the host's stock loader."""

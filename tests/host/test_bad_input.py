@@ -212,6 +212,7 @@ def graph(**changes):
         "split": ("SplitSigmas", {"sigmas": ["sigmas", 0], "step": 0}),
         "flip": ("FlipSigmas", {"sigmas": ["sigmas", 0]}),
         "int": ("PrimitiveInt", {"value": 0}),
+        "float": ("PrimitiveFloat", {"value": 1.0}),
         "latent": ("EmptyLatentImage", {"width": 128, "height": 128, "batch_size": 1}),
         "file": ("LoadLatent", {"latent": "bad.latent"}),
         "mask": ("SolidMask", {"value": 1.0, "width": 128, "height": 128}),
@@ -249,8 +250,8 @@ WITH_MASK_OF_FILE = {"masked__samples": ["file", 0]}
         ({"sample__sigmas": ["flip", 0]}, None, "sample", "rise from .*descending"),
         ({"sampler__resamples": ["int", 0]}, None, "sampler", "resamples is 0"),
         ({"sigmas__steps": ["int", 0], "int__value": -5}, None, "sigmas", "steps is -5"),
-        ({"sigmas__strength": 0.0}, None, "sigmas", "strength is 0"),
-        ({"guider__start_percent": 1.0}, None, "guider", "start_percent"),
+        ({"sigmas__strength": ["float", 0], "float__value": 0.0}, None, "sigmas", "strength is 0"),
+        ({"guider__start_percent": ["float", 0]}, None, "guider", "start_percent 1 is not before end_percent 1"),
     ],
 )  # fmt: skip
 def test_the_error_reaches_the_client(server, changes, bad, node, message):
