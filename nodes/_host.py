@@ -1,7 +1,6 @@
 """How the host runs samplers and guiders: its noise laws, latents and masks; only `_host*.py` read its internals."""
 
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import hypot
@@ -13,7 +12,6 @@ import comfy.samplers
 import node_helpers
 import torch
 from comfy.model_sampling import CONST
-from comfy_execution.utils import get_executing_context
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -35,6 +33,7 @@ from ._host_checks import (
     fitted_noise_mask,
 )
 from ._host_hooks import Keyframes
+from ._host_shown import show_progress_text
 
 log = logging.getLogger("steer")
 
@@ -512,36 +511,6 @@ def check_inversion_fits(inversion: Inversion, model) -> None:
         raise ValueError(f"the inversion holds {len(inversion.latents)} latents for {len(inversion.sigmas)} sigmas")
     if not all(torch.isfinite(latent).all() for latent in inversion.latents):
         raise ValueError("the inversion holds NaN or infinite values; invert again, at a higher precision")
-
-
-def show_progress_text(text: str) -> None:
-    """Shows a line on the node that is running, in the editor.
-
-    It begins with a node's id: by that `web/steer.js` knows it when the run ends, and takes it away.
-    """
-    instance, context = _editor(), get_executing_context()
-    if instance is not None:
-        instance.send_progress_text(text, context.node_id)
-
-
-def show_output(node_id: str | None, output: Callable[[], dict]) -> None:
-    """Shows a node's output in the editor after the node has ended. Without an editor that listens it is not made."""
-    instance = _editor()
-    if instance is not None and instance.client_id is not None and node_id is not None:
-        told = {"node": node_id, "display_node": node_id, "output": output()}
-        instance.send_sync("executed", {**told, "prompt_id": get_executing_context().prompt_id}, instance.client_id)
-
-
-def running_node() -> str | None:
-    """The id of the node that is running; None outside a server."""
-    context = get_executing_context()
-    return context.node_id if context else None
-
-
-def _editor():
-    """The server, while it runs a node; else None."""
-    server = sys.modules.get("server")
-    return getattr(server.PromptServer, "instance", None) if server and get_executing_context() else None
 
 
 def tell(node: str, text: str) -> None:

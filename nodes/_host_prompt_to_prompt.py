@@ -19,10 +19,11 @@ from ..attention.prompt_to_prompt import (
 )
 from ..samplers.inversion import Inversion
 from ..samplers.same_noise import SameNoise
-from ._host import CheckedGuider, InversionSampler, WrappedGuider, check_inversion_fits, noise_law, show_output
+from ._host import CheckedGuider, InversionSampler, WrappedGuider, check_inversion_fits, noise_law
 from ._host_attention import Transform, attention_sites, edits_of, half_of, paired, with_edits, with_patches_unwatched
 from ._host_checks import check_given, check_ready, errors_of
-from ._map_pictures import PIXELS, latent_picture, outlined
+from ._host_shown import latent_picture, show_output
+from ._map_pictures import PIXELS, outlined
 from ._schema import shown
 
 

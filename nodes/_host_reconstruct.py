@@ -17,10 +17,11 @@ from tqdm.auto import tqdm
 
 from ..samplers.masks import paints
 from ..samplers.reconstruct import Reconstruction, reconstruct
-from ._host import log, show_progress_text, tell_empty
+from ._host import log, tell_empty
 from ._host_checks import errors_of
 from ._host_clip_guidance import decoded
 from ._host_gradients import Differentiable, gradients
+from ._host_shown import show_progress_text
 
 PREVIEW = 512  # pixels that a preview has at most
 ACTIVATIONS = 1.7  # of what the host reckons for decoding in float32; bench/reconstruct.md measures it

@@ -20,18 +20,6 @@ COLOURS = torch.tensor([
 ]) / 255.0  # fmt: skip
 
 
-def latent_picture(latent_format, latents: Tensor, size: tuple[int, int]) -> Tensor | None:
-    """(pictures, *size, 3), 0 to 1: latents (model space) by the host's table of their colours; None without one."""
-    factors, bias = latent_format.latent_rgb_factors, getattr(latent_format, "latent_rgb_factors_bias", None)
-    if factors is None:
-        return None
-    reshape = getattr(latent_format, "latent_rgb_factors_reshape", None)
-    values = (latents if reshape is None else reshape(latents)).float().cpu().movedim(1, -1)
-    colours = values @ torch.tensor(factors) + (0.0 if bias is None else torch.tensor(bias))
-    small = ((colours + 1.0) / 2.0).clamp(0.0, 1.0).flatten(0, -4).movedim(-1, 1)
-    return interpolate(small, size, mode="bicubic").clamp(0.0, 1.0).movedim(1, -1)
-
-
 def outlined(pictures: Tensor, masks: Tensor) -> Tensor:
     """Pictures (batch, height, width, 3), dark outside their masks (batch, height, width), with a line round them."""
     inside, width = (masks > 0.5).float()[:, None], 1 + 2 * max(1, min(masks.shape[-2:]) // 256)

@@ -225,7 +225,7 @@ def report(phrases: list[str], places: list[int], heats: Tensor) -> str:
             for phrase, heat in zip(phrases, of_picture, strict=True)
         ]
         lines.append(("" if len(heats) == 1 else f"picture {number}: ") + ", ".join(shares))
-    lines[0] += " of the picture has more than half of the word's greatest heat"
+    lines[0] += " of the picture (where a word's heat is above half of its highest)"
     tokens = ", ".join(f"{phrase} {count}" for phrase, count in zip(phrases, places, strict=True))
     return "\n".join([*lines, "", f"tokens: {tokens}"])
 

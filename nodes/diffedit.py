@@ -12,7 +12,8 @@ from ._heatmap_picture import overlaid
 from ._host import log
 from ._host_checks import check_number, check_strength, errors_of, samples_of, whole_number
 from ._host_diffedit import contrasted, pixels_of
-from ._map_pictures import latent_picture, outlined
+from ._host_shown import source_picture
+from ._map_pictures import outlined
 from ._schema import answer_of, shown, where_known
 
 NODE = "SteerDiffEditMask"
@@ -98,16 +99,13 @@ class SteerDiffEditMask(io.ComfyNode):
         mask, heat = (enlarged(each, pixels_of(model), how) for each, how in ((mask, "nearest"), (heat, "bicubic")))
         colours = np.stack([overlaid(each, None) for each in heat.clamp(0.0, 1.0).numpy()]).astype(np.float32)
         heatmap = torch.from_numpy(colours)
-        pictures = seen(model.get_model_object("latent_format"), latent, mask, heatmap)
+        pictures = seen(source_picture(model, latent, mask.shape[1:]), mask, heatmap)
         return io.NodeOutput(mask, heatmap, ui=shown(text, "" if usual else text, pictures))
 
 
-def seen(latent_format, latent: Tensor, mask: Tensor, heatmap: Tensor) -> Tensor:
+def seen(source: Tensor | None, mask: Tensor, heatmap: Tensor) -> Tensor:
     """The mask outlined over what the latents show, and beside it the heat; over the heat where that is not known."""
-    under = latent_picture(latent_format, latent_format.process_in(latent), mask.shape[1:])
-    if under is None:
-        return outlined(heatmap, mask)
-    return torch.cat([outlined(under, mask), heatmap], 2)
+    return outlined(heatmap, mask) if source is None else torch.cat([outlined(source, mask), heatmap], 2)
 
 
 def report(mask: Tensor, heat: Tensor, looked: Tensor) -> str:

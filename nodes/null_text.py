@@ -10,10 +10,11 @@ from tqdm.auto import tqdm
 
 from ..samplers.inversion import Inversion, spread
 from ..samplers.null_text import InnerStep, null_text, step_early_stop
-from ._host import check_inversion_fits, log, show_progress_text
+from ._host import check_inversion_fits, log
 from ._host_checks import check_number, errors_of, whole_number
 from ._host_gradients import gradients
 from ._host_null_text import Branches, check_guidance, negative_takes_over, with_branches
+from ._host_shown import show_progress_text
 from ._schema import advanced, shown, where_known
 from ._types import SteerInversion
 

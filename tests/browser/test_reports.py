@@ -1,4 +1,4 @@
-"""What a node reports of its run is drawn in it, and is no part of the workflow."""
+"""What a node reports of its run is drawn in it, and is no part of the workflow; errors are told at once."""
 
 import json
 
@@ -10,6 +10,98 @@ EDITOR_FORM = ROOT / "example_workflows" / "inversion.json"
 CFG_7 = """() => window.comfyAPI.app.app.graph.nodes.find(({ type }) => type === 'SteerCFGGuider')
     .widgets.find(({ name }) => name === 'cfg').value = 7"""
 NEW_NODES = "on => window.comfyAPI.app.app.ui.settings.setSettingValueAsync('Comfy.VueNodes.Enabled', on)"
+READY = "() => window.comfyAPI?.app?.app?.graph?.nodes?.length"
+# by node: the sizes of the pictures that are drawn, on the canvas or as elements
+PICTURES = """() => Object.fromEntries(window.comfyAPI.app.app.graph.nodes.map(node => {
+    const elements = document.querySelectorAll(`[data-node-id="${node.id}"] img`)
+    const drawn = elements.length ? [...elements] : node.imgs ?? []
+    return [node.type, drawn.map(({ naturalWidth, naturalHeight }) => [naturalWidth, naturalHeight])]
+}).filter(([type, sizes]) => type.startsWith('Steer') && sizes.length && sizes[0][0]))"""
+TEXTS = """() => Object.fromEntries(window.comfyAPI.app.app.graph.nodes.flatMap(node => {
+    const report = node.widgets?.find(({ name }) => name === 'steer_report')?.element
+    return report ? [[node.type, [report.innerText, report.textContent]]] : []
+}))"""
+LISTEN = """() => {
+    window.progress = []
+    window.comfyAPI.api.api.addEventListener('progress_text', ({ detail }) => window.progress.push(detail.text))
+}"""
+PROGRESS = """() => window.comfyAPI.app.app.graph.nodes.flatMap(node => (node.widgets ?? [])
+    .filter(({ name }) => name === '$$node-text-preview').map(({ value }) => value))"""
+QUEUE = "async () => { await window.comfyAPI.app.app.queuePrompt(0) }"
+MARKED = "() => JSON.parse(JSON.stringify(window.comfyAPI.app.app.lastNodeErrors ?? {}))"
+
+
+def graph(**changes):
+    """A prompt in API form with every node that shows something, quick to run; `changes`: node__input."""
+    edit, both = ["edit", 2], {"source": ["edit", 0], "target": ["edit", 1]}
+    nodes = {
+        "model": ("CheckpointLoaderSimple", {"ckpt_name": "shapes.safetensors"}),
+        "empty": ("CLIPTextEncode", {"clip": ["model", 1], "text": ""}),
+        "size": ("EmptyLatentImage", {"width": 128, "height": 128, "batch_size": 1}),
+        "noise": ("RandomNoise", {"noise_seed": 3}),
+        "sampler": ("KSamplerSelect", {"sampler_name": "euler"}),
+        "sigmas": ("BasicScheduler", {"model": ["model", 0], "scheduler": "normal", "steps": 4, "denoise": 1.0}),
+        "photo": ("LoadImage", {"image": "photo.png"}),
+        "encoded": ("VAEEncode", {"pixels": ["photo", 0], "vae": ["model", 2]}),
+        "edit": ("SteerPromptEdit", {"clip": ["model", 1], "source": "a red heart above a yellow star",
+                                     "target": "a red heart above a big green star", "mapping": "auto",
+                                     "equalizer": "green: 2", "word_windows": ""}),
+        "blend": ("SteerLocalBlend", {"edit": edit, "source_words": "yellow star", "target_words": "green star",
+                                      "threshold": 0.3, "start_percent": 0.2}),
+        "both": ("SteerPromptToPromptGuider", {"model": ["model", 0], **both, "negative": ["empty", 0], "cfg": 3.0,
+                                               "edit": ["blend", 0], "cross_end": 0.8, "self_end": 0.4}),
+        "sample": ("SamplerCustomAdvanced", {"guider": ["both", 0], "latent_image": ["size", 0]}),
+        "plain": ("SteerCFGGuider", {"model": ["model", 0], "positive": ["edit", 0], "negative": ["empty", 0],
+                                     "cfg": 1.0, "start_percent": 0.0, "end_percent": 1.0, "negative_scale": 1.0}),
+        "capture": ("SteerCaptureAttention", {"guider": ["plain", 0], "latent_image": ["size", 0], "cross_end": 0.0,
+                                              "self_end": 0.0}),
+        "heat": ("SteerAttentionHeatmap", {"attention": ["capture", 1], "clip": ["model", 1], "words": "heart, star",
+                                           "text": "a red heart above a yellow star"}),
+        "mask": ("SteerDiffEditMask", {"model": ["model", 0], **both, "latent_image": ["encoded", 0], "samples": 1,
+                                       "strength": 0.5, "threshold": 0.5, "seed": 0}),
+        "invert": ("SteerDDIMInversion", {"guider": ["plain", 0], "sigmas": ["sigmas", 0], "refine": 0,
+                                          "latent_image": ["encoded", 0], "tolerance": 1e-4, "check": True}),
+        "null": ("SteerNullText", {"model": ["model", 0], "positive": ["edit", 0], "negative": ["empty", 0],
+                                   "cfg": 3.0, "inversion": ["invert", 2], "inner_steps": 2, "learning_rate": 0.01,
+                                   "early_stop": 0.0}),
+        "map": ("LoadImage", {"image": "segmentation.png"}),
+        "legend": ("SteerRegionsFromSegmentation", {"image": ["map", 0],
+                                                    "legend": "#e6194b: red circle\n#4363d8: blue star"}),
+        "half": ("SolidMask", {"value": 0.5, "width": 128, "height": 64}),
+        "region": ("SteerRegion", {"mask": ["half", 0], "phrase": "white background", "strength": 1.0}),
+        "paint": ("SteerPaintWithWords", {"model": ["model", 0], "clip": ["model", 1], "regions": ["legend", 0],
+                                          "text": "a red circle left of a blue star", "weight": 0.4}),
+    }  # fmt: skip
+    nodes["sample"][1].update(noise=["noise", 0], sampler=["sampler", 0], sigmas=["sigmas", 0])
+    nodes["capture"][1].update(noise=["noise", 0], sampler=["sampler", 0], sigmas=["sigmas", 0])
+    shown = {f"see {name}": ("PreviewAny", {"source": [name, 0]})
+             for name in ("sample", "heat", "mask", "null", "region", "paint")}  # fmt: skip
+    nodes |= shown
+    for place, value in changes.items():
+        node, name = place.split("__")
+        nodes[node][1][name] = value
+    numbers = {name: str(number) for number, name in enumerate(nodes, 1)}
+    return {
+        numbers[name]: {
+            "class_type": kind,
+            "inputs": {key: [numbers[of[0]], of[1]] if isinstance(of, list) else of for key, of in inputs.items()},
+        }
+        for name, (kind, inputs) in nodes.items()
+    }
+
+
+SHOWN = {
+    "SteerPromptEdit": "auto: refine  + big, + green, - yellow; equalizer: green x2",
+    "SteerPromptToPromptGuider": "local blend: the edit could show in",
+    "SteerAttentionHeatmap": "heart",
+    "SteerDiffEditMask": "the picture: the mask is",
+    "SteerDDIMInversion": "The inversion does not hold",
+    "SteerNullText": "the picture",
+    "SteerRegionsFromSegmentation": "red circle",
+    "SteerRegion": "white background 100% of the picture",
+    "SteerPaintWithWords": "blue star",
+}
+WITHOUT_PICTURE = {"SteerPromptEdit", "SteerDDIMInversion", "SteerNullText"}
 
 
 @pytest.fixture(scope="module")
@@ -24,33 +116,75 @@ def newer(server):
     return bool(server.object_info()["SteerDDIMInversion"].get("has_intermediate_output"))
 
 
-@pytest.mark.parametrize("new_nodes", [False, True])
-def test_an_inversion_says_how_far_it_is_off(editor, newer, new_nodes):
-    if new_nodes and not newer:
+@pytest.fixture(params=[False, True], ids=["canvas", "nodes 2.0"])
+def new_nodes(request, editor, newer):
+    if request.param and not newer:
         pytest.skip("this ComfyUI has no Nodes 2.0")
     if newer:
-        editor.page.evaluate(NEW_NODES, new_nodes)
-    workflow, nodes = json.loads(EDITOR_FORM.read_text()), load_workflow("inversion")
-    (inversion,) = (key for key, node in nodes.items() if node["class_type"] == "SteerDDIMInversion")
-    editor.load(workflow, "inversion")
-    before = editor.prompt()
-    assert editor.run() == "execution_success"
-    editor.page.get_by_text("Sampled back").first.wait_for()
-    assert "largest error" in editor.reports()[inversion]
-    assert editor.prompt() == before and "steer_report" not in json.dumps(editor.workflow())
-    if not newer:
-        return
+        editor.page.evaluate(NEW_NODES, request.param)
+        yield request.param
+        editor.page.evaluate(NEW_NODES, False)
+    else:
+        yield request.param
+
+
+def reload(editor):
     editor.page.reload()
-    editor.page.wait_for_function("() => window.comfyAPI?.app?.app?.graph?.nodes?.length")
-    editor.load(workflow, "inversion")
-    assert editor.run() == "execution_success"  # from the cache
-    editor.page.get_by_text("Sampled back").first.wait_for()
+    editor.page.wait_for_function(READY)
+
+
+def check_shown(editor, kinds):
+    """These kinds of node, and no others, show their text, and those that make pictures show them."""
+    pictures = kinds - WITHOUT_PICTURE
+    editor.page.wait_for_function(f"() => Object.keys(({PICTURES})()).length >= {len(pictures)}", timeout=20_000)
+    texts = editor.page.evaluate(TEXTS)
+    assert texts.keys() == kinds and editor.page.evaluate(PICTURES).keys() == pictures
+    assert all(SHOWN[kind] in texts[kind][0] for kind in kinds), texts
+    seen, whole = texts["SteerDDIMInversion"]
+    assert "The worst step" in seen and "round trip" in whole.splitlines()[-1] and len(whole) > len(seen) + 100
+
+
+def test_a_run_is_shown_in_its_nodes_and_again_after_a_reload(editor, newer, new_nodes):
+    editor.load_api(graph(), "everything")
+    before = editor.prompt()
+    editor.page.evaluate(LISTEN)
+    assert editor.run() == "execution_success"
+    check_shown(editor, SHOWN.keys())
+    assert editor.prompt() == before and "steer_report" not in json.dumps(editor.workflow())
+    told = editor.page.evaluate("() => window.progress")
+    assert not told or told[-1].startswith("SteerNullText: step 4 of 4, ")
+    assert not editor.page.evaluate(PROGRESS), "the progress text is taken away at the end"
+    if newer:
+        reload(editor)
+        editor.load_api(graph(), "everything")
+        assert editor.run() == "execution_success"  # from the cache
+        check_shown(editor, SHOWN.keys() - {"SteerPromptToPromptGuider"})  # its mask is of a run, which there was none
+
+
+@pytest.mark.parametrize("text", ["blux: 2"])
+def test_an_error_is_told_with_the_nodes_name_and_the_nearest_word(editor, text):
+    editor.load_api(graph(edit__equalizer=text), "broken")
+    assert editor.run() == "execution_error"
+    toast = editor.page.locator(".p-toast-message").filter(has_text="did you mean")
+    toast.wait_for()
+    assert "Prompt Edit (Steer)" in toast.inner_text() and "'blux' is not in the prompt" in toast.inner_text()
+
+
+def test_what_is_refused_before_the_run_is_marked_on_its_node(editor):
+    editor.load_api(graph(edit__equalizer="green 2"), "refused")
+    editor.page.evaluate(QUEUE)
+    ((node, of_node),) = editor.page.evaluate(MARKED).items()
+    assert editor.prompt()[node]["class_type"] == "SteerPromptEdit"
+    assert "equalizer" in {error["extra_info"]["input_name"] for error in of_node["errors"]}
+    assert all("equalizer: 'green 2' has no colon" in error["details"] for error in of_node["errors"])
 
 
 def test_one_that_does_not_hold_is_a_warning(editor):
     editor.load(json.loads(EDITOR_FORM.read_text()), "inversion")
     editor.page.evaluate(CFG_7)
     assert editor.run() == "execution_success"
-    editor.page.locator(".p-toast").get_by_text("The inversion does not hold").wait_for()
-    (text,) = editor.reports().values()
+    editor.page.locator(".p-toast").get_by_text("The inversion does not hold").first.wait_for()
+    (text,) = [text for text in editor.reports().values() if "inversion" in text]
     assert text.startswith("The inversion does not hold: the guider is at cfg 7")
+    (inversion,) = (key for key, node in load_workflow("inversion").items() if node["class_type"] == "SteerDDIMInversion")
+    assert inversion in editor.reports()

@@ -10,7 +10,8 @@ from latent_preview import Latent2RGBPreviewer
 from steer.attention.paint_with_words import Region
 from steer.demo.server import HostError
 from steer.nodes import METHODS
-from steer.nodes._map_pictures import COLOURS, LINE, PAPER, latent_picture, outlined, regions_picture
+from steer.nodes._host_shown import latent_picture
+from steer.nodes._map_pictures import COLOURS, LINE, PAPER, outlined, regions_picture
 from steer.nodes._schema import PICTURES
 from steer.nodes.attention_maps import report
 from steer.nodes.paint_with_words import SteerRegion, SteerRegionsFromSegmentation
@@ -77,7 +78,7 @@ def test_not_more_pictures_are_shown_than_can_be_looked_at():
 def test_the_heat_of_words_is_told_by_picture():
     heats = torch.stack([torch.stack([LEFT[0], 0.0 * LEFT[0]]), torch.stack([LEFT[0], 1.0 - LEFT[0]])])
     assert report(["cat", "red hat"], [1, 2], heats[:1]) == (
-        "cat 42%, red hat nowhere of the picture has more than half of the word's greatest heat\n\n"
+        "cat 42%, red hat nowhere of the picture (where a word's heat is above half of its highest)\n\n"
         "tokens: cat 1, red hat 2"
     )
     assert "picture 2: cat 42%, red hat 58%" in report(["cat", "red hat"], [1, 2], heats)

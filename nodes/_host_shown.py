@@ -1,0 +1,56 @@
+"""What the host's editor is shown of nodes beside their outputs, and how the host shows latents."""
+
+import sys
+from collections.abc import Callable
+
+from comfy_execution.utils import get_executing_context
+from torch import Tensor, tensor
+from torch.nn.functional import interpolate
+
+
+def show_progress_text(text: str) -> None:
+    """Shows a line on the node that is running, in the editor.
+
+    It begins with a node's id: by that `web/steer.js` knows it when the run ends, and takes it away.
+    """
+    instance, context = _editor(), get_executing_context()
+    if instance is not None:
+        instance.send_progress_text(text, context.node_id)
+
+
+def show_output(node_id: str | None, output: Callable[[], dict]) -> None:
+    """Shows a node's output in the editor after the node has ended. Without an editor that listens it is not made."""
+    instance = _editor()
+    if instance is not None and instance.client_id is not None and node_id is not None:
+        told = {"node": node_id, "display_node": node_id, "output": output()}
+        instance.send_sync("executed", {**told, "prompt_id": get_executing_context().prompt_id}, instance.client_id)
+
+
+def running_node() -> str | None:
+    """The id of the node that is running; None outside a server."""
+    context = get_executing_context()
+    return context.node_id if context else None
+
+
+def _editor():
+    """The server, while it runs a node; else None."""
+    server = sys.modules.get("server")
+    return getattr(server.PromptServer, "instance", None) if server and get_executing_context() else None
+
+
+def latent_picture(latent_format, latents: Tensor, size: tuple[int, int]) -> Tensor | None:
+    """(pictures, *size, 3), 0 to 1: latents (model space) by the host's table of their colours; None without one."""
+    factors, bias = latent_format.latent_rgb_factors, getattr(latent_format, "latent_rgb_factors_bias", None)
+    if factors is None:
+        return None
+    reshape = getattr(latent_format, "latent_rgb_factors_reshape", None)
+    values = (latents if reshape is None else reshape(latents)).float().cpu().movedim(1, -1)
+    colours = values @ tensor(factors) + (0.0 if bias is None else tensor(bias))
+    small = ((colours + 1.0) / 2.0).clamp(0.0, 1.0).flatten(0, -4).movedim(-1, 1)
+    return interpolate(small, size, mode="bicubic").clamp(0.0, 1.0).movedim(1, -1)
+
+
+def source_picture(model, samples: Tensor, size: tuple[int, int]) -> Tensor | None:
+    """The same of latents as they are on wires."""
+    latent_format = model.get_model_object("latent_format")
+    return latent_picture(latent_format, latent_format.process_in(samples), size)
