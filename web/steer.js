@@ -46,9 +46,16 @@ function show(node, output) {
     node.graph?.setDirtyCanvas(true, true)
 }
 
+const toasts = [] // of the last run
+function toast(message) {
+    app.extensionManager?.toast?.add(message)
+    toasts.push(message)
+}
+const clearToasts = () => toasts.splice(0).forEach(message => app.extensionManager?.toast?.remove?.(message))
+
 function warn(node, output) {
     const detail = lines(output, 'steer_warning')
-    if (detail) app.extensionManager?.toast?.add({ severity: 'warn', summary: node.title, detail })
+    if (detail) toast({ severity: 'warn', summary: node.title, detail })
 }
 
 /** An error that a Steer node raised, in whatever node it came out: which one, and what would work. */
@@ -56,7 +63,7 @@ function tellError({ exception_message }) {
     const [, type, detail] = /^(Steer\w+): ([^]*)/.exec(exception_message ?? '') ?? []
     if (!type) return
     const summary = LiteGraph.registered_node_types[type]?.title ?? type
-    app.extensionManager?.toast?.add({ severity: 'error', summary, detail: detail.trim(), life: LIFE })
+    toast({ severity: 'error', summary, detail: detail.trim(), life: LIFE })
 }
 
 /** Takes away progress texts, which the host leaves for good on the node of that number in whatever graph is open. */
@@ -81,7 +88,10 @@ app.registerExtension({
     name: 'Steer.Reports',
     setup() {
         api.addEventListener('execution_error', ({ detail }) => tellError(detail))
-        api.addEventListener('execution_start', () => clearProgress(/^Steer\w+: /))
+        api.addEventListener('execution_start', () => {
+            clearToasts()
+            clearProgress(/^Steer\w+: /)
+        })
         for (const end of ['execution_success', 'execution_error', 'execution_interrupted'])
             api.addEventListener(end, () => clearProgress(/^Steer\w+: \w+ \d+ of \d+, /)) // a warning stays
     },

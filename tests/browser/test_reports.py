@@ -4,7 +4,7 @@ import json
 
 import pytest
 from steer.demo.editor import Editor
-from steer.demo.runner import ROOT, load_workflow
+from steer.demo.runner import ROOT
 
 EDITOR_FORM = ROOT / "example_workflows" / "inversion.json"
 CFG_7 = """() => window.comfyAPI.app.app.graph.nodes.find(({ type }) => type === 'SteerCFGGuider')
@@ -27,6 +27,7 @@ LISTEN = """() => {
 }"""
 PROGRESS = """() => window.comfyAPI.app.app.graph.nodes.flatMap(node => (node.widgets ?? [])
     .filter(({ name }) => name === '$$node-text-preview').map(({ value }) => value))"""
+FIT = "() => window.comfyAPI.app.app.extensionManager.command.execute('Comfy.Canvas.FitView')"
 QUEUE = "async () => { await window.comfyAPI.app.app.queuePrompt(0) }"
 MARKED = "() => JSON.parse(JSON.stringify(window.comfyAPI.app.app.lastNodeErrors ?? {}))"
 
@@ -136,6 +137,7 @@ def reload(editor):
 def check_shown(editor, kinds):
     """These kinds of node, and no others, show their text, and those that make pictures show them."""
     pictures = kinds - WITHOUT_PICTURE
+    editor.page.evaluate(FIT)  # what is out of sight is not drawn
     editor.page.wait_for_function(f"() => Object.keys(({PICTURES})()).length >= {len(pictures)}", timeout=20_000)
     texts = editor.page.evaluate(TEXTS)
     assert texts.keys() == kinds and editor.page.evaluate(PICTURES).keys() == pictures
@@ -161,13 +163,12 @@ def test_a_run_is_shown_in_its_nodes_and_again_after_a_reload(editor, newer, new
         check_shown(editor, SHOWN.keys() - {"SteerPromptToPromptGuider"})  # its mask is of a run, which there was none
 
 
-@pytest.mark.parametrize("text", ["blux: 2"])
-def test_an_error_is_told_with_the_nodes_name_and_the_nearest_word(editor, text):
-    editor.load_api(graph(edit__equalizer=text), "broken")
+def test_an_error_is_told_with_the_nodes_name_and_the_nearest_word(editor):
+    editor.load_api(graph(edit__equalizer="grean: 2"), "broken")
     assert editor.run() == "execution_error"
     toast = editor.page.locator(".p-toast-message").filter(has_text="did you mean")
     toast.wait_for()
-    assert "Prompt Edit (Steer)" in toast.inner_text() and "'blux' is not in the prompt" in toast.inner_text()
+    assert "Prompt Edit (Steer)" in toast.inner_text() and "did you mean 'green'" in toast.inner_text()
 
 
 def test_what_is_refused_before_the_run_is_marked_on_its_node(editor):
@@ -186,5 +187,3 @@ def test_one_that_does_not_hold_is_a_warning(editor):
     editor.page.locator(".p-toast").get_by_text("The inversion does not hold").first.wait_for()
     (text,) = [text for text in editor.reports().values() if "inversion" in text]
     assert text.startswith("The inversion does not hold: the guider is at cfg 7")
-    (inversion,) = (key for key, node in load_workflow("inversion").items() if node["class_type"] == "SteerDDIMInversion")
-    assert inversion in editor.reports()
