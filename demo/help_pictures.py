@@ -17,8 +17,8 @@ from .server import Server
 
 PICTURES, JOBS_PICTURE = ROOT / "web" / "docs" / "pictures", ROOT / "docs" / "jobs.jpg"
 MORE = OUTPUT / "help_pictures"
-WIDTH, GAP, LINE = 480, 10, 19
-TEXT, HEADING = ImageFont.load_default(15), ImageFont.load_default(19)
+WIDTH, GAP, LINE = 480, 10, 23
+TEXT, HEADING = ImageFont.load_default(18), ImageFont.load_default(21)
 INK, CHANGED, PAPER, HOLE = "#1c1c1e", "#c8102e", "#ffffff", "#808080"
 
 
@@ -207,7 +207,7 @@ JOBS = {  # by job: before, after and the caption of each
     "Outpaint": ("outpaint", "a narrow picture", "outpainting_1", "*red circle*"),
     "Find and replace": ("photo", "yellow star", "diffedit_1", "*green* star"),
     "Redraw": ("strokes", "strokes", "sdedit_2", "*red heart*"),
-    "Place words": ("segmentation", "red circle, blue star", "paint_with_words_2", "*both in place*"),
+    "Place words": ("segmentation", "two places", "paint_with_words_2", "*both in place*"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The program on docs/api.md, as it stands there, against a real server."""
+"""The programs on docs/api.md and in the README, as they stand there, against a real server."""
 
 import re
 import subprocess
@@ -16,9 +16,9 @@ OWN = {
 }
 
 
-def program(url):
+def program(url, page="docs/api.md"):
     """The page's program, with what the shapes checkpoint needs in the place of SD1.5's."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     for theirs, ours in OWN.items():
         assert theirs in code
         code = code.replace(theirs, ours.format(url=url))
@@ -40,3 +40,10 @@ def test_it_saves_the_pictures(server, tmp_path):
 def test_it_ends_with_the_nodes_own_message(server, tmp_path):
     done = run(program(server.url).replace('target="', 'equalizer="nowhere: 2", target="'), tmp_path)
     assert done.returncode == 1 and "'nowhere'" in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_the_readmes_leaves_pictures_in_the_output_folder(server, tmp_path):
+    done = run(program(server.url, "README.md"), tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("success ")
+    names = re.findall(r"'filename': '(.+?)'", done.stdout)
+    assert len(names) > 1 and all((server.folder / "output" / "steer" / name).is_file() for name in names)
