@@ -258,7 +258,7 @@ def jobs_picture() -> Image.Image:
     """The README's: each job's name over its before and after, three in a row."""
     width, top = 290, 28
     cells = [strip([(_part(a, None), first), (_part(b, None), then)], width) for a, first, b, then in JOBS.values()]
-    height = max(cell.height for cell in cells) + top + 2 * GAP
+    height = max(cell.height for cell in cells) + top + GAP
     image = Image.new("RGB", (3 * width + 4 * GAP * 2, height * (len(cells) // 3)), PAPER)
     draw = ImageDraw.Draw(image)
     for number, (job, cell) in enumerate(zip(JOBS, cells, strict=True)):
