@@ -22,15 +22,15 @@ FINE = 4  # strokes are drawn this many times larger
 
 
 def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
-    """Write `strokes.png`, `inpaint.png`, `outpaint.png`, `photo.png`, `segmentation.png`, `example.png` and two more.
+    """Write `strokes.png`, `inpaint.png`, `outpaint.png`, `photo.png`, `segmentation.png` and three more.
 
     All scaled to `size` pixels. `inpaint.png` is transparent where it is to be redrawn; `outpaint.png` has three
-    quarters of the width; `photo.png` is the real picture to invert; `example.png` shows what to come close to.
-    `outline.png` and `silhouette.png` tell a ControlNet and a T2I-Adapter the form.
+    quarters of the width; `photo.png` is the real picture to invert; `steer_example.png` shows what to come close to,
+    under a name that no host has; `outline.png` and `silhouette.png` tell a ControlNet and a T2I-Adapter the form.
     The paths by name.
     """
     pictures = {"strokes": strokes(), "inpaint": inpaint(), "outpaint": outpaint(), "photo": photo(),
-                "segmentation": segmentation(), "example": example(), "outline": outline(),
+                "segmentation": segmentation(), "steer_example": example(), "outline": outline(),
                 "silhouette": silhouette()}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in pictures}
