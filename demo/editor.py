@@ -22,6 +22,25 @@ NODES = """() => window.comfyAPI.app.app.graph.nodes.map(node => ({
     refused: (node.widgets ?? []).filter(({options, value}) => Array.isArray(options?.values)
         && !options.values.includes(value)).map(({name}) => name),
 }))"""
+NEW_NODES = "on => window.comfyAPI.app.app.ui.settings.setSettingValueAsync('Comfy.VueNodes.Enabled', on)"
+DRAWN = """async () => {
+    const { graph, canvas } = window.comfyAPI.app.app, { scale, offset } = canvas.ds
+    const page = canvas.canvas.getBoundingClientRect()
+    const drawn = () => Object.fromEntries(graph.nodes.map(node => {
+        const element = document.querySelector(`[data-node-id="${node.id}"]`)
+        if (!element) return [String(node.id), [node.pos[0], node.pos[1] - 30, node.size[0], node.size[1] + 30]]
+        const { left, top, width, height } = element.getBoundingClientRect()
+        return [String(node.id), [(left - page.left) / scale - offset[0], (top - page.top) / scale - offset[1],
+            width / scale, height / scale]]
+    }))
+    for (let before = '', times = 0; times < 3;) {
+        await new Promise(resolve => setTimeout(resolve, 150))
+        const now = JSON.stringify(drawn())
+        times = now === before ? times + 1 : 0
+        before = now
+    }
+    return drawn()
+}"""
 OPEN_SEARCH = "() => window.comfyAPI.app.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')"
 RUN = """async () => {
     const ended = new Promise(resolve => {
@@ -110,6 +129,14 @@ class Editor:
         names = [result.locator("span.truncate").first.inner_text() for result in results]
         self.page.keyboard.press("Escape")
         return names
+
+    def new_nodes(self, on: bool) -> None:
+        """Switch between the two ways of drawing nodes: on the canvas, or Nodes 2.0."""
+        self.page.evaluate(NEW_NODES, on)
+
+    def boxes(self) -> dict[str, list[float]]:
+        """What each node of the open graph takes up as it is drawn, title included: left, top, width, height."""
+        return self.page.evaluate(DRAWN)
 
     def place(self, places: list[tuple]) -> None:
         """Move and size nodes, (id, x, y, width, height) each; their seeds stay fixed, so a run can be repeated."""
