@@ -41,6 +41,15 @@ DRAWN = """async () => {
     }
     return drawn()
 }"""
+MISSING = """() => {
+    const stores = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s
+    const found = stores.get('missingModel')?.missingModelCandidates ?? []
+    return found.map(({ name, url, directory }) => ({ name, url, directory }))
+}"""
+SET = """values => {
+    for (const node of window.comfyAPI.app.app.graph.nodes)
+        for (const widget of node.widgets ?? []) widget.value = values[String(node.id)]?.[widget.name] ?? widget.value
+}"""
 OPEN_SEARCH = "() => window.comfyAPI.app.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')"
 RUN = """async () => {
     const ended = new Promise(resolve => {
@@ -111,6 +120,14 @@ class Editor:
         That is: `missing` its type, `marked` red, `refused` values (names of inputs whose choices lack the value).
         """
         return self.page.evaluate(NODES)
+
+    def missing_models(self) -> list[dict]:
+        """The models that the editor misses in the open graph: `name`, and where it offers each, `url`, `directory`."""
+        return self.page.evaluate(MISSING)
+
+    def set(self, values: dict[str, dict]) -> None:
+        """Set widgets of the open graph: by node id, values by input name."""
+        self.page.evaluate(SET, values)
 
     def run(self) -> str:
         """Queue the open graph and wait; how it ended, in the host's word (`execution_success`)."""

@@ -21,7 +21,7 @@ from .runner import OUTPUT, load_workflow
 from .server import Server
 from .templates import COMPARE, EXAMPLES, SCALE, Template, Thumbnail, models_of, note_of, prompt_of, templates
 
-THUMBNAIL, BAR = 320, 44
+THUMBNAIL, MARGIN, DARK = 320, 44, "#3c3c44"
 WIDTH, TITLE, GAP_X, GAP_Y = 270, 30, 60, 40
 BORDER, HEADING = 30, 80  # of a group, at the sides and above
 NOTE_WIDTH, LINE, LETTERS = 440, 21, 62  # pixels, of a line too; letters on a line
@@ -179,17 +179,17 @@ def consumers(prompt: dict, node: str) -> list[str]:
 
 
 def write_thumbnail(template: Template) -> None:
-    """Before and after in one square, with the words of what changed under them."""
+    """Before and after side by side in a square, and under them the words that changed."""
     said: Thumbnail = template.thumbnail
-    square = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")
-    half, height = THUMBNAIL // 2, THUMBNAIL - BAR
-    for left, name in ((0, said.before), (half, said.after)):
+    half = THUMBNAIL // 2
+    square = Image.new("RGB", (THUMBNAIL, THUMBNAIL), DARK)
+    shown = [name for name in (said.before, said.after) if name]
+    width = THUMBNAIL // len(shown) - 4
+    for number, name in enumerate(shown):
         picture = _picture(name).convert("RGB")
-        square.paste(ImageOps.fit(picture, (half, height), Image.Resampling.LANCZOS), (left, 0))
-    draw = ImageDraw.Draw(square)
-    draw.line((half, 0, half, height), "white", 3)
-    draw.rectangle((0, height, THUMBNAIL, THUMBNAIL), "#1c1c1e")
-    draw.text((half, height + BAR // 2), said.words, "white", ImageFont.load_default(24), "mm")
+        padded = ImageOps.pad(picture, (width, half), Image.Resampling.LANCZOS, color=DARK)
+        square.paste(padded, (2 + number * (width + 4), MARGIN))
+    ImageDraw.Draw(square).text((half, half + 80), said.words, "white", ImageFont.load_default(28), "mm")
     square.save(EXAMPLES / f"{template.name}.jpg", quality=88)
 
 

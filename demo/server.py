@@ -283,6 +283,8 @@ class Server:
             f"sqlite:///{self.folder / 'comfyui.db'}",
             "--extra-model-paths-config",
             str(self.folder / "paths.yaml"),
+            "--preview-method",
+            "auto",
             "--disable-auto-launch",
             "--disable-api-nodes",
             "--disable-all-custom-nodes",

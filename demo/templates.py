@@ -85,7 +85,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """Before and after, and what changed: files of demo/output, or inputs of the demo by their name."""
+    """Before, if anything, and after, and what changed: files of demo/output, or inputs of the demo by their name."""
 
     before: str
     after: str
@@ -433,7 +433,7 @@ TABLE: tuple[Template, ...] = (
             "14": {"cfg": 7.5},
         },
         {"12": "where each word is", "17": "the edit"},
-        Thumbnail("attention_maps_2", "attention_maps_1", "red circle, blue star"),
+        Thumbnail("", "attention_maps_1", "red circle, blue star"),
         (["10", 0], ["16", 0]),
     ),
     Template(

@@ -4,9 +4,8 @@ import json
 
 import pytest
 from steer.demo.editor import Editor
-from steer.demo.runner import ROOT
+from steer.demo.runner import load_workflow
 
-EDITOR_FORM = ROOT / "example_workflows" / "inversion.json"
 CFG_7 = """() => window.comfyAPI.app.app.graph.nodes.find(({ type }) => type === 'SteerCFGGuider')
     .widgets.find(({ name }) => name === 'cfg').value = 7"""
 NEW_NODES = "on => window.comfyAPI.app.app.ui.settings.setSettingValueAsync('Comfy.VueNodes.Enabled', on)"
@@ -181,7 +180,7 @@ def test_what_is_refused_before_the_run_is_marked_on_its_node(editor):
 
 
 def test_one_that_does_not_hold_is_a_warning(editor):
-    editor.load(json.loads(EDITOR_FORM.read_text()), "inversion")
+    editor.load_api(load_workflow("inversion"), "inversion")
     editor.page.evaluate(CFG_7)
     assert editor.run() == "execution_success"
     editor.page.locator(".p-toast").get_by_text("The inversion does not hold").first.wait_for()
