@@ -139,13 +139,22 @@ class Editor:
 
     def search(self, words: str) -> list[str]:
         """The display names that the search for a node lists for these words, the first one first."""
+        names = [result.locator("span.truncate").first.inner_text() for result in self._results(words)]
+        self.page.keyboard.press("Escape")
+        return names
+
+    def add(self, name: str) -> None:
+        """Put the node of this display name on the canvas, from the search, in the middle."""
+        self._results(name)[0].click()
+        size = self.page.viewport_size
+        self.page.mouse.move(size["width"] / 2, size["height"] / 3)
+        self.page.mouse.click(size["width"] / 2, size["height"] / 3)
+
+    def _results(self, words: str) -> list:
         self.page.evaluate(OPEN_SEARCH)
         self.page.keyboard.type(words)
         self.page.wait_for_timeout(500)  # it lists once typing has stopped
-        results = self.page.locator("[data-testid=result-item]").all()
-        names = [result.locator("span.truncate").first.inner_text() for result in results]
-        self.page.keyboard.press("Escape")
-        return names
+        return self.page.locator("[data-testid=result-item]").all()
 
     def new_nodes(self, on: bool) -> None:
         """Switch between the two ways of drawing nodes: on the canvas, or Nodes 2.0."""

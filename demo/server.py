@@ -35,6 +35,8 @@ from .shapes.inpainting import write_checkpoint
 SHAPES = ROOT / "demo" / "shapes"
 CUSTOM_NODES = {"steer-diffusion-checkout": ROOT, "steer-shapes-loader": ROOT / "demo" / "shapes_loader"}
 START_SECONDS = 180
+FRONTEND = "STEER_FRONTEND"
+"""Environment variable: the `static` folder of an unpacked comfyui-frontend-package, to use in place of the host's."""
 Progress = Callable[[str, float], None]  # node id, fraction of that node done: 0.0 when it begins
 
 
@@ -272,12 +274,14 @@ class Server:
     def _arguments(self) -> list[str]:
         folders = [f"--{name}-directory={self.folder / name}" for name in ("input", "output", "temp", "user")]
         device = [] if gpu_there(torch) else ["--cpu"]
+        frontend = [f"--front-end-root={os.environ[FRONTEND]}"] if FRONTEND in os.environ else []
         return [
             "--listen",
             "127.0.0.1",
             "--port",
             str(self.port),
             *device,
+            *frontend,
             *folders,
             "--database-url",
             f"sqlite:///{self.folder / 'comfyui.db'}",

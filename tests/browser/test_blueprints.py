@@ -1,0 +1,143 @@
+"""The blueprints and apps in the host's real editor: found, wired, run; the picture is that of the long graph."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from steer.demo.blueprint_table import APPS, BLUEPRINTS, CHECKPOINT, saver_of, tooltips, wires_in
+from steer.demo.editor import Editor
+from steer.demo.inputs import write_inputs
+from steer.demo.package import ROOT
+from steer.demo.runner import load_workflow
+from steer.demo.server import Server
+from steer.demo.shapes import CHECKPOINT as SHAPES
+
+QUICK = {"steps": 12, "resamples": 2, "mask samples": 2, "pictures": 1}
+"""In place of the API form's numbers: 12 is more than RePaint's jump length."""
+CLEAR = "() => window.comfyAPI.app.app.graph.clear()"
+NEW_NODES = "on => window.comfyAPI.app.app.ui.settings.setSettingValueAsync('Comfy.VueNodes.Enabled', on)"
+PROMPTLY = "() => window.comfyAPI.app.app.ui.settings.setSettingValueAsync('LiteGraph.Node.TooltipDelay', 0)"
+SURROUND = """([wires, values, outputs]) => {
+    const { graph } = window.comfyAPI.app.app, [job] = graph.nodes, added = {}
+    const add = (type, [name, value]) => {
+        const node = LiteGraph.createNode(type)
+        graph.add(node)
+        node.widgets.find(widget => widget.name === name).value = value
+        return node
+    }
+    for (const [socket, type, slot, widget] of wires)
+        (added[type] ??= add(type, widget)).connect(slot, job, job.findInputSlot(socket))
+    for (const [name, value] of Object.entries(values)) job.widgets.find(widget => widget.name === name).value = value
+    return outputs.map(name => {
+        const saver = add('SaveImage', ['filename_prefix', 'blueprint'])
+        job.connect(job.findOutputSlot(name), saver, 0)
+        return String(saver.id)
+    })
+}"""
+"""Around the only node of the graph: loaders by socket, its widgets' values, and a saver for each output; their ids."""
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    """A host that has the shapes checkpoint under the name of the one that the apps load, and the apps' pictures."""
+    checkpoint = tmp_path_factory.mktemp("checkpoints") / CHECKPOINT["name"]
+    shutil.copyfile(SHAPES, checkpoint)
+    with Server(checkpoint=checkpoint) as running:
+        if not running.object_info()["SteerPromptEdit"].get("search_aliases"):
+            pytest.skip("this ComfyUI is older than the form of these blueprints")
+        pictures = write_inputs(running.input_folder)
+        shutil.copyfile(pictures["photo"], running.input_folder / "steer_cat.webp")
+        shutil.copyfile(pictures["inpaint"], running.input_folder / "steer_coffee_hole.webp")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def editor(host):
+    with Editor(host.url) as opened:
+        opened.page.evaluate(PROMPTLY)
+        yield opened
+
+
+@pytest.fixture
+def added(request, editor):
+    """The name of a blueprint that was searched for and put on an empty canvas."""
+    name, new_nodes = request.param
+    editor.page.evaluate(NEW_NODES, new_nodes)
+    editor.page.evaluate(CLEAR)
+    words = name.removesuffix(" (Steer)").lower()
+    assert name in editor.search(words)[:2]
+    editor.add(name)
+    return name
+
+
+def each(new_nodes: bool):
+    return pytest.mark.parametrize("added", [(name, new_nodes) for name in BLUEPRINTS], indirect=True, ids=BLUEPRINTS)
+
+
+@each(False)
+def test_gives_the_picture_of_the_long_graph(added, editor, host):
+    """With the same values, to the last bit; with five nodes and six wires at most."""
+    table, long = BLUEPRINTS[added], load_workflow(BLUEPRINTS[added].workflow)
+    loaders = {"CheckpointLoaderSimple": "ckpt_name", "LoadImage": "image"}
+    wires = []
+    for socket, ((node, slot), _) in wires_in(table).items():
+        kind = long[node]["class_type"]
+        wires.append([socket, kind, slot, [loaders[kind], long[node]["inputs"][loaders[kind]]]])
+    values = {}
+    for label, ((node, key), *_) in table.widgets.items():
+        values[label] = long[node]["inputs"][key] = QUICK.get(label, long[node]["inputs"][key])
+    results = [label for label in table.outputs if label not in ("heatmap", "mask")]
+    savers = editor.page.evaluate(SURROUND, [wires, values, results])
+    graph = editor.workflow()
+    assert len(graph["nodes"]) <= 5 and len(graph["links"]) <= 6
+    assert editor.run() == "execution_success"
+    (job,) = host.get_json("/history?max_items=1").values()
+    short = dict(host.images(job["outputs"]))
+    expected = dict(host.images(host.run(long)))
+    for label, saver in zip(results, savers, strict=True):
+        np.testing.assert_array_equal(short[saver], expected[saver_of(long, table.outputs[label])])
+
+
+@each(True)
+def test_every_widget_has_its_tooltip(added, editor, host):
+    """Of the table, or of the node inside as it is now; seen on hovering."""
+    expected = tooltips(BLUEPRINTS[added], host.object_info())
+    widgets = editor.page.get_by_test_id("node-widget")
+    assert widgets.count() == len(BLUEPRINTS[added].widgets)
+    for label, widget in zip(BLUEPRINTS[added].widgets, widgets.all(), strict=True):
+        widget.get_by_text(label, exact=True).hover()
+        editor.page.get_by_role("tooltip").get_by_text(expected[label]).first.wait_for()
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_an_app_opens_as_a_form_and_runs(app, editor, host):
+    """What is typed into the form is what is run."""
+    templates = host.get_json("/workflow_templates")
+    assert any(app in names for names in templates.values())
+    workflow = json.loads((ROOT / "example_workflows" / f"{app}.json").read_text())
+    for node in workflow["nodes"]:
+        named = node["widgets_values_named"]
+        named |= {label: value for label, value in QUICK.items() if label in named}
+        node["widgets_values"] = list(named.values())
+    editor.load(workflow, app)
+    page, words = editor.page, next(iter(APPS[app].words))
+    form = page.get_by_test_id("linear-widgets")
+    form.get_by_text(words, exact=True).wait_for()
+    for label, line in APPS[app].shown.items():
+        assert form.get_by_text(label, exact=True).count() and form.get_by_text(line).count()
+    skip = page.get_by_role("button", name="Skip")
+    if skip.count():  # the editor's own tour
+        skip.click()
+    form.locator("textarea").first.fill("a red heart above a yellow star")
+    number = len(host.get_json("/history"))
+    page.get_by_test_id("linear-run-button").get_by_role("button", name="Run").click()
+    for _ in range(600):
+        if len(history := host.get_json("/history")) > number:
+            break
+        page.wait_for_timeout(200)
+    job = list(history.values())[-1]
+    assert job["status"]["status_str"] == "success"
+    assert "a red heart above a yellow star" in json.dumps(job["prompt"][2])
+    (saved,) = [output["images"] for output in job["outputs"].values() if output.get("images")][:1]
+    page.get_by_text(saved[0]["filename"]).first.wait_for()
