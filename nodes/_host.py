@@ -15,6 +15,7 @@ from comfy.model_sampling import CONST
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..samplers.batch import per_sample
 from ..samplers.blended_diffusion import Blend
 from ..samplers.core import Denoiser, SampleNoise, Step, descending
 from ..samplers.ddim import ddim
@@ -120,7 +121,7 @@ def without_hole(latent: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
     As RePaint's `x_T`. Blended Diffusion is published with the noised source there, and its result follows what lies
     under the mask. A sample without noise is itself what the run starts from, and stays.
     """
-    drawn = noise.flatten(1).any(1).reshape(-1, *[1] * (noise.ndim - 1))
+    drawn = per_sample(noise.flatten(1).any(1), noise)
     return torch.where(drawn, composite(torch.zeros_like(latent), latent, mask), latent)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .batch import per_sample
 from .noise_law import NoiseLaw
 
 Estimates = Callable[[Tensor, float], tuple[Tensor, Tensor]]
@@ -37,7 +38,7 @@ def contrast(
         source, target = (each.float().unflatten(0, (len(part), batch)) for each in estimates(x, sigma))
         difference = difference + (target - source).abs().mean(2).sum(0)
         size = size + source.abs().flatten(2).mean(2).sum(0)  # (batch,)
-    return difference / _each(size.clamp_min(1e-30), difference)
+    return difference / per_sample(size.clamp_min(1e-30), difference)
 
 
 def found(contrast: Tensor, threshold: float, within: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -50,13 +51,8 @@ def found(contrast: Tensor, threshold: float, within: Tensor | None = None) -> t
     """
     square = contrast.square()
     counts = torch.ones_like(square) if within is None else (within > 0).to(square)
-    share = counts / _each(counts.flatten(1).sum(1).clamp_min(1.0), counts)
+    share = counts / per_sample(counts.flatten(1).sum(1).clamp_min(1.0), counts)
     mean, size = ((values * share).flatten(1).sum(1) for values in (square, contrast))
-    heat = (counts * square / _each(CLIP * mean.clamp_min(1e-30), square)).clamp(max=1.0)
-    heat = torch.where(_each(size > NO_CONTRAST, heat), heat, 0.0)
+    heat = (counts * square / per_sample(CLIP * mean.clamp_min(1e-30), square)).clamp(max=1.0)
+    heat = torch.where(per_sample(size > NO_CONTRAST, heat), heat, 0.0)
     return (heat > threshold).float(), heat
-
-
-def _each(values: Tensor, like: Tensor) -> Tensor:
-    """(batch,) in the shape that goes with each picture of `like`."""
-    return values.view(-1, *[1] * (like.ndim - 1))

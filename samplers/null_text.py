@@ -1,7 +1,7 @@
 """Null-text optimisation (Mokady et al. 2023, arXiv:2211.09794, Algorithm 1): guided sampling returns the picture."""
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -10,10 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .batch import chosen
 from .core import Denoiser
 from .guidance import cfg
 from .inversion import Inversion
 from .noise_law import NoiseLaw
+from .optimise import Adam, differentiating
 
 AHEAD = 0.3  # how far the next step's start goes on the way that the last step went
 
@@ -34,31 +36,6 @@ class InnerStep(NamedTuple):
     """The embeddings those losses came from (batch, tokens, channels), float32."""
     x: Tensor
     """The latents after the step under those embeddings."""
-
-
-@contextmanager
-def differentiating():
-    """Records gradients, also where the caller is in inference mode."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-class Adam:
-    """Adam (Kingma and Ba 2015, arXiv:1412.6980) with its published constants, for one tensor.
-
-    Elementwise, so that the samples of a batch do not see each other.
-    """
-
-    def __init__(self, learning_rate: float):
-        self.learning_rate, self.count, self.mean, self.square = learning_rate, 0, 0.0, 0.0
-
-    def step(self, value: Tensor, gradient: Tensor) -> Tensor:
-        """The value after one update."""
-        self.count += 1
-        self.mean = 0.9 * self.mean + 0.1 * gradient
-        self.square = 0.999 * self.square + 0.001 * gradient * gradient
-        mean, square = self.mean / (1.0 - 0.9**self.count), self.square / (1.0 - 0.999**self.count)
-        return value - self.learning_rate * mean / (square.sqrt() + 1e-8)
 
 
 def step_learning_rate(learning_rate: float, step: int, steps: int) -> float:
@@ -155,14 +132,9 @@ def _descend(
                 "lower learning_rate, or run the model at a higher precision (--bf16-unet, --fp32-unet)"
             )
         better = wanted & (losses < best.losses)
-        best = InnerStep(best.step, inner, *map(partial(_rows, better), (losses, embedding, after), best[2:]))
+        best = InnerStep(best.step, inner, *map(partial(chosen, better), (losses, embedding, after), best[2:]))
         yield best
         if gradient is None:
             break
         embedding = adam.step(embedding, gradient)
-    return _rows(best.losses < stop, best.embedding, embedding), best.x
-
-
-def _rows(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """`new` in the chosen rows, `old` in the others."""
-    return torch.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    return chosen(best.losses < stop, best.embedding, embedding), best.x

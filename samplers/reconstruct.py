@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from .null_text import Adam, differentiating
+from .optimise import Adam, differentiating
 
 BACKGROUND = 100.0
 """What the background weighs against the rest, as published."""

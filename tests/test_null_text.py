@@ -6,7 +6,8 @@ from steer.samplers.ddim import ddim
 from steer.samplers.guidance import cfg
 from steer.samplers.inversion import Inversion
 from steer.samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING
-from steer.samplers.null_text import Adam, null_text, step_early_stop, step_learning_rate
+from steer.samplers.null_text import null_text, step_early_stop, step_learning_rate
+from steer.samplers.optimise import Adam
 from steer.tests.closed_form import last
 
 LAWS = pytest.mark.parametrize("law", [VARIANCE_EXPLODING, RECTIFIED_FLOW])
