@@ -499,7 +499,7 @@ class SteerCFG(comfy.samplers.CFGGuider):
 
 
 def check_inversion_fits(inversion: Inversion, model) -> None:
-    """ValueError for an inversion that this model cannot have made, or that holds what is not a number."""
+    """ValueError for an inversion that this model cannot have made."""
     made_for, format_name = inversion.latent_format, type(model.get_model_object("latent_format")).__name__
     law = noise_law(model.get_model_object("model_sampling"))
     if made_for != format_name or inversion.law != law:
@@ -507,11 +507,6 @@ def check_inversion_fits(inversion: Inversion, model) -> None:
             f"the inversion is of a {inversion.law.name} model with {made_for} latents, and this model is a "
             f"{law.name} one with {format_name} latents; use the model that it was made with"
         )
-    descending(inversion.sigmas)
-    if len(inversion.latents) != len(inversion.sigmas):
-        raise ValueError(f"the inversion holds {len(inversion.latents)} latents for {len(inversion.sigmas)} sigmas")
-    if not all(torch.isfinite(latent).all() for latent in inversion.latents):
-        raise ValueError("the inversion holds NaN or infinite values; invert again, at a higher precision")
 
 
 def tell(node: str, text: str) -> None:

@@ -37,6 +37,19 @@ def check_values(name: str, values: Tensor) -> None:
         )
 
 
+def check_tensor(name: str, tensor: Tensor, shape: tuple, *also: torch.dtype) -> None:
+    """ValueError unless it is finite, not empty, of this shape (None is any size), and float32 or one of `also`."""
+    if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.float32, *also):
+        raise ValueError(f"{name} is {getattr(tensor, 'dtype', type(tensor).__name__)}; a float32 tensor is needed")
+    sizes = tuple(tensor.shape)
+    fits = len(sizes) == len(shape) and all(wanted in (None, size) for size, wanted in zip(sizes, shape, strict=True))
+    if not fits or not tensor.numel():
+        wanted = " x ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} has the shape {sizes}; {wanted} is needed, and nothing empty")
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{name} holds NaN or infinite values; look at what made it")
+
+
 def check_two(sigmas: Sequence[float]) -> None:
     """ValueError unless there is a level to come from and one to go to."""
     if len(sigmas) < 2:

@@ -12,9 +12,10 @@ from itertools import pairwise
 from math import hypot, inf, log, sqrt
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from .core import Denoiser, descending
+from .core import Denoiser, check_tensor, descending
 from .fixed_point import Solver
 from .noise_law import NoiseLaw
 
@@ -25,9 +26,10 @@ STIFF_LEVELS, STIFF_CALLS = 2, 8  # levels above the source that may take so man
 class Inversion:
     """A finished inversion, immutable: `latents[i]` (batch, channels, ...) is at level `sigmas[i]`, descending.
 
-    The latents are in model space, float32, on the CPU; `latents[-1]` is the source, `latents[0]` the inverted noise.
+    The latents are in model space, float32 or float64, on the CPU; `latents[-1]` is the source, `latents[0]` the noise.
     `latent_format` names the host's latent format, so that a trajectory of another model family is refused. `from_top`:
     sigmas[0] is the model's highest level, where the host starts from slightly more noise than elsewhere.
+    ValueError unless levels, shapes, dtypes, values and law agree.
     """
 
     sigmas: tuple[float, ...]
@@ -35,6 +37,24 @@ class Inversion:
     law: NoiseLaw
     latent_format: str
     from_top: bool
+
+    def __post_init__(self):
+        sigmas, latents, law = descending(self.sigmas), self.latents, self.law
+        if len(set(sigmas)) < len(sigmas):
+            raise ValueError("two sigmas are equal; an inversion needs each below the one before")
+        if len(latents) != len(sigmas):
+            raise ValueError(f"{len(latents)} latents for {len(sigmas)} sigmas; one for each is needed")
+        if not 0.0 < law.noise_scale < inf or law.flow and sigmas[0] > 1.0:
+            raise ValueError(
+                f"sigmas from {sigmas[0]:g} with noise_scale {law.noise_scale:g} belong to no {law.name} model; "
+                "invert with the model that will sample"
+            )
+        if not self.latent_format.isidentifier() or len(self.latent_format) > 100:
+            raise ValueError(f"the latent format is {self.latent_format[:100]!r}; a name such as 'SD15' is needed")
+        shape = (None,) * max(latents[0].ndim, 2)
+        for index, latent in enumerate(latents):
+            check_tensor(f"latents[{index}]", latent, shape, torch.float64)
+            shape = latent.shape
 
 
 class Level(NamedTuple):

@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .core import descending
+from .core import check_tensor
 from .inversion import Inversion
 from .noise_law import NoiseLaw
 
@@ -162,30 +162,19 @@ def load(path: str | os.PathLike) -> tuple[Inversion, NullText | None]:
     law = NoiseLaw(LAWS[contents["law"]], contents["noise_scale"])
     sigmas = tuple(tensors["sigmas"].tolist())
     inversion = Inversion(sigmas, latents, law, contents["latent_format"], contents["from_top"])
-    check_inversion(inversion)
+    check_latents(inversion)
     null_text = _with_tensors(contents["null_text"], tensors)
     if null_text is not None:
         check_null_text(null_text)
     return inversion, null_text
 
 
-def check_inversion(inversion: Inversion) -> None:
-    """ValueError unless the inversion is whole: levels, shapes, dtypes, values and law agree."""
-    sigmas, latents, law = descending(inversion.sigmas), inversion.latents, inversion.law
-    if len(set(sigmas)) < len(sigmas):
-        raise ValueError("two sigmas are equal; an inversion needs each below the one before")
-    if len(latents) != len(sigmas):
-        raise ValueError(f"{len(latents)} latents for {len(sigmas)} sigmas; one for each is needed")
-    if not 0.0 < law.noise_scale < inf or law.flow and sigmas[0] > 1.0:
-        raise ValueError(
-            f"sigmas from {sigmas[0]:g} with noise_scale {law.noise_scale:g} belong to no {law.name} model; "
-            "invert with the model that will sample"
-        )
-    if not inversion.latent_format.isidentifier() or len(inversion.latent_format) > 100:
-        raise ValueError(f"the latent format is {inversion.latent_format[:100]!r}; a name such as 'SD15' is needed")
-    _check_tensor("latents[0]", latents[0], (None,) * max(latents[0].ndim, 3))
-    for index, latent in enumerate(latents):
-        _check_tensor(f"latents[{index}]", latent, latents[0].shape)
+def check_latents(inversion: Inversion) -> None:
+    """ValueError unless the latents, which agree with each other, are float32 and (batch, channels, ...)."""
+    shape = tuple(inversion.latents[0].shape)
+    check_tensor("latents[0]", inversion.latents[0], (None,) * max(len(shape), 3))
+    for index, latent in enumerate(inversion.latents):
+        check_tensor(f"latents[{index}]", latent, shape)
 
 
 def check_null_text(null_text: NullText) -> None:
@@ -195,7 +184,7 @@ def check_null_text(null_text: NullText) -> None:
     width = None
     for index, (cond, options) in enumerate(null_text):
         name = f"null_text[{index}]"
-        _check_tensor(name, cond, (None, None, width))
+        check_tensor(name, cond, (None, None, width))
         width = cond.shape[-1]
         for key, value in options.items():
             _check_option(name, key, value)
@@ -212,7 +201,7 @@ def _follows(start: float, end: float, key: str) -> bool:
 def _check_option(name: str, key: str, value) -> None:
     if key == "pooled_output":
         if value is not None:
-            _check_tensor(f"{name} pooled_output", value, (None, None))
+            check_tensor(f"{name} pooled_output", value, (None, None))
         return
     if key not in OPTIONS:
         raise ValueError(
@@ -226,23 +215,10 @@ def _check_option(name: str, key: str, value) -> None:
         raise ValueError(f"{name} has {key} = {str(value)[:40]}; a number from {low:g} to {high:g} is needed")
 
 
-def _check_tensor(name: str, tensor: Tensor, shape: tuple) -> None:
-    """ValueError unless it is a float32 tensor, finite, not empty and of this shape (None is any size)."""
-    if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32:
-        raise ValueError(f"{name} is {getattr(tensor, 'dtype', type(tensor).__name__)}; a float32 tensor is needed")
-    sizes = tuple(tensor.shape)
-    fits = len(sizes) == len(shape) and all(wanted in (None, size) for size, wanted in zip(sizes, shape, strict=True))
-    if not fits or not tensor.numel():
-        wanted = " x ".join("any" if size is None else str(size) for size in shape)
-        raise ValueError(f"{name} has the shape {sizes}; {wanted} is needed, and nothing empty")
-    if not torch.isfinite(tensor).all():
-        raise ValueError(f"{name} holds NaN or infinite values; look at what made it")
-
-
 def _contents(inversion: Inversion, null_text: NullText | None) -> tuple[dict[str, Tensor], dict]:
-    """(tensors by name, the rest as JSON values) of a checked inversion."""
-    check_inversion(inversion)
+    """(tensors by name, the rest as JSON values)."""
     tensors = {"sigmas": torch.tensor(inversion.sigmas, dtype=torch.float64)}
+    check_latents(inversion)
     tensors |= {f"latents.{index}": latent for index, latent in enumerate(inversion.latents)}
     contents = {
         "law": "rectified_flow" if inversion.law.flow else "variance_exploding",

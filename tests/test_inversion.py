@@ -1,10 +1,11 @@
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
 from steer.samplers.ddim import ddim
-from steer.samplers.inversion import invert
-from steer.samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING
+from steer.samplers.inversion import Inversion, invert
+from steer.samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING, NoiseLaw
 from steer.tests.closed_form import gaussian_denoiser, last, log_spaced
 
 LAWS = [VARIANCE_EXPLODING, RECTIFIED_FLOW]
@@ -206,3 +207,29 @@ def test_a_step_that_does_not_contract_is_damped():
 def test_bad_settings_are_refused(refine, tolerance):
     with pytest.raises(ValueError, match="refine"):
         next(invert(lambda x, s: x, torch.ones(1, 2), [1.0, 0.0], VARIANCE_EXPLODING, refine, tolerance))
+
+
+LATENTS = tuple(torch.randn(1, 4, 16, 16) for _ in range(5))
+GOOD = Inversion((9.0, 4.0, 2.0, 1.0, 0.0), LATENTS, VARIANCE_EXPLODING, "SD15", False)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"sigmas": GOOD.sigmas[::-1]}, "rise from"),
+        ({"sigmas": (9.0, 9.0, 2.0, 1.0, 0.0)}, "two sigmas are equal"),
+        ({"sigmas": GOOD.sigmas[1:]}, "5 latents for 4 sigmas"),
+        ({"latents": LATENTS[1:]}, "4 latents for 5 sigmas"),
+        ({"latents": (*LATENTS[:-1], LATENTS[0] * torch.nan)}, r"latents\[4\] holds NaN"),
+        ({"latents": (*LATENTS[:-1], torch.zeros(2, 4, 16, 16))}, r"latents\[4\] has the shape \(2, 4, "),
+        ({"latents": (*LATENTS[:-1], LATENTS[0].half())}, "float16"),
+        ({"latents": (torch.zeros(1, 4, 0, 16),) * 5}, "nothing empty"),
+        ({"latents": (torch.zeros(4),) * 5}, "any x any is needed"),
+        ({"law": RECTIFIED_FLOW}, "no rectified-flow model"),
+        ({"law": NoiseLaw(noise_scale=float("nan"))}, "noise_scale nan"),
+        ({"latent_format": "SD 1.5"}, "latent format"),
+    ],
+)
+def test_an_inversion_that_is_not_whole_cannot_be_made(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(GOOD, **changes)

@@ -6,8 +6,8 @@ from steer.samplers.inversion import Inversion, Level
 from steer.samplers.inversion_report import AMISS, report
 from steer.samplers.noise_law import VARIANCE_EXPLODING
 
-LATENTS = (torch.ones(1, 2), torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]))  # of std 1.41
-INVERSION = Inversion((2.0, 1.0, 0.0), LATENTS, VARIANCE_EXPLODING, "", True)
+LATENTS = (torch.ones(1, 1, 2), torch.zeros(1, 1, 2), torch.tensor([[[1.0, -1.0]]]))  # of std 1.41
+INVERSION = Inversion((2.0, 1.0, 0.0), LATENTS, VARIANCE_EXPLODING, "SD15", True)
 
 
 def levels(*residuals):
