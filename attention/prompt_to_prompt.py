@@ -152,3 +152,32 @@ class BlendMask:
         maps = F.max_pool2d(self._sums.unflatten(-1, self._grid), 3, stride=1, padding=1)  # (2, batch, h, w)
         maps = maps / maps.amax((-2, -1), keepdim=True).clamp_min(1e-12)
         return F.interpolate((maps > self.blend.threshold).any(0).float().unsqueeze(1), (height, width))
+
+
+class BlendedTarget:
+    """The target of a local blend (section 4.1): outside the mask it is the source, inside what was sampled.
+
+    The paper blends the target's latent after each step. Another sampler keeps its own latent, which cannot be changed,
+    but where it would be is known: outside, two solutions of the sampling ODE under the same estimates drift apart in
+    proportion to sigma. So what each blend takes off is kept as a share of sigma, and taken off at the levels below.
+    Latents are (batch, channels, height, width); until the first mask the target is left alone.
+    """
+
+    def __init__(self):
+        self.mask: Tensor | None = None
+        """(batch, 1, height, width) of 0 and 1, set by who watches the attention."""
+        self._drift: Tensor | float = 0.0
+
+    def moved(self, source: Tensor, target: Tensor, sigma: float) -> Tensor:
+        """The target's latent at a level where it would be, had it been blended after each step."""
+        if self.mask is None:
+            return target
+        moved = target - sigma * self._drift
+        blended = self.blend(source, moved)
+        if sigma > 0.0:
+            self._drift = self._drift + (moved - blended) / sigma
+        return blended
+
+    def blend(self, source: Tensor, target: Tensor) -> Tensor:
+        """Latents or estimates of the two, at one level."""
+        return target if self.mask is None else source + self.mask.to(source) * (target - source)

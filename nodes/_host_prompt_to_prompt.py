@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..attention.core import Attention, Site, nearest
+from ..attention.core import Attention, Site
 from ..attention.prompt_to_prompt import (
     NOTHING_TO_BLEND,
+    BlendedTarget,
     BlendMask,
     Edit,
     Timing,
@@ -17,7 +18,7 @@ from ..attention.prompt_to_prompt import (
     edited,
     shared_queries,
 )
-from ..samplers.inversion import Inversion
+from ..samplers.direct_inversion import PinnedSource
 from ..samplers.same_noise import SameNoise
 from ._host import CheckedGuider, InversionSampler, WrappedGuider, check_inversion_fits, noise_law
 from ._host_attention import Transform, attention_sites, edits_of, half_of, paired, with_edits, with_patches_unwatched
@@ -63,109 +64,50 @@ class Watched(Transform):
         return rows
 
 
-class Track:
-    """The recorded trajectory that the source follows (Direct Inversion, Ju et al. 2023, arXiv:2310.01506)."""
-
-    def __init__(self, inversion: Inversion, sigmas: list[float], shape: tuple[int, ...]):
-        batch, (held, *sides) = shape[0], inversion.latents[0].shape
-        if tuple(sides) != tuple(shape[1:]):
-            raise ValueError(
-                f"inversion is of latents of {tuple(sides)} and latent_image of {tuple(shape[1:])}; connect the LATENT "
-                "of the same inversion"
-            )
-        if held not in (1, batch):
-            raise ValueError(f"inversion holds {held} latents and latent_image {batch}; give one for each")
-        self.sigmas = sigmas
-        self.latents = [inversion.latents[self._index(inversion.sigmas, sigma)] for sigma in sigmas]
-
-    @staticmethod
-    def _index(sigmas, sigma: float) -> int:
-        level = nearest(sigmas, sigma)
-        if level is None:
-            raise ValueError(
-                f"sigma {sigma:.5g} is not one that the inversion recorded; sample with the sigmas it was made with, "
-                "and a sampler that stays on them (euler, DDIM, heun, dpmpp_2m)"
-            )
-        return sigmas.index(level)
-
-    def at(self, sigma: float, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The source at a level, and the estimate that takes a deterministic step from there to the next level."""
-        index = self._index(self.sigmas, sigma)
-        x = self._on(index, like)
-        if index + 1 == len(self.sigmas):
-            return x, x
-        ratio = self.sigmas[index + 1] / self.sigmas[index]
-        return x, (self._on(index + 1, like) - ratio * x) / (1.0 - ratio)
-
-    def end(self, like: Tensor) -> Tensor:
-        return self._on(-1, like)
-
-    def _on(self, index: int, like: Tensor) -> Tensor:
-        return self.latents[index].to(like).expand_as(like)
-
-
 class LockstepGuider(WrappedGuider):
     """A guider whose attention is edited, and the halves of its batch kept together."""
 
     lockstep = 2  # the two halves get the same noise from Steer's samplers
 
-    def __init__(self, guider, edit: Edit, timing: Timing, track: Track | None, same_noise: SameNoise):
+    def __init__(self, guider, edit: Edit, timing: Timing, pinned: PinnedSource | None, same_noise: SameNoise):
         super().__init__(guider)
-        self._blend_first, self._track, self._same_noise = timing.blend_first, track, same_noise
-        self._blended = BlendMask(edit.blend) if edit.blend else None
+        self._blend_first, self._pinned, self._same_noise = timing.blend_first, pinned, same_noise
+        self._watched = BlendMask(edit.blend) if edit.blend else None
+        self.target = BlendedTarget()
         self._sites = attention_sites(guider.inner_model)
         positives = guider.conds["positive"]
-        if self._blended and any("area" in cond for cond in positives):
+        if self._watched and any("area" in cond for cond in positives):
             raise ValueError(
                 "source and target have an area, and the local blend looks for its words in the whole picture; remove "
                 "the area (a mask can stay) or the local blend"
             )
         # of prompts that were combined only the edit's own is edited
         own = [cond for cond in positives if half_of(cond) == ("both", *texts_of(edit))]
-        watching = [Watched(self._blended)] if self._blended else []
+        watching = [Watched(self._watched)] if self._watched else []
         self._edits = edits_of(own, Lockstep(edit, timing), *watching)
-        self.mask: Tensor | None = None
-        self._drift: Tensor | float = 0.0
 
     def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
         comfy.model_management.throw_exception_if_processing_interrupted()
         level, (source, target) = float(sigma.max()), x.chunk(2)
-        if self._track:
-            source, follows = self._track.at(level, source)
-        x = torch.cat([source, self._moved(source, target, level)])
+        if self._pinned:
+            source = self._pinned.x(level, source)
+        x = torch.cat([source, self.target.moved(source, target, level)])
         options = with_patches_unwatched(with_edits(model_options, self._sites, self._edits))
         with self._same_noise.away():
             denoised, edit = self._guider(x, sigma, model_options=options, seed=seed).chunk(2)
-        if self._track:
-            denoised = follows
-        if self._blended and level <= self._blend_first:
-            self.mask = self._blended.mask(*x.shape[-2:])
+        if self._pinned:
+            denoised = self._pinned.denoised(level, denoised)
+        if self._watched and level <= self._blend_first:
+            self.target.mask = self._watched.mask(*x.shape[-2:])
         # outside the mask the target's estimate is the source's, so that multistep samplers remember the source
-        return torch.cat([denoised, self._blend(denoised, edit)])
+        return torch.cat([denoised, self.target.blend(denoised, edit)])
 
     def finish(self, x: Tensor, sigma: float) -> Tensor:
-        """The sampler's result: the source exactly on its track, the target blended once more."""
+        """The sampler's result: the source exactly as recorded, the target blended once more."""
         source, target = x.chunk(2)
-        if self._track:
-            source = self._track.end(source)
-        return torch.cat([source, self._moved(source, target, sigma)])
-
-    def _moved(self, source: Tensor, target: Tensor, sigma: float) -> Tensor:
-        """The target where it would be, had it been blended after each step (arXiv:2208.01626, section 4.1).
-
-        A sampler's own latent cannot be changed, but where it would have been is known: two solutions of the sampling
-        ODE under the same estimates drift apart as sigma does.
-        """
-        if self.mask is None:
-            return target
-        moved = target - sigma * self._drift
-        blended = self._blend(source, moved)
-        if sigma > 0.0:
-            self._drift = self._drift + (moved - blended) / sigma
-        return blended
-
-    def _blend(self, source: Tensor, target: Tensor) -> Tensor:
-        return target if self.mask is None else source + self.mask.to(source) * (target - source)
+        if self._pinned:
+            source = self._pinned.x(sigma, source)
+        return torch.cat([source, self.target.moved(source, target, sigma)])
 
 
 class LockstepSampler(comfy.samplers.Sampler):
@@ -181,28 +123,29 @@ class LockstepSampler(comfy.samplers.Sampler):
         owner, model_sampling = self.owner, model_wrap.inner_model.model_sampling
         with errors_of(owner.node):
             check_ready(model_wrap, sigmas, latent_image, noise, denoise_mask)
-            law, track = noise_law(model_sampling), None
+            law, pinned = noise_law(model_sampling), None
             if owner.inversion is not None:
-                track = Track(owner.inversion, sigmas.tolist(), (noise.shape[0] // 2, *noise.shape[1:]))
+                pinned = PinnedSource(owner.inversion, sigmas.tolist(), (noise.shape[0] // 2, *noise.shape[1:]))
                 top = self.max_denoise(model_wrap, sigmas)
-                self._check_start(track, model_sampling.noise_scaling(sigmas[0], noise, latent_image, top))
+                start = model_sampling.noise_scaling(sigmas[0], noise, latent_image, top)
+                self._check_start(pinned, float(sigmas[0]), start)
             same_noise = SameNoise(noise.shape)
-            guider = LockstepGuider(model_wrap, owner.edit, owner.timing, track, same_noise)
+            guider = LockstepGuider(model_wrap, owner.edit, owner.timing, pinned, same_noise)
             with same_noise:
                 samples = self.sampler.sample(
                     guider, sigmas.clone(), extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
                 )
-        if guider.mask is not None:
+        if guider.target.mask is not None:
             latent_format = model_wrap.inner_model.latent_format
-            show_output(owner.shown_on, lambda: blend_output(latent_format, samples, guider.mask))
-        # the inner sampler's result has been taken out of the flow law's scale; the source on its track has not
+            show_output(owner.shown_on, lambda: blend_output(latent_format, samples, guider.target.mask))
+        # the inner sampler's result has been taken out of the flow law's scale; the pinned source has not
         x = guider.finish(samples * law.alpha(float(sigmas[-1])), float(sigmas[-1]))
         return model_sampling.inverse_noise_scaling(sigmas[-1], x)
 
     @staticmethod
-    def _check_start(track: Track, x: Tensor) -> None:
+    def _check_start(pinned: PinnedSource, sigma: float, x: Tensor) -> None:
         source = x.chunk(2)[0]
-        expected = track.at(track.sigmas[0], source)[0]
+        expected = pinned.x(sigma, source)
         if (source - expected).abs().max() > 1e-3 * expected.abs().max():
             raise ValueError(
                 "the run does not start where the inversion ends; connect the NOISE and the LATENT of the same "
@@ -250,7 +193,7 @@ class PromptToPromptGuider(comfy.samplers.CFGGuider):
         # where a patch looks at positive and negative in one call (as NAG's), they stay together
         if self.inversion is None or model_options.get("disable_cfg1_optimization", False):
             return super().predict_noise(x, timestep, model_options, seed)
-        # the source follows its track: it needs no unconditional prediction
+        # the source is pinned: it needs no unconditional prediction
         positive, negative = self.conds["positive"], self.conds["negative"]
         both = comfy.samplers.calc_cond_batch(self.inner_model, [positive], x, timestep, model_options)[0]
         (source, cond), target, level = both.chunk(2), x.chunk(2)[1], timestep.chunk(2)[1]

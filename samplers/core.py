@@ -89,6 +89,11 @@ def descending(sigmas: Sequence[float]) -> list[float]:
     return noise_levels(sigmas)
 
 
+def same_level(a: float, b: float) -> bool:
+    """Whether two noise levels are one, up to rounding: the share of them by which they differ is below 1e-4."""
+    return abs(a - b) <= 1e-4 * max(a, b)
+
+
 class SampleNoise:
     """Noise for each sample of a batch from a generator of its own, so that a batch equals its samples alone.
 

@@ -4,26 +4,24 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .core import Denoiser, descending
+from .core import Denoiser, descending, same_level
 from .inversion import Inversion
 from .masks import composite, keep
 
-SAME = 1e-4  # two levels nearer to each other than this share of them are one
-
 
 class Path:
-    """A recorded inversion as a path in sigma, from far above its highest level down to its lowest.
+    """A recorded trajectory as a path in sigma, from far above its highest level down to its lowest.
 
     Between two levels the path is what the deterministic step between them draws when it is taken in parts:
     `alpha D + std n` with D and n constant, in both noise laws a straight line in sigma.
     """
 
-    def __init__(self, inversion: Inversion):
-        self.sigmas, self.latents = inversion.sigmas, inversion.latents
+    def __init__(self, sigmas: Sequence[float], latents: Sequence[Tensor]):
+        self.sigmas, self.latents = tuple(sigmas), tuple(latents)
 
     def x(self, sigma: float, like: Tensor) -> Tensor:
         """The latent at a level, exactly the recorded one at a recorded level; on the device of `like`."""
-        index = next((i for i, level in enumerate(self.sigmas) if _same(level, sigma)), None)
+        index = next((i for i, level in enumerate(self.sigmas) if same_level(level, sigma)), None)
         if index is not None:
             return self.latents[index].to(like)
         x, direction, level = self._segment(sigma, like)
@@ -39,7 +37,7 @@ class Path:
 
         Beyond the recorded levels the first or last line goes on.
         """
-        below = [i for i, level in enumerate(self.sigmas) if i and sigma > level and not _same(sigma, level)]
+        below = [i for i, level in enumerate(self.sigmas) if i and sigma > level and not same_level(sigma, level)]
         above = min(below, default=len(self.sigmas) - 1) - 1
         (high, low), (x_high, x) = self.sigmas[above : above + 2], self.latents[above : above + 2]
         return x.to(like), ((x_high - x) / (high - low)).to(like), low
@@ -53,7 +51,7 @@ class TrajectoryBlend:
     """
 
     def __init__(self, inversion: Inversion, sigmas: Sequence[float], mask: Tensor):
-        self.path, self.sigmas, self.mask = Path(inversion), descending(sigmas), mask
+        self.path, self.sigmas, self.mask = Path(inversion.sigmas, inversion.latents), descending(sigmas), mask
         check_levels(self.sigmas, inversion.sigmas)
 
     def start(self, like: Tensor) -> Tensor:
@@ -76,7 +74,7 @@ class TrajectoryBlend:
 
 def check_levels(sigmas: Sequence[float], recorded: Sequence[float]) -> None:
     """ValueError unless the sigmas are the recorded ones or a part of them without gaps."""
-    start = next((i for i, level in enumerate(recorded) if _same(level, sigmas[0])), None)
+    start = next((i for i, level in enumerate(recorded) if same_level(level, sigmas[0])), None)
     if start is None:
         raise ValueError(
             f"sampling starts at sigma {sigmas[0]:.5g}, which the inversion did not record (it runs from "
@@ -84,14 +82,10 @@ def check_levels(sigmas: Sequence[float], recorded: Sequence[float]) -> None:
             "part of them (Split Sigmas)"
         )
     part = recorded[start : start + len(sigmas)]
-    if len(part) < len(sigmas) or not all(map(_same, part, sigmas)):
-        odd = next((s for s, r in zip(sigmas, part, strict=False) if not _same(r, s)), sigmas[-1])
+    if len(part) < len(sigmas) or not all(map(same_level, part, sigmas)):
+        odd = next((s for s, r in zip(sigmas, part, strict=False) if not same_level(r, s)), sigmas[-1])
         raise ValueError(
             f"the sigmas leave the inversion's at {odd:.5g} ({len(sigmas) - 1} steps from {sigmas[0]:.5g}, where the "
             f"inversion has {len(recorded) - 1 - start}); sample with the sigmas that were inverted with, or a part of "
             "them without gaps (Split Sigmas)"
         )
-
-
-def _same(a: float, b: float) -> bool:
-    return abs(a - b) <= SAME * max(a, b)

@@ -5,6 +5,7 @@ import torch
 from steer.attention.alignment import mapper
 from steer.attention.core import Attention, Site, Term
 from steer.attention.prompt_to_prompt import (
+    BlendedTarget,
     BlendMask,
     Edit,
     LocalBlend,
@@ -16,6 +17,7 @@ from steer.attention.prompt_to_prompt import (
     shared_queries,
 )
 from steer.attention.tokens import END, START, prompt_of, word_values, word_windows
+from steer.samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING
 from steer.tests.test_attention_core import HEADS, D, apply, explicit_maps, rand, sdpa
 
 N = 12
@@ -134,3 +136,38 @@ def test_the_blend_is_per_sample_and_of_either_prompts_words():
 def test_a_blend_without_a_layer_says_so():
     with pytest.raises(ValueError, match="local blend found no cross-attention"):
         BlendMask(LocalBlend((1,), (1,), 0.3, 0.2)).mask(16, 16)
+
+
+@pytest.mark.parametrize("law", [VARIANCE_EXPLODING, RECTIFIED_FLOW])
+@pytest.mark.parametrize("start", [0, 3])
+def test_a_sampler_that_keeps_its_own_latent_ends_where_blending_after_each_step_does(law, start):
+    """Section 4.1 as published (the latent is blended after each step), with a mask that starts late and changes."""
+    sigmas = [1.0, 0.8, 0.6, 0.45, 0.3, 0.15, 0.05]
+    generator = torch.Generator().manual_seed(0)
+    first, edit = (torch.randn(2, 4, 6, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    masks = [(torch.rand(2, 1, 6, 6, generator=generator) > 0.5).double() for _ in sigmas]
+
+    def denoised(x, bias):
+        return torch.tanh(x) + bias
+
+    def step(x, estimate, index):
+        return law.step(x, estimate, sigmas[index], sigmas[index + 1])
+
+    source = target = first
+    for index in range(len(sigmas) - 1):
+        mask, moved = masks[index], step(target, denoised(target, edit), index)
+        if index >= start:  # the estimate outside is the source's, as in the guider
+            outside = denoised(source, 0.0)
+            moved = step(target, outside + mask * (denoised(target, edit) - outside), index)
+        source = step(source, denoised(source, 0.0), index)
+        target = source + mask * (moved - source) if index >= start else moved
+
+    blended, x, own = BlendedTarget(), first, first  # the sampler never sees what `moved` does
+    for index in range(len(sigmas) - 1):
+        seen = blended.moved(x, own, sigmas[index])
+        estimates = denoised(x, 0.0), denoised(seen, edit)
+        if index >= start:
+            blended.mask = masks[index]
+        x, own = step(x, estimates[0], index), step(own, blended.blend(*estimates), index)
+    torch.testing.assert_close(blended.moved(x, own, sigmas[-1]), target, rtol=0, atol=1e-12)
+    assert not torch.allclose(own, target, atol=1e-3)  # the drift is there

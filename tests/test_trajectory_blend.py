@@ -30,10 +30,14 @@ def blended(inversion, mask, denoise, sigmas=None, eta=0.0, noise=None):
     return blend.finish(last(steps))
 
 
+def path_of(inversion):
+    return Path(inversion.sigmas, inversion.latents)
+
+
 @pytest.mark.parametrize("law", LAWS)
 def test_the_path_is_the_recorded_one_and_its_estimate_leads_along_it(law):
     inversion = inverted(law)
-    path = Path(inversion)
+    path = path_of(inversion)
     for sigma, x in zip(inversion.sigmas, inversion.latents, strict=True):
         assert torch.equal(path.x(sigma, x), x)
     down = list(ddim(lambda x, s: path.denoised(s, x), inversion.latents[0], inversion.sigmas, law))
@@ -46,7 +50,7 @@ def test_the_path_is_the_recorded_one_and_its_estimate_leads_along_it(law):
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.99])
 def test_between_levels_the_path_is_a_shorter_deterministic_step(law, share):
     inversion = inverted(law)
-    path, (high, low) = Path(inversion), inversion.sigmas[2:4]
+    path, (high, low) = path_of(inversion), inversion.sigmas[2:4]
     between, x = high + share * (low - high), inversion.latents[2]
     expected = law.step(x, path.denoised(high, x), high, between)
     torch.testing.assert_close(path.x(between, x), expected, rtol=0, atol=1e-12)
@@ -56,7 +60,7 @@ def test_between_levels_the_path_is_a_shorter_deterministic_step(law, share):
 def test_above_the_path_its_first_line_goes_on():
     """Samplers that add noise before a step call the model above the level."""
     law, inversion = VARIANCE_EXPLODING, inverted(VARIANCE_EXPLODING)
-    path, x, top = Path(inversion), inversion.latents[0], inversion.sigmas[0]
+    path, x, top = path_of(inversion), inversion.latents[0], inversion.sigmas[0]
     higher = path.x(1.2 * top, x)
     torch.testing.assert_close(law.step(higher, path.denoised(1.2 * top, x), 1.2 * top, top), x, rtol=0, atol=1e-12)
 
