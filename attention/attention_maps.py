@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..samplers.window import Window
 from .core import Attention, Site, Term, nearest, paper_positions
 
 Grid = tuple[int, int]
@@ -29,9 +30,9 @@ class Recording:
     sigmas: tuple[float, ...]
     """The levels at which the model was called, descending."""
     tokens: int
-    cross_last: float
-    self_last: float
-    """Below these levels no queries were kept."""
+    words: Window
+    layout: Window
+    """Of which levels the queries were kept: of cross-attention, and of self-attention."""
     texts: tuple[str, ...] = ()
     """The prompts of the run, where its conditioning tells them (as an edit's does)."""
 
@@ -45,8 +46,8 @@ class Recording:
 class Recorder:
     """Collects a recording while a run goes on."""
 
-    def __init__(self, cross_last: float, self_last: float):
-        self.cross_last, self.self_last = cross_last, self_last
+    def __init__(self, words: Window, layout: Window):
+        self.words, self.layout = words, layout
         self._sums: dict[Grid, tuple[Tensor, int]] = {}
         self._queries: dict[tuple[float, Layer], tuple[Tensor, Tensor]] = {}
         self._last: dict[Layer, tuple[Tensor, Tensor]] = {}
@@ -54,7 +55,7 @@ class Recorder:
 
     def add(self, parts: list[Attention], site: Site) -> None:
         """One layer's attention in one model call: the rows of the batch, in parts that follow each other."""
-        if len(parts) == 1 and site.sigma > (self.cross_last if site.cross else self.self_last):
+        if len(parts) == 1 and site.sigma in self._window(site.cross):
             self._keep(parts[0].terms, site)
         if site.cross:
             maps = [part.probs() for part in parts]
@@ -73,6 +74,9 @@ class Recorder:
                 k = self._last[layer][1]  # it is made of the text alone, which hardly ever changes within a run
             self._last[layer] = self._queries[site.sigma, layer] = q, k
 
+    def _window(self, cross: bool) -> Window:
+        return self.words if cross else self.layout
+
     def nbytes(self) -> int:
         """What is kept so far takes, on the CPU when it is finished."""
         tensors = {id(x): x for pair in self._queries.values() for x in pair}
@@ -82,8 +86,7 @@ class Recorder:
         """What these levels will take, if they are like those before them."""
         total, sigmas = 0, list(sigmas)
         for (_, cross), (q, k) in self._last.items():
-            last = self.cross_last if cross else self.self_last
-            total += (q.nbytes + (0 if cross else k.nbytes)) * sum(sigma > last for sigma in sigmas)
+            total += (q.nbytes + (0 if cross else k.nbytes)) * sum(sigma in self._window(cross) for sigma in sigmas)
         return total
 
     def finish(self, sigmas: tuple[float, ...], tokens: int) -> Recording:
@@ -94,7 +97,7 @@ class Recorder:
                 "there is no attention to keep"
             )
         maps = {grid: (total / count).cpu() for grid, (total, count) in self._sums.items()}
-        return Recording(maps, self._queries, self._latent, sigmas, tokens, self.cross_last, self.self_last)
+        return Recording(maps, self._queries, self._latent, sigmas, tokens, self.words, self.layout)
 
 
 def heat(recording: Recording, positions: list[int], height: int, width: int) -> Tensor:

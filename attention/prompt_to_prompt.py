@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..samplers.window import Window
 from .core import Attention, Site, Term, as_matrix, paper_positions
 from .tokens import Prompt
 
@@ -49,7 +50,7 @@ Mixed = tuple[Tensor | None, Tensor | None]
 
 
 class Timing:
-    """When an edit acts, in sigmas: tokens from `first` down to `last` (target,), self-attention to `self_last`.
+    """When an edit acts: `words`, a window for each token of the target, `layout` for self-attention, and `blending`.
 
     `sigma_of` is the noise level at a share of the run, 0 the beginning.
     """
@@ -58,16 +59,16 @@ class Timing:
         self.edit, self._last = edit, None
         own = dict(edit.windows)
         shares = [own.get(position, (0.0, cross_end)) for position in range(edit.target.length)]
-        self.first, self.last = torch.tensor([list(map(sigma_of, ends)) for ends in shares], dtype=torch.float64).T
-        self.self_last = sigma_of(self_end)
-        self.blend_first = sigma_of(edit.blend.start) if edit.blend else 0.0
+        self.words = [Window.until(sigma_of(end), sigma_of(start)) for start, end in shares]
+        self.layout = Window.until(sigma_of(self_end))
+        self.blending = Window(sigma_of(edit.blend.start) if edit.blend else 0.0)
 
     def gates(self, sigma: float) -> Tensor:
         """(target,) 1 where the token's window is open."""
-        return ((self.first >= sigma) & (self.last < sigma)).float()
+        return torch.tensor([float(sigma in window) for window in self.words])
 
     def acts(self, cross: bool, sigma: float) -> bool:
-        return bool(self.gates(sigma).any()) if cross else sigma > self.self_last
+        return any(sigma in window for window in set(self.words)) if cross else sigma in self.layout
 
     def mixed(self, sigma: float, device: torch.device) -> Mixed:
         """`mixes` at a level, on the device; kept for the level's other layers."""

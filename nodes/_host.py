@@ -24,6 +24,7 @@ from ..samplers.inversion import Inversion, invert, largest_error
 from ..samplers.inversion_report import holds, report
 from ..samplers.masks import composite, paints
 from ..samplers.noise_law import Noise, NoiseLaw
+from ..samplers.window import Window
 from ._host_checks import (
     check_answer,
     check_every_call,
@@ -43,6 +44,11 @@ def strength_sigma(model_sampling, strength: float) -> float:
     """The noise level at a strength, the share of diffusion time from 0 (clean) to 1 (all noise)."""
     # at percent 0 the host answers a placeholder far above the model's range
     return min(float(model_sampling.percent_to_sigma(1.0 - strength)), float(model_sampling.sigma_max))
+
+
+def sigma_at(model) -> Callable[[float], float]:
+    """The model's noise level at a share of the run: 0 is above all of them, 1 is 0."""
+    return model.get_model_object("model_sampling").percent_to_sigma
 
 
 def noise_law(model_sampling) -> NoiseLaw:
@@ -428,7 +434,7 @@ class SteerCFG(comfy.samplers.CFGGuider):
         super().__init__(model)
         self.node, self.cfg, self.negative_scale = node, cfg, negative_scale
         model_sampling = model.get_model_object("model_sampling")
-        self.first_sigma, self.last_sigma = (model_sampling.percent_to_sigma(percent) for percent in interval)
+        self.window = Window(*map(model_sampling.percent_to_sigma, interval))
 
     def set_conds(self, positive, negative, empty=None):
         conds = {"positive": positive, "negative": negative}
@@ -455,7 +461,7 @@ class SteerCFG(comfy.samplers.CFGGuider):
         # samplers with several calls in a step are stopped by the host between steps only
         comfy.model_management.throw_exception_if_processing_interrupted()
         positive, negative, empty = (self.conds.get(name) for name in ("positive", "negative", "empty"))
-        inside = self.last_sigma <= float(timestep.max()) <= self.first_sigma
+        inside = float(timestep.max()) in self.window
         if inside and empty is not None and self.negative_scale:
             return self._three_terms([positive, empty], negative, x, timestep, model_options)
         # at cfg 1 the host leaves the unconditional out, unless a patch or a CFG++ sampler asked for it

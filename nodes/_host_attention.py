@@ -249,11 +249,6 @@ class _Hook(NamedTuple):
             )
 
 
-def sigma_at(model) -> Callable[[float], float]:
-    """The model's noise level at a share of the run: 0 is above all of them, 1 is 0."""
-    return model.get_model_object("model_sampling").percent_to_sigma
-
-
 def tokenized(clip, text: str) -> Prompt:
     """The prompt's tokens at the places where the model sees them; ValueError for an encoder without CLIP's tokens."""
     check_writable(text)

@@ -10,14 +10,14 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from ..attention.attention_maps import Recorder, Recording
 from ..attention.core import Attention, Site, Term, nearest
 from ..attention.prompt_to_prompt import Edit, Timing, coarse, edited, shared_queries
-from ._host import CheckedGuider, WrappedGuider, log
+from ..samplers.window import Window
+from ._host import CheckedGuider, WrappedGuider, log, sigma_at
 from ._host_attention import (
     HALF,
     Transform,
     attention_sites,
     edits_of,
     half_of,
-    sigma_at,
     with_edits,
     with_marked_edits,
     with_patches_unwatched,
@@ -34,7 +34,7 @@ class Recorded(Transform):
         self.recorder = recorder
 
     def acts(self, cross: bool, sigma: float) -> bool:
-        return cross or sigma > self.recorder.self_last
+        return cross or sigma in self.recorder.layout
 
     def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
         if site.cross or coarse(site):
@@ -45,8 +45,8 @@ class Recorded(Transform):
 class RecordingSampler(comfy.samplers.Sampler):
     """Another SAMPLER, with the attention under the positive conditioning recorded; made for one run."""
 
-    def __init__(self, node: str, sampler: comfy.samplers.Sampler, cross_last: float, self_last: float):
-        self.node, self.sampler, self.recorder = node, sampler, Recorder(cross_last, self_last)
+    def __init__(self, node: str, sampler: comfy.samplers.Sampler, recorder: Recorder):
+        self.node, self.sampler, self.recorder = node, sampler, recorder
         self.finished: list[Recording] = []  # a copy of this sampler leaves its recording here too
 
     def sample(
@@ -125,7 +125,7 @@ def recorded(
         samples = samples_of(guider.model_patcher, latent)
         check_given(guider.model_patcher.model, sigmas, samples, latent.get("noise_mask"))
     at = sigma_at(guider.model_patcher)
-    sampler = RecordingSampler(node, sampler, at(cross_end), at(self_end))
+    sampler = RecordingSampler(node, sampler, Recorder(Window.until(at(cross_end)), Window.until(at(self_end))))
     run = getattr(SamplerCustomAdvanced, "execute", None) or SamplerCustomAdvanced().sample  # the host's old form
     output = run(noise, guider, sampler, sigmas, latent)
     return getattr(output, "args", output)[0], sampler.finished[-1]

@@ -25,8 +25,8 @@ from ..samplers.gradient_guidance import (
     round_top,
 )
 from ..samplers.masks import check_mask
-from ._host import CheckedGuider, Run, WrappedGuider, checked_run, log, noise_law, tell_empty
-from ._host_attention import sigma_at
+from ..samplers.window import Window
+from ._host import CheckedGuider, Run, WrappedGuider, checked_run, log, noise_law, sigma_at, tell_empty
 from ._host_checks import check_every_call, check_given, errors_of, fitted_mask, fitted_noise_mask
 from ._host_gradients import Differentiable, DoesNotFit, gradient_options, gradients
 
@@ -60,15 +60,13 @@ class Term:
     node: str
     loss: SteerLossValue
     scale: float
-    first: float
-    """The highest sigma guided, and `last` the lowest."""
-    last: float
+    window: Window
     through_model: bool
     most: float
     mask: Tensor | None
 
     def acts(self, sigma: float) -> bool:
-        return self.scale != 0.0 and self.last <= sigma <= self.first
+        return self.scale != 0.0 and sigma in self.window
 
     def fitted(self, latent: Tensor) -> "Term":
         """With the mask as the latent's; ValueError for one that cannot be."""
@@ -316,8 +314,8 @@ def _memory_advice(acting):
 
 def term_of(node: str, guider, loss, scale, interval, through_model, most, mask) -> Term:
     """The term, its percents as sigmas of the guider's model."""
-    at = sigma_at(guider.model_patcher)
-    return Term(node, loss, scale, at(interval[0]), at(interval[1]), through_model, most, mask)
+    window = Window(*map(sigma_at(guider.model_patcher), interval))
+    return Term(node, loss, scale, window, through_model, most, mask)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class LockstepGuider(WrappedGuider):
 
     def __init__(self, guider, edit: Edit, timing: Timing, pinned: PinnedSource | None, same_noise: SameNoise):
         super().__init__(guider)
-        self._blend_first, self._pinned, self._same_noise = timing.blend_first, pinned, same_noise
+        self._blending, self._pinned, self._same_noise = timing.blending, pinned, same_noise
         self._watched = BlendMask(edit.blend) if edit.blend else None
         self.target = BlendedTarget()
         self._sites = attention_sites(guider.inner_model)
@@ -97,7 +97,7 @@ class LockstepGuider(WrappedGuider):
             denoised, edit = self._guider(x, sigma, model_options=options, seed=seed).chunk(2)
         if self._pinned:
             denoised = self._pinned.denoised(level, denoised)
-        if self._watched and level <= self._blend_first:
+        if self._watched and level in self._blending:
             self.target.mask = self._watched.mask(*x.shape[-2:])
         # outside the mask the target's estimate is the source's, so that multistep samplers remember the source
         return torch.cat([denoised, self.target.blend(denoised, edit)])

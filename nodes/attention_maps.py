@@ -9,7 +9,8 @@ from torch import Tensor
 from ..attention.attention_maps import heat
 from ..attention.prompt_to_prompt import Timing
 from ._heatmap_picture import heatmap_picture
-from ._host_attention import sigma_at, tokenized
+from ._host import sigma_at
+from ._host_attention import tokenized
 from ._host_attention_maps import recorded, with_recording
 from ._host_checks import check_number, errors_of
 from ._map_pictures import PIXELS
@@ -139,7 +140,8 @@ class SteerInjectAttention(io.ComfyNode):
                 f"{edit.source.text!r}; capture with the source of the same SteerPromptEdit"
             )
         timing = Timing(edit, sigma_at(model), cross_end, self_end)
-        if float(timing.last.min()) < attention.cross_last or timing.self_last < attention.self_last:
+        words = min(window.last for window in timing.words)
+        if words < attention.words.last or timing.layout.last < attention.layout.last:
             raise ValueError(
                 f"{node}: cross_end, self_end or a word's window reach further than what was captured; raise them in "
                 "SteerCaptureAttention"

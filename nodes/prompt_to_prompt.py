@@ -9,8 +9,8 @@ from ..attention.alignment import chosen, mapper, told
 from ..attention.prompt_to_prompt import Edit, LocalBlend, Timing
 from ..attention.tokens import Prompt, numbers, windows, word_values
 from ..attention.tokens import word_windows as windows_of
-from ._host import log
-from ._host_attention import HALF, encoded, sigma_at, tokenized
+from ._host import log, sigma_at
+from ._host_attention import HALF, encoded, tokenized
 from ._host_checks import check_number, errors_of
 from ._host_prompt_to_prompt import PromptToPromptGuider
 from ._host_shown import running_node

@@ -2,6 +2,7 @@ import pytest
 import torch
 from steer.attention.attention_maps import Recorder, Recording, heat
 from steer.attention.core import Attention, Site, Term
+from steer.samplers.window import Window
 
 HEADS, WIDTH, TOKENS = 2, 6, 5
 INPUT, OUTPUT = ("input", 1, 0), ("output", 0, 0)
@@ -37,7 +38,7 @@ def recording_of(maps, latent=(16, 16)):
 
 class TestRecorder:
     def test_the_average_is_over_calls_and_layers_of_a_resolution(self):
-        recorder, fine, coarse = Recorder(9.0, 9.0), (6, 4), (3, 2)
+        recorder, fine, coarse = Recorder(Window.until(9.0), Window.until(9.0)), (6, 4), (3, 2)
         given = [(fine, 2.0, INPUT), (fine, 2.0, OUTPUT), (coarse, 2.0, OUTPUT), (fine, 1.0, INPUT)]
         for seed, (grid, sigma, block) in enumerate(given):
             record(recorder, attention_of(grid, seed=seed), site_of(grid, sigma, block))
@@ -49,7 +50,7 @@ class TestRecorder:
         assert not recording.queries
 
     def test_queries_are_kept_above_their_level_and_give_the_map_again(self):
-        recorder, grid = Recorder(cross_last=1.0, self_last=3.0), (3, 2)
+        recorder, grid = Recorder(Window.until(1.0), Window.until(3.0)), (3, 2)
         kept = []
         for sigma in (4.0, 2.0, 1.0):
             for cross in (True, False):
@@ -69,7 +70,7 @@ class TestRecorder:
         assert recording.term(site_of(grid, 4.0, OUTPUT)) is None and recording.term(site_of(grid, 3.0)) is None
 
     def test_keys_of_words_are_kept_once_as_long_as_they_stay_the_same(self):
-        recorder, grid = Recorder(0.0, 0.0), (3, 2)
+        recorder, grid = Recorder(Window(), Window()), (3, 2)
         q, texts = [rand(1, 6, WIDTH, seed=seed) for seed in range(4)], [rand(1, TOKENS, WIDTH, seed=s) for s in (8, 9)]
         given = {4.0: (q[0], texts[0]), 3.0: (q[1], texts[0].clone()), 2.0: (q[2], texts[1]), 1.0: (q[3], texts[1])}
         for sigma, pair in given.items():
@@ -83,21 +84,21 @@ class TestRecorder:
             assert torch.equal(term.q, query) and torch.equal(term.k, text)
 
     def test_what_is_ahead_has_a_window_for_each_kind(self):
-        recorder, grid, levels = Recorder(cross_last=1.0, self_last=3.0), (3, 2), (4.0, 3.5, 2.0, 1.0)
+        recorder, grid, levels = Recorder(Window.until(1.0), Window.until(3.0)), (3, 2), (4.0, 3.5, 2.0, 1.0)
         for cross in (True, False):
             record(recorder, attention_of(grid), site_of(grid, 4.0, cross=cross))
         query, keys = 4 * 2 * WIDTH * 6, 4 * 2 * WIDTH * TOKENS
         assert recorder.ahead(levels[1:]) == 2 * query + (query + keys)
 
     def test_kept_queries_are_copies(self):
-        recorder, attention = Recorder(0.0, 0.0), attention_of((3, 2))
+        recorder, attention = Recorder(Window(), Window()), attention_of((3, 2))
         record(recorder, attention, site_of((3, 2), 1.0))
         before = attention.terms[0].q.clone()
         attention.terms[0].q.zero_()
         assert torch.equal(recorder.finish((1.0,), TOKENS).term(site_of((3, 2), 1.0)).q, before)
 
     def test_edited_attention_is_looked_at_but_not_kept(self):
-        recorder, attention = Recorder(0.0, 0.0), attention_of((3, 2), mix=torch.arange(TOKENS).float())
+        recorder, attention = Recorder(Window(), Window()), attention_of((3, 2), mix=torch.arange(TOKENS).float())
         record(recorder, attention, site_of((3, 2), 1.0))
         recording = recorder.finish((1.0,), TOKENS)
         torch.testing.assert_close(recording.maps[3, 2], attention.probs())
@@ -105,7 +106,7 @@ class TestRecorder:
 
     def test_parts_of_a_batch_are_put_together(self):
         recorder, parts = (
-            Recorder(0.0, 0.0),
+            Recorder(Window(), Window()),
             [attention_of((3, 2), seed=seed, tokens=n) for seed, n in ((0, 7), (5, 4))],
         )
         recorder.add(parts, site_of((3, 2), 1.0))
@@ -116,7 +117,7 @@ class TestRecorder:
 
     def test_a_run_without_the_positive_conditioning(self):
         with pytest.raises(ValueError, match="never used its positive conditioning"):
-            Recorder(0.0, 0.0).finish((1.0,), TOKENS)
+            Recorder(Window(), Window()).finish((1.0,), TOKENS)
 
 
 class TestHeat:

