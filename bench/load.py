@@ -16,10 +16,10 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import psutil
 from PIL import Image
 
+from ..demo.freeze import digest as picture_digest
 from ..demo.inputs import write_inputs
 from ..demo.metrics import markdown_table
 from ..demo.runner import load_workflow, workflow_names
@@ -98,16 +98,12 @@ def digest(path: Path) -> str:
     if path.suffix != ".png":
         return sha256(path.read_bytes()).hexdigest()
     with Image.open(path) as picture:
-        return digest_of(picture)
-
-
-def digest_of(picture: Image.Image) -> str:
-    return sha256(np.asarray(picture).tobytes()).hexdigest()
+        return picture_digest(picture)
 
 
 def listed(server: Server, outputs: dict) -> Found:
     """The same of what the host's history lists for a prompt, the pictures fetched over its API."""
-    found = Counter((node, digest_of(picture)) for node, picture in server.images(outputs))
+    found = Counter((node, picture_digest(picture)) for node, picture in server.images(outputs))
     for node in outputs:
         for file in outputs[node].get("files", []):
             found[node, digest(server.folder / "output" / file["subfolder"] / file["filename"])] += 1
