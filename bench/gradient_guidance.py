@@ -14,11 +14,11 @@ from ..demo.shapes import CLASSIFIER, stock
 from ..demo.shapes.data import SIZE
 from ..demo.shapes.reader import read_image
 from ..demo.shapes.train_classifier import LABELS
+from ..files.classifier_file import read_classifier
 from ..nodes._host_gradient_guidance import ClassifierLoss
 from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.clip_guidance import SteerCLIPTextLoss
 from ..nodes.gradient_guidance import SteerGradientGuider
-from ..samplers.classifier import read_classifier
 from .host_run import encode_texts, guider_of, sample, to_bytes
 from .runner import FOLDER
 

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse.linalg import splu
 
 from ..demo.metrics import markdown_table
-from ..samplers.poisson_blend import System, poisson_blend
+from ..pictures.poisson_blend import System, poisson_blend
 from .background import timed
 
 PROBLEMS = ((256, 0.3), (512, 0.3), (1024, 0.3), (1024, 0.95))  # side in pixels, share that is masked

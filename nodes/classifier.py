@@ -5,7 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..samplers.classifier import read_classifier
+from ..files.classifier_file import read_classifier
 from ._host_checks import errors_of
 from ._host_gradient_guidance import ClassifierLoss
 from ._schema import where_known

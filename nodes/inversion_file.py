@@ -9,8 +9,8 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..samplers import inversion_file
-from ..samplers.inversion_file import EXTENSION
+from ..files import inversion_file
+from ..files.safetensors import EXTENSION
 from ._host import latent_format_of, log
 from ._host_checks import errors_of
 from ._schema import where_known

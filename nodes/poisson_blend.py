@@ -5,7 +5,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..samplers.poisson_blend import poisson_blend
+from ..pictures.poisson_blend import poisson_blend
 from ._host import log, tell_empty
 from ._host_checks import errors_of
 from ._pictures import three_together

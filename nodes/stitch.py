@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..samplers.stitch import feathered, stitch
+from ..pictures.stitch import feathered, stitch
 from ._host import log, tell_empty
 from ._host_checks import errors_of, whole_number
 from ._pictures import three_together

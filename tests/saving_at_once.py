@@ -19,8 +19,8 @@ from steer.demo.host import find_host, load_host  # noqa: E402
 load_host(find_host())
 
 import folder_paths  # noqa: E402
+from steer.files import inversion_file  # noqa: E402
 from steer.nodes.inversion_file import SteerSaveInversion, inversion_files  # noqa: E402
-from steer.samplers import inversion_file  # noqa: E402
 from steer.tests.test_inversion_file import inversion_of  # noqa: E402
 
 PROCESSES, SAVES = 4, 10

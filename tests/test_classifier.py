@@ -7,7 +7,8 @@ from math import inf, log
 import pytest
 import torch
 from safetensors.torch import load, save
-from steer.samplers.classifier import Classifier, Network, log_level, read_classifier, write_classifier
+from steer.files.classifier_file import read_classifier, write_classifier
+from steer.samplers.classifier import Classifier, Network, log_level
 from steer.samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING, NoiseLaw
 
 LABELS = ("red circle", "Blue  Star", "two objects")

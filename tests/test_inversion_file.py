@@ -12,9 +12,9 @@ from time import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from steer.samplers import inversion_file
+from steer.files import inversion_file, safetensors
+from steer.files.inversion_file import load, save, save_numbered
 from steer.samplers.inversion import Inversion
-from steer.samplers.inversion_file import load, save, save_numbered
 from steer.samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING, NoiseLaw
 
 SHAPES = [(1, 4, 16, 16), (2, 4, 9, 14), (1, 4, 3, 5, 7)]
@@ -196,11 +196,11 @@ def failing(error):
 def break_saving(monkeypatch, where, error):
     """Makes saving fail: at the file's opening, its n-th byte, its flush to the disk, or the renaming."""
     if where in ("replace", "fsync"):
-        monkeypatch.setattr(inversion_file.os, where, failing(error))
+        monkeypatch.setattr(safetensors.os, where, failing(error))
     elif where == "open":
-        monkeypatch.setattr(inversion_file, "open", failing(error), raising=False)
+        monkeypatch.setattr(safetensors, "open", failing(error), raising=False)
     else:
-        monkeypatch.setattr(inversion_file, "open", lambda *args: FullDisk(open(*args), where, error), raising=False)
+        monkeypatch.setattr(safetensors, "open", lambda *args: FullDisk(open(*args), where, error), raising=False)
 
 
 WAYS = ["open", 0, 1000, 10_000, 20_000, "fsync", "replace"]
@@ -406,13 +406,13 @@ def other_metadata(data, random):
 
 def with_right_checksum(tensors, contents, version="1"):
     """A file that is wrong on purpose and not by accident."""
-    inversion_file.DTYPES.update({torch.float16: "F16", torch.int64: "I64"})
+    safetensors.DTYPES.update({torch.float16: "F16", torch.int64: "I64"})
     try:
-        header, _ = opened(inversion_file._header(tensors, contents))
+        header, _ = opened(inversion_file._stored(tensors, contents)[0])
     finally:
-        del inversion_file.DTYPES[torch.float16], inversion_file.DTYPES[torch.int64]
+        del safetensors.DTYPES[torch.float16], safetensors.DTYPES[torch.int64]
     header["__metadata__"]["steer_inversion"] = version
-    return closed(header, b"".join(bytes(inversion_file._bytes(tensor)) for tensor in tensors.values()))
+    return closed(header, b"".join(bytes(safetensors.values(tensor)) for tensor in tensors.values()))
 
 
 def parts(random):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse.linalg import spsolve
-from steer.samplers.poisson_blend import System, poisson_blend, solve
+from steer.pictures.poisson_blend import System, poisson_blend, solve
 
 
 def random_pictures(height, width, seed=0):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from steer.samplers.stitch import feathered, stitch, to_linear, to_srgb
+from steer.pictures.stitch import feathered, stitch, to_linear, to_srgb
 
 
 def pictures(batch=1, height=24, width=30, seed=0):

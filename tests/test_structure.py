@@ -1,4 +1,4 @@
-"""The import tree of design: nodes -> {samplers, attention} -> torch."""
+"""The import tree of design: nodes -> {samplers, attention, pictures, files} -> torch, and files -> samplers."""
 
 import ast
 import subprocess
@@ -20,15 +20,20 @@ def imports(path):
             yield node.level, node.module or ""
 
 
-@pytest.mark.parametrize("folder", ["samplers", "attention"])
-def test_math_imports_torch_alone(folder):
-    besides = {name: {"safetensors"} for name in ("inversion_file.py", "classifier.py")}
-    besides |= {"poisson_blend.py": {"numpy", "scipy"}, "paint_with_words.py": {"PIL"}}  # the host requires them
+@pytest.mark.parametrize(
+    ("folder", "libraries", "others"),
+    [
+        ("samplers", set(), set()),
+        ("attention", {"PIL"}, {"samplers.window"}),
+        ("pictures", {"numpy", "scipy"}, set()),  # the host requires them all
+        ("files", {"safetensors"}, {"samplers"}),
+    ],
+)
+def test_math_imports_torch_alone(folder, libraries, others):
     for path in (ROOT / folder).glob("*.py"):
-        allowed = STANDARD | {"torch"} | besides.get(path.name, set())
         for level, name in imports(path):
-            known = level == 1 or (level, name) == (2, "samplers.window")  # of which attention has some too
-            assert known or name.split(".")[0] in allowed, f"{path.name} imports {name}"
+            known = level == 1 or level == 2 and {name, name.split(".")[0]} & others
+            assert known or name.split(".")[0] in STANDARD | {"torch"} | libraries, f"{path.name} imports {name}"
 
 
 def test_only_host_reads_host_internals():
@@ -53,7 +58,8 @@ def test_package_imports_without_the_host_or_torch():
         f"s = u.spec_from_file_location('steer', r'{ROOT / '__init__.py'}', submodule_search_locations=[r'{ROOT}'])\n"
         "m = u.module_from_spec(s); sys.modules['steer'] = m; s.loader.exec_module(m)\n"
         "assert 'torch' not in sys.modules and 'comfy' not in sys.modules\n"
-        "import steer.samplers.repaint, steer.samplers.blended_diffusion, steer.samplers.sdedit, steer.attention\n"
+        "import steer.samplers.repaint, steer.samplers.blended_diffusion, steer.samplers.sdedit\n"
+        "import steer.attention, steer.files.inversion_file, steer.pictures.stitch\n"
         "assert 'comfy' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(ROOT).anchor)
@@ -62,7 +68,7 @@ def test_package_imports_without_the_host_or_torch():
 def test_no_forbidden_calls_in_the_package():
     forbidden = {"eval", "exec", "compile", "__import__"}
     modules = {"pickle", "subprocess", "socket", "urllib", "requests", "http"}
-    for folder in ("nodes", "samplers", "attention"):
+    for folder in ("nodes", "samplers", "attention", "pictures", "files"):
         for path in (ROOT / folder).glob("*.py"):
             tree = ast.parse(path.read_text())
             calls = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}

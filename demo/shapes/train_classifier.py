@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...samplers.classifier import Classifier, Network, input_scale, log_level, write_classifier
+from ...files.classifier_file import write_classifier
+from ...samplers.classifier import Classifier, Network, input_scale, log_level
 from ...samplers.noise_law import VARIANCE_EXPLODING
 from . import CHECKPOINT, CLASSIFIER
 from .data import COLORS, SHAPES, Scene, sample_scene

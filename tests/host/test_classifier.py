@@ -5,9 +5,10 @@ import folder_paths
 import pytest
 import torch
 from steer.demo.shapes import CLASSIFIER
+from steer.files.classifier_file import read_classifier, write_classifier
 from steer.nodes.classifier import SteerClassifierLoader, SteerClassifierLoss
 from steer.nodes.gradient_guidance import SteerGradientGuider
-from steer.samplers.classifier import Classifier, Network, read_classifier, write_classifier
+from steer.samplers.classifier import Classifier, Network
 from steer.samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING
 from steer.tests.host_run import FLOW, counted, encode, host_guider, noise_of, relative, run, sigmas_of, with_law
 

@@ -39,6 +39,7 @@ def test_every_input_and_output_has_a_tooltip_and_every_node_a_help_page():
 def test_one_stem_in_every_place():
     for method in METHODS:
         stem = method.__name__.rpartition(".")[2]
-        assert any((ROOT / math / f"{stem}.py").is_file() for math in ("samplers", "attention")), stem
+        maths = ("samplers", "attention", "pictures", "files")
+        assert any((ROOT / folder / f"{stem}.py").is_file() for folder in maths), stem
         for place in (f"tests/test_{stem}.py", f"tests/host/test_{stem}.py"):
             assert (ROOT / place).is_file(), f"{place} is missing"

@@ -15,6 +15,7 @@ import torch
 from steer.attention.core import Site
 from steer.demo.package import ROOT
 from steer.demo.shapes import stock
+from steer.files.classifier_file import write_classifier
 from steer.nodes import METHODS
 from steer.nodes._host import noise_law
 from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, SteerInjectAttention
@@ -36,7 +37,7 @@ from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.sdedit import SteerSDEditSigmas
 from steer.nodes.stitch import SteerStitch
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
-from steer.samplers.classifier import Classifier, Network, write_classifier
+from steer.samplers.classifier import Classifier, Network
 from steer.tests.company import Square
 from steer.tests.families import FAMILIES, Family
 from steer.tests.host_run import Noise, host_guider, noise_of, relative, run, sampled, sigmas_of

@@ -23,14 +23,14 @@ from steer.demo.package import ROOT
 from steer.demo.runner import WORKFLOWS, load_workflow
 from steer.demo.server import HostError
 from steer.demo.shapes import CLASSIFIER, stock
+from steer.files import inversion_file
+from steer.files.classifier_file import read_classifier
 from steer.nodes._host_prompt_to_prompt import PromptToPromptGuider
 from steer.nodes.classifier import FOLDER
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.inversion_file import SteerSaveInversion
 from steer.nodes.paint_with_words import SteerPaintWithWords
 from steer.nodes.prompt_to_prompt import SteerPromptToPromptGuider
-from steer.samplers import inversion_file
-from steer.samplers.classifier import read_classifier
 from steer.tests.fuzz_inputs import (
     BAD_NUMBERS,
     BAD_TEXTS,

@@ -1,7 +1,5 @@
 """An inversion as a file: safetensors, versioned, written whole or not at all, checked in full before it is used.
 
-Any number of processes may save into one folder at once: none takes the name of another's file.
-
 Version 1 holds the tensors `sigmas` (float64), `latents.i` for each level, and for entry i of a null-text
 conditioning `null_text.i` and `null_text.i.pooled_output` (all float32); all else is text in the metadata, with a
 SHA-256 over everything. The same inversion gives the same bytes.
@@ -9,37 +7,24 @@ SHA-256 over everything. The same inversion gives the same bytes.
 
 import json
 import os
-import re
-from collections.abc import Iterable
-from contextlib import suppress
 from hashlib import sha256
-from itertools import count
 from math import inf
-from time import time
-from typing import BinaryIO
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .core import check_tensor
-from .inversion import Inversion
-from .noise_law import NoiseLaw
+from ..samplers.core import check_tensor
+from ..samplers.inversion import Inversion
+from ..samplers.noise_law import NoiseLaw
+from .safetensors import check_is_safetensors, parts_of, values, write_numbered, write_whole
 
 VERSION = "1"
 LAWS = {"variance_exploding": False, "rectified_flow": True}
 KINDS = {"law": str, "noise_scale": float, "latent_format": str, "from_top": bool, "null_text": list | None}
 METADATA, CONTENTS = ["contents", "sha256", "steer_inversion"], sorted(KINDS)
-EXTENSION = ".safetensors"
-PARTIAL = re.compile(r".+_\d{5,}_\.safetensors(\.[0-9a-f]{32})?\.part", re.DOTALL)
-"""The names of unfinished files, which have had 32 more digits."""
-ABANDONED = 24 * 3600
-"""Seconds without a write, after which an unfinished file is one of a process that was killed."""
-MAX_HEADER = 16 * 2**20
 MAX_BYTES = 16 * 2**30
 ADVICE = "choose one that SteerSaveInversion wrote"
-DTYPES = {torch.float32: "F32", torch.float64: "F64"}
 
 NullText = list[list]
 """The host's CONDITIONING: [tensor (batch, tokens, channels), options] for each window."""
@@ -69,76 +54,22 @@ def save(path: str | os.PathLike, inversion: Inversion, null_text: NullText | No
 def save_numbered(
     folder: str, name: str, number: int, inversion: Inversion, null_text: NullText | None = None
 ) -> tuple[str, list[str]]:
-    """Writes `name_number_.safetensors`, whole or not at all, with the first number from this one on that is free.
+    """Writes `name_number_.safetensors` with the first number from this one on that is free, see `write_numbered`.
 
-    Returns the file's name, and those of unfinished files that killed processes left in the folder, which are removed.
     Raises ValueError, before anything is written, for what `load` would refuse.
     """
-    parts = _parts(inversion, null_text)
-    removed = _sweep(folder)
-    path, file = _claimed(os.path.join(folder, f"{name}_{free:05}_{EXTENSION}") for free in count(number))
-    _finish(file, parts, path)
-    return os.path.basename(path), removed
+    return write_numbered(folder, name, number, _parts(inversion, null_text))
 
 
 def _parts(inversion: Inversion, null_text: NullText | None) -> list[bytes | memoryview]:
-    """The contents of the file."""
-    tensors, contents = _contents(inversion, null_text)
-    return [_header(tensors, contents), *map(_bytes, tensors.values())]
+    """What is written; ValueError for what cannot be."""
+    return _stored(*_contents(inversion, null_text))
 
 
-def write_whole(path: str | os.PathLike, parts: Iterable[bytes | memoryview]) -> None:
-    """Writes the parts beside the file and renames it once it is on the disk; a failure leaves nothing behind."""
-    _finish(open(f"{os.fspath(path)}.{uuid4().hex}.part", "xb"), parts, path)
-
-
-def _claimed(paths: Iterable[str]) -> tuple[str, BinaryIO]:
-    """The first path that is free, and a new file beside it, open for writing.
-
-    A path belongs to the process that made the file beside it, since only one can; until that file is renamed to the
-    path or removed, everybody else takes another path. File systems without links can do this too.
-    """
-    for path in paths:
-        try:
-            file = open(f"{path}.part", "xb")
-        except FileExistsError:
-            continue
-        # asked after the claim: before it, another process could have finished the path in between
-        if not os.path.lexists(path):
-            return path, file
-        _abandon(file)
-
-
-def _finish(file: BinaryIO, parts: Iterable[bytes | memoryview], path: str | os.PathLike) -> None:
-    """Writes the parts and renames the file to the path once it is on the disk; a failure leaves nothing behind."""
-    try:
-        with file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
-    except BaseException:
-        _abandon(file)
-        raise
-
-
-def _abandon(file: BinaryIO) -> None:
-    with suppress(OSError):
-        file.close()
-    with suppress(OSError):
-        os.unlink(file.name)
-
-
-def _sweep(folder: str) -> list[str]:
-    """Removes what killed processes left unfinished in the folder, and returns the names."""
-    removed = []
-    for entry in [entry for entry in os.scandir(folder) if PARTIAL.fullmatch(entry.name)]:
-        with suppress(OSError):  # another process was first
-            if entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < time() - ABANDONED:
-                os.unlink(entry.path)
-                removed.append(entry.name)
-    return removed
+def _stored(tensors: dict[str, Tensor], contents: dict) -> list[bytes | memoryview]:
+    stored = json.dumps(contents, sort_keys=True)
+    metadata = {"steer_inversion": VERSION, "contents": stored, "sha256": _digest(tensors, stored)}
+    return parts_of(tensors, metadata, MAX_BYTES)
 
 
 def load(path: str | os.PathLike) -> tuple[Inversion, NullText | None]:
@@ -269,43 +200,13 @@ def _with_tensors(entries: list[dict] | None, tensors: dict[str, Tensor]) -> Nul
     ]
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
 def _digest(tensors: dict[str, Tensor], contents: str) -> str:
     """SHA-256 of everything that is stored."""
     digest = sha256(contents.encode())
     for name, tensor in tensors.items():
         digest.update(f"{name} {list(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
+        digest.update(values(tensor))
     return digest.hexdigest()
-
-
-def _header(tensors: dict[str, Tensor], contents: dict) -> bytes:
-    """The beginning of the file. Written here since the library's order of the metadata varies, and it copies all."""
-    stored = json.dumps(contents, sort_keys=True)
-    metadata = {"steer_inversion": VERSION, "contents": stored, "sha256": _digest(tensors, stored)}
-    header, end = {"__metadata__": metadata}, 0
-    for name, tensor in tensors.items():
-        begin, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEADER or 8 + len(text) + end > MAX_BYTES:
-        raise ValueError(f"the inversion would take {end / 2**30:.1f} GiB; a file holds up to {MAX_BYTES >> 30} GiB")
-    return len(text).to_bytes(8, "little") + text
-
-
-def check_is_safetensors(path: str | os.PathLike, max_bytes: int, advice: str) -> None:
-    """ValueError, ending with the advice, unless the file begins as safetensors do and is small enough to be loaded."""
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        length, first = int.from_bytes(file.read(8), "little"), file.read(1)
-    if first != b"{" or not 2 <= length <= min(size - 8, MAX_HEADER):
-        raise ValueError(f"it is not a safetensors file; {advice}")
-    if size > max_bytes:
-        raise ValueError(f"it has {size / 2**30:.1f} GiB; up to {max_bytes >> 30} GiB are loaded; {advice}")
 
 
 def _checked_contents(metadata: dict[str, str]) -> dict:
