@@ -9,14 +9,11 @@ the layout is made and fades as details come. Unlike the published code the maxi
 below 0, where it would turn the painting round.
 """
 
-import re
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from math import log1p
 
 import torch
 import torch.nn.functional as F
-from PIL import ImageColor
 from torch import Tensor
 
 from .core import Attention, Term
@@ -107,103 +104,3 @@ def largest(q: Tensor, k: Tensor, heads: int) -> Tensor:
         a, b = (x.float() for x in of_head)
         best = torch.maximum(best, (a @ b.transpose(1, 2)).amax((1, 2)))
     return best[:, None, None]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of a legend: the colour (0 to 255) of a phrase's place."""
-
-    colour: tuple[int, int, int]
-    phrase: str
-    strength: float
-    written: str
-    """The colour as the legend has it."""
-
-    def __str__(self):
-        return f"{self.written} ({hex_of(self.colour)})" if self.written[0].isalpha() else hex_of(self.colour)
-
-
-TOLERANCE = 48.0
-"""How far from its legend's colour (distance in RGB, 0 to 255) a pixel may be: JPEG's noise, not another colour."""
-
-
-def parse_legend(text: str) -> tuple[Entry, ...]:
-    """Lines like `red: cat`, `#ff0000: cat`, `255, 0, 0: cat` or `red: cat @ 0.5` (strength).
-
-    Names of colours are CSS's, in upper or lower case. ValueError names a bad line.
-    """
-    entries: dict[tuple[int, int, int], Entry] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            entry = _entry(line, f"legend, line {number}: ")
-            if entry.colour in entries:
-                phrase = entries[entry.colour].phrase
-                raise ValueError(f"legend, line {number}: {entry} is {phrase!r} already")
-            entries[entry.colour] = entry
-    if not entries:
-        raise ValueError("the legend is empty; write one line for each colour, such as `red: cat`")
-    return tuple(entries.values())
-
-
-LINE = re.compile(
-    r"\s*(?P<colour>#[0-9a-fA-F]{6}|\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3}|[a-zA-Z][a-zA-Z ]*?)\s*:"
-    r"\s*(?P<phrase>[^\s@](?:[^@]*[^\s@])?)\s*(?:@\s*(?P<strength>\d*\.?\d+)\s*)?"
-)
-
-
-def _entry(line: str, where: str) -> Entry:
-    match = LINE.fullmatch(line)
-    written = match["colour"] if match else ""
-    if written[:1].isalpha() and written.lower() not in ImageColor.colormap:
-        near = get_close_matches(written.lower(), ImageColor.colormap, 1)
-        hint = f"did you mean `{near[0]}`?" if near else "write a name of CSS, such as `red`, or `#ff0000`"
-        raise ValueError(f"{where}{written!r} is not the name of a colour; {hint}")
-    if match is None or (colour := _colour(written)) is None:
-        raise ValueError(
-            f"{where}{line.strip()!r} is not a colour and a phrase; write `red: cat`, `#ff0000: cat`, "
-            "`255, 0, 0: cat`, or `red: cat @ 0.5` for half the strength"
-        )
-    return Entry(colour, match["phrase"], float(match["strength"] or 1.0), written)
-
-
-def _colour(written: str) -> tuple[int, int, int] | None:
-    if not written[0].isdigit():
-        return ImageColor.getrgb(written)
-    values = tuple(int(value) for value in written.split(","))
-    return values if max(values) <= 255 else None
-
-
-def hex_of(colour) -> str:
-    return "#" + "".join(f"{value:02x}" for value in colour)
-
-
-def segments(image: Tensor, legend: tuple[Entry, ...]) -> tuple[Region, ...]:
-    """The regions of a colour-coded map (batch, height, width, 3), 0 to 1.
-
-    Each pixel belongs to the nearest colour of the legend, or to none where that is not near. The region of a colour
-    that is not there is empty.
-    """
-    pixels = _pixels(image)
-    colours = torch.tensor([entry.colour for entry in legend], dtype=pixels.dtype, device=pixels.device)
-    distance, nearest = torch.stack([(pixels - colour).norm(dim=-1) for colour in colours]).min(0)
-    nearest = torch.where(distance <= TOLERANCE, nearest, -1)
-    return tuple(Region((nearest == i).float(), entry.phrase, entry.strength) for i, entry in enumerate(legend))
-
-
-def absent(image: Tensor, legend: tuple[Entry, ...], regions: tuple[Region, ...]) -> str:
-    """Which colours of the legend the map of these regions does not have, and which it has instead; or nothing."""
-    missing = []
-    for entry, region in zip(legend, regions, strict=True):
-        without = [str(number) for number, place in enumerate(region.mask, 1) if not place.any()]
-        if without:
-            of = "" if len(without) == len(region.mask) else f" in picture {', '.join(without)}"
-            missing.append(f"{entry}{of}")
-    if not missing:
-        return ""
-    found, counts = _pixels(image).reshape(-1, 3).unique(dim=0, return_counts=True)
-    common = ", ".join(hex_of(found[i].int().tolist()) for i in counts.argsort(descending=True)[:6])
-    return f"the image has no {', '.join(missing)}, which paints nothing; its most frequent colours are {common}"
-
-
-def _pixels(image: Tensor) -> Tensor:
-    return (image[..., :3].float() * 255.0).round()  # (batch, height, width, 3)

@@ -4,7 +4,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..attention.paint_with_words import Painting, Region, absent, check_phrase, parse_legend, segments
+from ..attention.paint_with_words import Painting, Region, check_phrase
+from ..pictures.legend import absent, parse_legend, segments
 from ._host import empty_of, log
 from ._host_attention import encoded, tokenized
 from ._host_checks import check_number, errors_of
@@ -99,8 +100,9 @@ class SteerRegionsFromSegmentation(io.ComfyNode):
         with errors_of("SteerRegionsFromSegmentation"):
             check_picture("image", image, alpha=True)
             legend = parse_legend(legend)
-        regions = segments(image, legend)
-        node, missing = "SteerRegionsFromSegmentation", absent(image, legend, regions)
+        places = segments(image, legend)
+        regions = tuple(Region(mask, of.phrase, of.strength) for mask, of in zip(places, legend, strict=True))
+        node, missing = "SteerRegionsFromSegmentation", absent(image, legend, places)
         colours = torch.tensor([entry.colour for entry in legend]) / 255.0
         return io.NodeOutput(regions, ui=report(node, regions, missing, colours))
 

@@ -24,8 +24,8 @@ def imports(path):
     ("folder", "libraries", "others"),
     [
         ("samplers", set(), set()),
-        ("attention", {"PIL"}, {"samplers.window"}),
-        ("pictures", {"numpy", "scipy"}, set()),  # the host requires them all
+        ("attention", set(), {"samplers.window"}),
+        ("pictures", {"numpy", "scipy", "PIL"}, set()),  # the host requires them all
         ("files", {"safetensors"}, {"samplers"}),
     ],
 )

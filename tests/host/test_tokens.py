@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from steer.attention.alignment import mapper
-from steer.attention.paint_with_words import Painting, Region, parse_legend
+from steer.attention.paint_with_words import Painting, Region
 from steer.attention.tokens import prompt_of, word_values
 from steer.nodes._host_embeddings import embeddings_of
 from steer.nodes.attention_maps import phrases_of
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit
+from steer.pictures.legend import parse_legend
 
 EMBEDDINGS = {"toy": 3, "long": 10, "my-style_v1.2": 2, "sub/deep": 3, "one": 1, "by(me)": 2}
 WIDTHS = {"l": 768, "g": 1280}
