@@ -9,7 +9,8 @@ from steer.demo.package import ROOT
 
 tomllib = pytest.importorskip("tomllib", reason="Python 3.11's reader of TOML")
 USERS = {
-    *("attention", "nodes", "samplers", "web", "locales", "example_workflows", "subgraphs", "docs"),
+    *("attention", "files", "nodes", "pictures", "samplers"),
+    *("web", "locales", "example_workflows", "subgraphs", "docs"),
     *("__init__.py", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"),
 }
 
