@@ -69,8 +69,10 @@ def test_queues_the_api_form(opened, editor):
 
 
 def test_titles_are_the_nodes_own_names_first(opened, editor, kinds):
+    """Of this package's nodes; what the host calls its own changes with its releases."""
     for entry in editor.prompt().values():
-        assert entry["_meta"]["title"].startswith(kinds[entry["class_type"]]["display_name"] or entry["class_type"])
+        if entry["class_type"].startswith("Steer"):
+            assert entry["_meta"]["title"].startswith(kinds[entry["class_type"]]["display_name"])
 
 
 @pytest.mark.parametrize("new_nodes", [False, True], ids=["on the canvas", "Nodes 2.0"])
