@@ -19,12 +19,24 @@ from . import inputs as demo_inputs
 from .editor import Editor
 from .runner import OUTPUT, load_workflow
 from .server import Server
-from .templates import COMPARE, EXAMPLES, SCALE, Template, Thumbnail, models_of, note_of, prompt_of, templates
+from .templates import (
+    COMPARE,
+    EXAMPLES,
+    SCALE,
+    SD15,
+    TOY,
+    Template,
+    Thumbnail,
+    models_of,
+    note_of,
+    prompt_of,
+    templates,
+)  # fmt: skip
 
 THUMBNAIL, MARGIN, DARK = 320, 44, "#3c3c44"
 WIDTH, TITLE, GAP_X, GAP_Y = 270, 30, 60, 40
 BORDER, HEADING = 30, 80  # of a group, at the sides and above
-NOTE_WIDTH, LINE, LETTERS = 440, 21, 62  # pixels, of a line too; letters on a line
+NOTE_WIDTH, LINE, LETTERS = 440, 16, 62  # pixels, of a line too; letters on a line
 VIEW = 1700, 770  # pixels of the page that a template is to fit
 ROOM = {
     "SteerPromptEdit": 130,
@@ -44,6 +56,7 @@ ROOM = {
 SIZES = {
     "CLIPTextEncode": (320, 120),
     "SteerPromptEdit": (340, 0),
+    "SteerCFGGuider": (310, 0),
     "LoadImage": (300, 340),
     "SaveImage": (300, 340),
     "Painter": (420, 640),
@@ -189,7 +202,10 @@ def write_thumbnail(template: Template) -> None:
         picture = _picture(name).convert("RGB")
         padded = ImageOps.pad(picture, (width, half), Image.Resampling.LANCZOS, color=DARK)
         square.paste(padded, (2 + number * (width + 4), MARGIN))
-    ImageDraw.Draw(square).text((half, half + 80), said.words, "white", ImageFont.load_default(28), "mm")
+    draw = ImageDraw.Draw(square)
+    draw.text((half, half + 76), said.words, "white", ImageFont.load_default(28), "mm")
+    if template.family not in (SD15, TOY):  # the list cuts the end of a name off
+        draw.text((half, half + 124), template.family.name, "#ffd166", ImageFont.load_default(28), "mm")
     square.save(EXAMPLES / f"{template.name}.jpg", quality=88)
 
 

@@ -23,8 +23,8 @@ def nodes(template):
 
 
 def test_every_file_is_there_and_none_of_another():
-    forms = {path.stem for path in EXAMPLES.glob("*.json")}
-    thumbnails = {path.stem for path in EXAMPLES.glob("*.jpg")}
+    forms = {path.stem for path in EXAMPLES.glob("*.json") if not path.stem.endswith(".app")}
+    thumbnails = {path.stem for path in EXAMPLES.glob("*.jpg") if not path.stem.endswith(".app")}
     assert forms == thumbnails == set(ALL)
     assert {each.api for each in ALL.values()} == set(workflow_names())
 

@@ -120,3 +120,13 @@ def test_a_host_without_the_comparison_does_without(editor):
     finally:
         editor.page.reload()
         editor.page.wait_for_function("() => window.comfyAPI?.app?.app?.graph?.nodes?.length")
+
+
+def test_the_template_browser_lists_them_by_number(editor):
+    editor.page.evaluate("() => window.comfyAPI.app.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    dialog = editor.page.get_by_role("dialog").last
+    dialog.get_by_text("steer-diffusion-checkout").first.click()
+    dialog.get_by_text("Steer 01 - Edit a photo by words").first.wait_for()
+    shown = [text.split(" - ")[0] for text in dialog.get_by_text("Steer ").all_inner_texts() if " - " in text]
+    assert len(shown) > 3 and shown == sorted(shown)
+    editor.page.keyboard.press("Escape")
