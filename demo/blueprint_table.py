@@ -56,7 +56,7 @@ BLUEPRINTS = {
         {"image": "The picture to edit. SD1.5 wants about 512 x 512."},
         {
             "source": Widget(("2", "source"), "a photo of a cat", "What the picture shows, in a sentence."),
-            "target": Widget(("2", "target"), "a photo of a dog", "The same sentence with a word changed or added."),
+            "target": Widget(("2", "target"), "a photo of a tiger", "The same sentence with a word changed or added."),
             "word weights": Widget(("2", "equalizer"), ""),
             "cross_end": Widget(("9", "cross_end"), 0.8),
             "self_end": Widget(("9", "self_end"), 0.4),
@@ -108,9 +108,9 @@ BLUEPRINTS = {
         {"image": "The picture to edit. SD1.5 wants about 512 x 512."},
         {
             "source": Widget(("2", "text"), "a photo of a cat", "What the picture shows, in a sentence."),
-            "target": Widget(("3", "text"), "a photo of a dog", "The same sentence with a word changed."),
+            "target": Widget(("3", "text"), "a photo of a tiger", "The same sentence with a word changed."),
             "strength": Widget(("9", "strength"), 0.8, "How much of it is redone: 0.5 keeps the form, 0.8 frees it."),
-            "cfg": Widget(("13", "cfg"), 7.5, CFG),
+            "cfg": Widget(("13", "cfg"), 5.0, CFG),
             "steps": Widget(("9", "steps"), 40, f"{STEPS} The picture is inverted in as many."),
             "sampler": Widget(("14", "sampler_name"), "euler", "How each step is taken. `euler` is DDIM."),
             "mask threshold": Widget(("7", "threshold"), 0.5),
@@ -131,7 +131,7 @@ BLUEPRINTS = {
             "negative": Widget(("3", "text"), "", NEGATIVE),
             "strength": Widget(("13", "strength"), 0.6, "0.3 keeps much of the picture, 0.6 its layout, 1 nothing."),
             "cfg": Widget(("4", "cfg"), 7.5, CFG),
-            "steps": Widget(("13", "steps"), 20),
+            "steps": Widget(("13", "steps"), 30),
             "seed": Widget(("8", "noise_seed"), 0, SEED),
         },
         {"image": ("15", 0)},
@@ -179,12 +179,12 @@ APPS = {
     "Steer 01 - Edit a photo by words.app": App(
         "Edit a Picture by Words (Steer)",
         "steer_cat.webp",
-        {"source": "a close-up photo of a cat", "target": "a close-up photo of a dog"},
+        {"source": "a photo of a cat", "target": "a photo of a tiger"},
         {
             "image": "Best about 512 x 512 (SDXL: 1024)",
             "source": "What the picture shows",
             "target": "The same with a word changed or added",
-            "word weights": "Such as dog: 1.5, fluffy: 2",
+            "word weights": "Such as tiger: 1.5, fluffy: 2",
             "cross_end": "Lower frees the edit",
             "self_end": "Lower it where shapes are to change",
             "cfg": "How strictly the words are followed",
@@ -195,7 +195,7 @@ APPS = {
     "Steer 03 - Inpaint.app": App(
         "Inpaint (Steer)",
         "steer_coffee_hole.webp",
-        {"prompt": "a cup of coffee on a red saucer on a wooden table"},
+        {"prompt": "a red cup full of strawberries on a wooden table"},
         {
             "image": "Its hole: transparent, or mask editor",
             "prompt": "The whole picture, the hole filled",

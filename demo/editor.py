@@ -51,6 +51,7 @@ SET = """values => {
         for (const widget of node.widgets ?? []) widget.value = values[String(node.id)]?.[widget.name] ?? widget.value
 }"""
 OPEN_SEARCH = "() => window.comfyAPI.app.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')"
+RESULT = "[data-testid=result-item]"  # of the search for nodes
 RUN = """async () => {
     const ended = new Promise(resolve => {
         for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
@@ -139,22 +140,27 @@ class Editor:
 
     def search(self, words: str) -> list[str]:
         """The display names that the search for a node lists for these words, the first one first."""
-        names = [result.locator("span.truncate").first.inner_text() for result in self._results(words)]
+        self._type_into_search(words)
+        self.page.wait_for_timeout(500)  # it lists once typing has stopped
+        results = self.page.locator(RESULT).all()
+        names = [result.locator("span.truncate").first.inner_text() for result in results]
         self.page.keyboard.press("Escape")
         return names
 
-    def add(self, name: str) -> None:
-        """Put the node of this display name on the canvas, from the search, in the middle."""
-        self._results(name)[0].click()
+    def add(self, words: str, *texts: str) -> None:
+        """Search for these words, and put the first result that says all of `texts` on the canvas, near the middle."""
+        self._type_into_search(words)
+        results = self.page.locator(RESULT)
+        for text in texts:
+            results = results.filter(has_text=text)
+        results.first.click()
         size = self.page.viewport_size
         self.page.mouse.move(size["width"] / 2, size["height"] / 3)
         self.page.mouse.click(size["width"] / 2, size["height"] / 3)
 
-    def _results(self, words: str) -> list:
+    def _type_into_search(self, words: str) -> None:
         self.page.evaluate(OPEN_SEARCH)
         self.page.keyboard.type(words)
-        self.page.wait_for_timeout(500)  # it lists once typing has stopped
-        return self.page.locator("[data-testid=result-item]").all()
 
     def new_nodes(self, on: bool) -> None:
         """Switch between the two ways of drawing nodes: on the canvas, or Nodes 2.0."""
