@@ -25,7 +25,7 @@ from ._host_attention import Transform, attention_sites, edits_of, half_of, pair
 from ._host_checks import check_given, check_ready, errors_of
 from ._host_shown import latent_picture, show_output
 from ._map_pictures import PIXELS, outlined
-from ._schema import shown
+from ._schema import PICTURES, shown
 
 
 class Lockstep(Transform):
@@ -221,7 +221,7 @@ class PromptToPromptGuider(comfy.samplers.CFGGuider):
 def blend_output(latent_format, samples: Tensor, mask: Tensor) -> dict:
     """What the editor shows of a local blend: its last mask (batch, 1, h, w), over the edit."""
     size, share = tuple(PIXELS * side for side in mask.shape[-2:]), float(mask.mean())
-    masks, edit = interpolate(mask, size, mode="nearest")[:, 0].cpu(), samples.chunk(2)[1]
+    masks, edit = interpolate(mask[:PICTURES], size, mode="nearest")[:, 0].cpu(), samples.chunk(2)[1]
     under = latent_picture(latent_format, edit, size)
     pictures = outlined(torch.ones(*masks.shape, 3) if under is None else under, masks)
     text = f"local blend: the edit could show in {100 * share:.0f}% of the picture"

@@ -7,6 +7,8 @@ from comfy_execution.utils import get_executing_context
 from torch import Tensor, tensor
 from torch.nn.functional import interpolate
 
+from ._schema import PICTURES
+
 
 def show_progress_text(text: str) -> None:
     """Shows a line on the node that is running, in the editor.
@@ -39,14 +41,17 @@ def _editor():
 
 
 def latent_picture(latent_format, latents: Tensor, size: tuple[int, int]) -> Tensor | None:
-    """(pictures, *size, 3), 0 to 1: latents (model space) by the host's table of their colours; None without one."""
+    """(pictures, *size, 3), 0 to 1: latents (model space) by the host's table of their colours; None without one.
+
+    Of a large batch, or of many frames, the first `PICTURES`.
+    """
     factors, bias = latent_format.latent_rgb_factors, getattr(latent_format, "latent_rgb_factors_bias", None)
     if factors is None:
         return None
     reshape = getattr(latent_format, "latent_rgb_factors_reshape", None)
     values = (latents if reshape is None else reshape(latents)).float().cpu().movedim(1, -1)
     colours = values @ tensor(factors) + (0.0 if bias is None else tensor(bias))
-    small = ((colours + 1.0) / 2.0).clamp(0.0, 1.0).flatten(0, -4).movedim(-1, 1)
+    small = ((colours + 1.0) / 2.0).clamp(0.0, 1.0).flatten(0, -4)[:PICTURES].movedim(-1, 1)
     return interpolate(small, size, mode="bicubic").clamp(0.0, 1.0).movedim(1, -1)
 
 

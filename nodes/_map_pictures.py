@@ -8,6 +8,7 @@ from torch.nn.functional import interpolate, max_pool2d
 
 from ..attention.paint_with_words import Region
 from ._heatmap_picture import fitted
+from ._schema import PICTURES
 
 PIXELS = 8  # of a picture for one latent position
 SIDE = 512  # pixels of a map's longer side
@@ -34,8 +35,8 @@ def regions_picture(regions: tuple[Region, ...], colours: Tensor = COLOURS) -> T
     scale = SIDE / max(first.shape[-2:])
     size = tuple(max(1, round(side * scale)) for side in first.shape[-2:])
     masks = [
-        interpolate(region.mask.reshape(-1, 1, *region.mask.shape[-2:]).float(), size, mode="nearest-exact")[:, 0].cpu()
-        for region in regions
+        interpolate(mask.float(), size, mode="nearest-exact")[:, 0].cpu()
+        for mask in (region.mask.reshape(-1, 1, *region.mask.shape[-2:])[:PICTURES] for region in regions)
     ]
     count = max(map(len, masks))
     of_picture = ([mask[min(i, len(mask) - 1)] for mask in masks] for i in range(count))

@@ -14,7 +14,7 @@ from ._host_checks import check_number, check_strength, errors_of, samples_of, w
 from ._host_diffedit import contrasted, pixels_of
 from ._host_shown import source_picture
 from ._map_pictures import outlined
-from ._schema import answer_of, shown, where_known
+from ._schema import PICTURES, answer_of, shown, where_known
 
 NODE = "SteerDiffEditMask"
 
@@ -105,6 +105,7 @@ class SteerDiffEditMask(io.ComfyNode):
 
 def seen(source: Tensor | None, mask: Tensor, heatmap: Tensor) -> Tensor:
     """The mask outlined over what the latents show, and beside it the heat; over the heat where that is not known."""
+    mask, heatmap = mask[:PICTURES], heatmap[:PICTURES]
     return outlined(heatmap, mask) if source is None else torch.cat([outlined(source, mask), heatmap], 2)
 
 

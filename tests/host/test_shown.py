@@ -73,6 +73,7 @@ def test_regions_say_how_large_they_are_and_what_is_amiss():
 
 def test_not_more_pictures_are_shown_than_can_be_looked_at():
     assert len(SteerRegion.execute(LEFT.expand(PICTURES + 5, -1, -1), "cat", 1.0).ui["images"]) == PICTURES
+    assert len(latent_picture(SD15(), noise_of((1, 4, PICTURES + 5, 8, 8)), (16, 16))) == PICTURES  # frames
 
 
 def test_the_heat_of_words_is_told_by_picture():
@@ -189,14 +190,19 @@ def test_what_is_checked_before_the_run_is_an_input_by_its_name():
             assert set(signature(node.validate_inputs).parameters) <= set(names), node
 
 
-def test_inputs_that_few_people_turn_are_folded(server):
+def test_inputs_that_few_people_turn_are_folded():
     folded = {
-        f"{name}.{item}"
-        for name, info in server.object_info().items()
-        if name.startswith("Steer")
-        for inputs in info["input"].values()
-        for item, (_, *options) in inputs.items()
-        if isinstance(inputs, dict) and options and options[0].get("advanced")
+        f"{node.GET_SCHEMA().node_id}.{name}"
+        for node in (node for method in METHODS for node in method.NODES)
+        for kind in ("required", "optional")
+        for name, (_, *options) in node.INPUT_TYPES().get(kind, {}).items()
+        if options and options[0].get("advanced")
     }
-    assert {"SteerPromptEdit.word_windows", "SteerCFGGuider.negative_scale", "SteerDDIMInversion.tolerance"} <= folded
-    assert not folded & {"SteerPromptEdit.equalizer", "SteerCFGGuider.cfg", "SteerDDIMInversion.refine"}
+    assert folded == {
+        "SteerPromptEdit.word_windows", "SteerLocalBlend.start_percent", "SteerCFGGuider.negative_scale",
+        "SteerGradientGuider.start_percent", "SteerGradientGuider.end_percent", "SteerGradientGuider.max_change",
+        "SteerDDIMInversion.tolerance", "SteerDDIMInversion.check", "SteerNullText.learning_rate",
+        "SteerNullText.early_stop", "SteerCaptureAttention.cross_end", "SteerCaptureAttention.self_end",
+        "SteerRePaintSampler.eta", "SteerCLIPTextLoss.smallest_cutout", "SteerCLIPImageLoss.smallest_cutout",
+        "SteerReconstructLatent.learning_rate", "SteerReconstructDecoder.learning_rate",
+    }  # fmt: skip
