@@ -260,13 +260,17 @@ def wires_in(blueprint: Blueprint) -> dict[str, tuple[list, list[Place]]]:
 
 def tooltips(blueprint: Blueprint, nodes: dict) -> dict[str, str]:
     """By name of an input: its tooltip. `nodes`: the host's /object_info."""
-    inside = inside_of(blueprint)
     tips = {socket: (SOCKET_TIPS | blueprint.sockets)[socket] for socket in wires_in(blueprint)}
-    for label, (place, _, tooltip) in blueprint.widgets.items():
-        node, name = place
-        kinds = nodes[inside[node]["class_type"]]["input"]
-        tips[label] = tooltip or next(kind[name][1]["tooltip"] for kind in kinds.values() if name in kind)
+    for label, widget in blueprint.widgets.items():
+        tips[label] = widget.tooltip or specification(blueprint, widget, nodes)["tooltip"]
     return tips
+
+
+def specification(blueprint: Blueprint, widget: Widget, nodes: dict) -> dict:
+    """What the host says of the input inside. `nodes`: its /object_info."""
+    node, name = widget.place
+    sections = nodes[inside_of(blueprint)[node]["class_type"]]["input"].values()
+    return next(section[name][1] for section in sections if name in section)
 
 
 def saver_of(graph: dict, output: tuple[str, int]) -> str:

@@ -52,6 +52,8 @@ SET = """values => {
 }"""
 OPEN_SEARCH = "() => window.comfyAPI.app.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')"
 RESULT = "[data-testid=result-item]"  # of the search for nodes
+# a node that hangs at the mouse until it is put down
+HELD = "() => window.comfyAPI.app.app.graph.nodes.some(({ flags }) => flags.ghost)"
 RUN = """async () => {
     const ended = new Promise(resolve => {
         for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
@@ -154,9 +156,12 @@ class Editor:
         for text in texts:
             results = results.filter(has_text=text)
         results.first.click()
+        self.page.wait_for_function(HELD)
         size = self.page.viewport_size
-        self.page.mouse.move(size["width"] / 2, size["height"] / 3)
-        self.page.mouse.click(size["width"] / 2, size["height"] / 3)
+        while self.page.evaluate(HELD):  # the closing search may be in the way
+            self.page.mouse.move(size["width"] / 2, size["height"] / 3)
+            self.page.mouse.click(size["width"] / 2, size["height"] / 3)
+            self.page.wait_for_timeout(100)
 
     def _type_into_search(self, words: str) -> None:
         self.page.evaluate(OPEN_SEARCH)
