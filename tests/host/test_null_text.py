@@ -12,8 +12,9 @@ import torch
 from steer.demo.metrics import psnr
 from steer.demo.shapes.data import render, scene_of
 from steer.nodes._host import noise_law
-from steer.nodes.null_text import SteerNullText, windows
-from steer.samplers.inversion import Inversion
+from steer.nodes.null_text import SteerNullText, report, windows
+from steer.samplers.inversion import Inversion, spread
+from steer.samplers.null_text import InnerStep
 from steer.tests.host_run import (
     EPS,
     FLOW,
@@ -54,6 +55,17 @@ def inverted(model, positive, source, steps=10, iterations=4):
     run(guider, Up(), torch.tensor(sigmas), torch.zeros_like(source), source)
     latents = tuple(latent.float().cpu() for latent in reversed(found))
     return Inversion(tuple(sigmas), latents, law, type(model.model.latent_format).__name__, True)
+
+
+@pytest.mark.parametrize("off, back", [(0.09, True), (0.11, False)])
+def test_the_report_begins_with_its_verdict_and_a_bad_one_says_what_helps(off, back):
+    source = torch.tensor([[1.0, -1.0]] * 2)
+    inversion = Inversion((1.0, 0.0), (source, source), EPS, "SD15", True)
+    result = InnerStep(0, 1, torch.ones(1), torch.zeros(1, 1, 1), source + off * spread(source))
+    verdict, figures = report([result], 2, inversion, (7.5, 2, 0.01, 0.0)).splitlines()
+    assert verdict.startswith("the picture comes back" if back else "the picture does not come back")
+    assert f"{100 * off:.3g}% of its latents' std" in verdict and ("raise inner_steps" in verdict) != back
+    assert figures.startswith("1 steps at cfg 7.5, 3 predictions")
 
 
 def null_text(model, positive, negative, inversion, cfg=7.5, inner_steps=10, rate=0.01, stop=1e-5):
