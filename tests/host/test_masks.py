@@ -457,7 +457,7 @@ class TestEmpty:
         monkeypatch.setattr(type(vae.first_stage_model), "decode", None)  # a call would fail
         assert torch.equal(fit(NOTHING), as_it_was) and "the mask is empty" in told[-1]
 
-    def test_regions(self, shapes, told):
+    def test_regions(self, shapes, caplog):
         model, text = shapes[0], "a red circle on a blue background"
         half, noise = torch.zeros(1, 144, 200), noise_of(LATENT)
         half[..., :100] = 1
@@ -471,15 +471,18 @@ class TestEmpty:
 
         plain = run(host_guider(model, *prompts(shapes), 2.0), EULER, SIGMAS, noise)
         assert torch.equal(drawn(NOTHING), plain)
-        assert told == ["SteerRegion: the mask of 'red circle' is empty (0 everywhere): nothing is painted"]
+        said = "the mask of 'red circle' is empty (0 everywhere): nothing is painted"
+        assert f"SteerRegion: {said}" in caplog.text
+        assert SteerRegion.execute(NOTHING, "red circle", 1.0).ui["steer_warning"] == (said,)
         assert torch.equal(drawn(half, NOTHING), drawn(half)) and not torch.equal(drawn(half), plain)
 
-    def test_colours_that_are_not_in_a_map(self, told):
+    def test_colours_that_are_not_in_a_map(self):
         image = torch.zeros(2, 8, 8, 3)
         image[0, :4, :, 0] = 1
-        red, green = SteerRegionsFromSegmentation.execute(image, "#ff0000: cat\n#00ff00: grass")[0]
+        output = SteerRegionsFromSegmentation.execute(image, "#ff0000: cat\n#00ff00: grass")
+        (red, green), (said,) = output[0], output.ui["steer_warning"]
         assert not green.mask.any() and torch.equal(red.mask, image[..., 0])
-        assert "no #ff0000 in picture 2, #00ff00, which paints nothing; its most frequent colours are" in told[0]
+        assert "no #ff0000 in picture 2, #00ff00, which paints nothing; its most frequent colours are" in said
 
     def test_load_images_own(self, shapes):
         """Set Latent Noise Mask on what Load Image gives of a picture without alpha, as in a graph."""
