@@ -31,7 +31,7 @@ from .templates import (
     note_of,
     prompt_of,
     templates,
-)  # fmt: skip
+)
 
 THUMBNAIL, MARGIN, DARK = 320, 44, "#3c3c44"
 WIDTH, TITLE, GAP_X, GAP_Y = 270, 30, 60, 40
@@ -46,7 +46,9 @@ ROOM = {
     "SteerNullText": 420,
     "SteerCaptureAttention": 300,
     "SteerAttentionHeatmap": 300,
-    "SteerRegionsFromSegmentation": 300,
+    "SteerRegionsFromSegmentation": 320,
+    "SteerPaintWithWords": 320,
+    "SteerLocalBlend": 320,
     "SteerSaveInversion": 130,
     "SteerReconstructLatent": 340,
     "SteerReconstructDecoder": 340,
