@@ -2,8 +2,8 @@
 
     python -m demo.editor_form [NUMBER ...]
 
-`demo.templates` says what each template swaps of its API form. This opens the result in the editor of a real host, lays
-the nodes out in groups, large enough for both ways of drawing nodes, and saves what the editor saves to
+`demo.template_table` says what each template swaps of its API form. This opens the result in the editor of a real
+host, lays the nodes out in groups, large enough for both ways of drawing nodes, and saves what the editor saves to
 example_workflows/NAME.json, with a note. The thumbnail NAME.jpg is made of what `python -m demo` left in demo/output.
 NUMBER chooses templates by the number in their name, editions too.
 """
@@ -19,19 +19,8 @@ from . import inputs as demo_inputs
 from .editor import Editor
 from .runner import OUTPUT, load_workflow
 from .server import Server
-from .templates import (
-    COMPARE,
-    EXAMPLES,
-    SCALE,
-    SD15,
-    TOY,
-    Template,
-    Thumbnail,
-    models_of,
-    note_of,
-    prompt_of,
-    templates,
-)
+from .template_table import SD15, TOY, Template, Thumbnail
+from .templates import COMPARE, EXAMPLES, SCALE, models_of, note_of, prompt_of, templates
 
 THUMBNAIL, MARGIN, DARK = 320, 44, "#3c3c44"
 WIDTH, TITLE, GAP_X, GAP_Y = 270, 30, 60, 40

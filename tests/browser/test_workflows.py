@@ -3,7 +3,8 @@
 import pytest
 from steer.demo.editor import Editor
 from steer.demo.runner import PIXEL_INPUTS, load_workflow
-from steer.demo.templates import COMPARE, MODELS, SCALE, TOY, is_front, models_of, prompt_of, saved, templates, undone
+from steer.demo.template_table import MODELS, TOY
+from steer.demo.templates import COMPARE, SCALE, is_front, models_of, prompt_of, saved, templates, undone
 from steer.tests.test_templates import bare, overlaps
 
 ALL = {each.name: each for each in templates()}
