@@ -52,6 +52,7 @@ SET = """values => {
 }"""
 OPEN_SEARCH = "() => window.comfyAPI.app.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')"
 RESULT = "[data-testid=result-item]"  # of the search for nodes
+FIRST_NAMES = "rows => rows.map(row => row.querySelector('span.truncate').innerText)"
 # a node that hangs at the mouse until it is put down
 HELD = "() => window.comfyAPI.app.app.graph.nodes.some(({ flags }) => flags.ghost)"
 RUN = """async () => {
@@ -143,10 +144,14 @@ class Editor:
     def search(self, words: str) -> list[str]:
         """The display names that the search for a node lists for these words, the first one first."""
         self._type_into_search(words)
-        self.page.wait_for_timeout(500)  # it lists once typing has stopped
-        results = self.page.locator(RESULT).all()
-        names = [result.locator("span.truncate").first.inner_text() for result in results]
+        names, before = [], None
+        for _ in range(20):  # it lists some time after typing has stopped
+            self.page.wait_for_timeout(500)
+            names, before = self.page.locator(RESULT).evaluate_all(FIRST_NAMES), names
+            if names and names == before:
+                break
         self.page.keyboard.press("Escape")
+        self.page.locator(RESULT).first.wait_for(state="hidden")
         return names
 
     def add(self, words: str, *texts: str) -> None:
