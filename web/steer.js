@@ -4,7 +4,7 @@ import { api } from '../../scripts/api.js'
 
 const NAME = 'steer_report'
 const MARGIN = 8 // pixels around the text
-const LIFE = 20000 // milliseconds that an error is shown
+const LIFE = 12000 // milliseconds that an error is shown
 const PROGRESS = '$$node-text-preview' // the host's own widget for the text of a node that runs
 
 /** What a node sent as its output's `key`, as lines. */
@@ -66,6 +66,19 @@ function tellError({ exception_message }) {
     toast({ severity: 'error', summary, detail: detail.trim(), life: LIFE })
 }
 
+/** Of the inputs that a Steer node's check looks at the host marks all: keeps the one that the message begins with. */
+function keepAtFault(nodeErrors) {
+    for (const { class_type, errors } of Object.values(nodeErrors ?? {})) {
+        if (!class_type?.startsWith('Steer')) continue
+        const inputs = errors.map(({ extra_info }) => extra_info?.input_name)
+        const kept = errors.filter(({ details, extra_info }) => {
+            const [, named] = /^\w+ - (?:Steer\w+: )?(\w+)/.exec(details) ?? []
+            return named === extra_info?.input_name || !inputs.includes(named)
+        })
+        errors.splice(0, errors.length, ...kept)
+    }
+}
+
 /** Takes away progress texts, which the host leaves for good on the node of that number in whatever graph is open. */
 function clearProgress(which) {
     const root = app.rootGraph ?? app.graph
@@ -87,6 +100,17 @@ function nodeAt(locator) {
 app.registerExtension({
     name: 'Steer.Reports',
     setup() {
+        const { queuePrompt } = api
+        api.queuePrompt = async function (...given) {
+            try {
+                const answer = await queuePrompt.apply(this, given)
+                keepAtFault(answer?.node_errors)
+                return answer
+            } catch (error) {
+                keepAtFault(error?.response?.node_errors)
+                throw error
+            }
+        }
         api.addEventListener('execution_error', ({ detail }) => tellError(detail))
         api.addEventListener('execution_start', () => {
             clearToasts()

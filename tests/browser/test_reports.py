@@ -29,6 +29,7 @@ PROGRESS = """() => window.comfyAPI.app.app.graph.nodes.flatMap(node => (node.wi
 FIT = "() => window.comfyAPI.app.app.extensionManager.command.execute('Comfy.Canvas.FitView')"
 FIXED = """() => { for (const node of window.comfyAPI.app.app.graph.nodes) for (const widget of node.widgets ?? [])
     if (widget.name === 'control_after_generate') widget.value = 'fixed' }"""
+QUEUE = "async () => { await window.comfyAPI.app.app.queuePrompt(0) }"
 MARKED = "() => JSON.parse(JSON.stringify(window.comfyAPI.app.app.lastNodeErrors ?? {}))"
 
 
@@ -173,13 +174,26 @@ def test_an_error_is_told_with_the_nodes_name_and_the_nearest_word(editor):
     assert "Prompt Edit (Steer)" in toast.inner_text() and "did you mean 'green'" in toast.inner_text()
 
 
-def test_what_is_refused_before_the_run_is_marked_on_its_node(editor):
-    editor.load_api(graph(edit__equalizer="green 2"), "refused")
-    assert editor.run() == "execution_success", "what does not need the refused node runs"
+@pytest.mark.parametrize(
+    "name, value, message", [("equalizer", "green 2", "'green 2' has no colon"), ("word_windows", "star: 0", "'0' for")]
+)
+@pytest.mark.parametrize("in_part", [True, False])
+def test_what_is_refused_before_the_run_is_marked_on_its_input(editor, name, value, message, in_part):
+    """Where a part of the graph does not need the refused node, that part runs."""
+    prompt = graph(**{f"edit__{name}": value})
+    if not in_part:
+        (edit,) = (key for key, node in prompt.items() if node["class_type"] == "SteerPromptEdit")
+        prompt = {key: prompt[key] for key in ("1", edit)}
+        prompt["99"] = {"class_type": "PreviewAny", "inputs": {"source": [edit, 0]}}
+    editor.load_api(prompt, "refused")
+    if in_part:
+        assert editor.run() == "execution_success"
+    else:
+        editor.page.evaluate(QUEUE)
     ((node, of_node),) = editor.page.evaluate(MARKED).items()
     assert editor.prompt()[node]["class_type"] == "SteerPromptEdit"
-    assert "equalizer" in {error["extra_info"]["input_name"] for error in of_node["errors"]}
-    assert all("equalizer: 'green 2' has no colon" in error["details"] for error in of_node["errors"])
+    (error,) = of_node["errors"]
+    assert error["extra_info"]["input_name"] == name and f"{name}: {message}" in error["details"]
 
 
 def test_one_that_does_not_hold_is_a_warning(editor):
