@@ -2,8 +2,8 @@
 
 Every edit here is linear in the probabilities, `A' = sum_i softmax(q_i k_i^T / sqrt(d) + b_i) M_i`, and therefore in
 the output: `A' v = sum_i softmax(...) (M_i v)`. So an edited layer costs one or two calls of any attention function on
-changed values, and no map is ever made; only who looks at the maps (heatmaps, local blend) or adds to the logits
-(paint-with-words) computes the softmax, in float32, head by head.
+changed values, and no map is ever made; only who looks at the maps (heatmaps, local blend) computes the softmax, in
+float32, of as many heads at a time as little memory holds.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +12,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""`kernel(q, k, v)`: multi-head attention of (batch, positions, channels) and (batch, tokens, channels)."""
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""`kernel(q, k, v, bias)`: multi-head attention of (batch, positions, channels) and (batch, tokens, channels).
+
+`bias` (batch, positions, tokens), or None, is added to the scaled logits of every head.
+"""
+
+
+AT_ONCE = 2**25
+"""Bytes of the maps of several heads: one by one they are too little work for a GPU."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,8 @@ class Attention:
         """(batch, positions, channels)"""
         total = None
         for term in self.terms:
-            v = _mixed(term.mix, self.v)
-            out = self.kernel(term.q, term.k, v) if term.bias is None else self._explicit(term, v)
+            bias = None if term.bias is None else term.bias.to(term.q.dtype)
+            out = self.kernel(term.q, term.k, _mixed(term.mix, self.v), bias)
             total = out if total is None else total + out
         return total
 
@@ -82,7 +89,7 @@ class Attention:
         """(batch, positions, value tokens), float32: the edited map, averaged over the heads."""
         total = 0.0
         for term in self.terms:
-            mean = sum(self._maps(term)) / self.heads
+            mean = sum(maps.sum(1) for maps in self._maps(term)) / self.heads
             total = total + (mean if term.mix is None else mean @ as_matrix(term.mix).to(mean))
         return total
 
@@ -98,16 +105,14 @@ class Attention:
 
         return part(0), part(1)
 
-    def _explicit(self, term: Term, v: Tensor) -> Tensor:
-        values = v.float().chunk(self.heads, -1)
-        outs = [probs @ value for probs, value in zip(self._maps(term), values, strict=True)]
-        return torch.cat(outs, -1).to(v.dtype)
-
     def _maps(self, term: Term):
-        """(batch, positions, tokens) of each head in turn, float32."""
-        for q, k in zip(term.q.chunk(self.heads, -1), term.k.chunk(self.heads, -1), strict=True):
-            logits = q.float() @ k.float().transpose(1, 2) * q.shape[-1] ** -0.5
-            yield (logits if term.bias is None else logits + term.bias).softmax(-1)
+        """(batch, heads, positions, tokens) of some heads at a time, float32."""
+        (batch, positions, _), tokens = term.q.shape, term.k.shape[1]
+        together = max(1, AT_ONCE // (4 * batch * positions * tokens))
+        q, k = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (term.q, term.k))
+        for some, keys in zip(q.split(together, 1), k.split(together, 1), strict=True):
+            logits = (some.float() * q.shape[-1] ** -0.5) @ keys.float().transpose(2, 3)
+            yield (logits if term.bias is None else logits + term.bias[:, None]).softmax(-1)
 
 
 def as_matrix(mix: Tensor) -> Tensor:

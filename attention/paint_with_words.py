@@ -99,8 +99,5 @@ def _painted(term: Term, raised: Tensor, heads: int) -> Term:
 
 def largest(q: Tensor, k: Tensor, heads: int) -> Tensor:
     """`max(Q K^T)` of each sample over heads, positions and tokens, at least 0, float32: (batch, 1, 1)."""
-    best = q.new_zeros(q.shape[0], dtype=torch.float32)
-    for of_head in zip(q.chunk(heads, -1), k.chunk(heads, -1), strict=True):
-        a, b = (x.float() for x in of_head)
-        best = torch.maximum(best, (a @ b.transpose(1, 2)).amax((1, 2)))
-    return best[:, None, None]
+    a, b = (x.float().unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
+    return (a @ b.transpose(2, 3)).amax((1, 2, 3)).clamp_min(0.0)[:, None, None]

@@ -199,9 +199,9 @@ class _Hook(NamedTuple):
     rows: int
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
-        def kernel(q, k, v):
+        def kernel(q, k, v, bias=None):
             return optimized_attention(
-                q, k, v, extra_options["n_heads"], attn_precision=extra_options["attn_precision"],
+                q, k, v, extra_options["n_heads"], mask=bias, attn_precision=extra_options["attn_precision"],
                 transformer_options=extra_options,
             )  # fmt: skip
 

@@ -9,13 +9,10 @@ def rand(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def sdpa(q, k, v):
+def sdpa(q, k, v, bias=None):
     q, k, v = (x.unflatten(-1, (HEADS, D)).transpose(1, 2) for x in (q, k, v))
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-
-def never(q, k, v):
-    raise AssertionError("the kernel is not to be called")
+    mask = None if bias is None else bias[:, None]
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 def explicit_maps(q, k, bias=0.0):
@@ -48,17 +45,17 @@ def test_a_mix_is_the_edited_map_times_the_values(qkv):
 def test_a_bias_is_added_to_the_logits_of_every_head(qkv):
     q, k, v = qkv
     bias = rand(B, N, L, seed=7)
-    attention = Attention((Term(q, k, None, bias),), v, HEADS, never)
+    attention = Attention((Term(q, k, None, bias),), v, HEADS, sdpa)
     maps = explicit_maps(q, k, bias)
     assert torch.allclose(attention.out(), apply(maps, v), atol=1e-5)
     assert torch.allclose(attention.probs(), maps.mean(0), atol=1e-6)
-    unbiased = Attention((Term(q, k, None, torch.zeros(B, N, L)),), v, HEADS, never)
+    unbiased = Attention((Term(q, k, None, torch.zeros(B, N, L)),), v, HEADS, sdpa)
     assert torch.allclose(unbiased.out(), sdpa(q, k, v), atol=1e-5)
 
 
 def test_halves_are_the_halves_of_everything(qkv):
     q, k, v = qkv
-    attention = Attention((Term(q, k, None, rand(B, N, L)),), v, HEADS, never)
+    attention = Attention((Term(q, k, None, rand(B, N, L)),), v, HEADS, sdpa)
     assert torch.equal(torch.cat([half.out() for half in attention.halves()]), attention.out())
 
 

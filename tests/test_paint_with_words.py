@@ -22,9 +22,10 @@ def attention(seed=0, batch=BATCH, tokens=12):
     def drawn(rows):
         return torch.randn(batch, rows, HEADS * WIDTH, generator=generator)
 
-    def plain(q, k, v):
+    def plain(q, k, v, bias=None):
         q, k, v = (x.unflatten(-1, (HEADS, WIDTH)).transpose(1, 2) for x in (q, k, v))
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+        mask = None if bias is None else bias[:, None]
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(-2)
 
     return Attention((Term(drawn(POSITIONS), drawn(tokens)),), drawn(tokens), HEADS, plain)
 
