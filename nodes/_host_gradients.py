@@ -66,7 +66,7 @@ class _PlainTensors(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name == "__get__":  # a tensor's shape, dtype and the like
+        if name in ("__get__", "__set__"):  # a tensor's shape, dtype and the like; the host moves a model by its data
             return func(*args, **kwargs)
         func = WITH_A_WAY_BACK.get(name, func)
         tensors = _tensors_in((*args, *kwargs.values()))
@@ -74,8 +74,8 @@ class _PlainTensors(TorchFunctionMode):
         if in_place and tensors:
             self._spare(tensors[0])
         if any(tensor.requires_grad for tensor in tensors):
-            if any(tensor.is_inference() for tensor in tensors):
-                # autograd may save any of them for the way back, and it cannot save an inference tensor
+            if any(map(_unkeepable, tensors)):
+                # autograd may save any of them for the way back
                 args, kwargs = tree_map(_plain, (args, kwargs))
         elif in_place and tensors and tensors[0].is_inference():
             # the host fills a buffer of its own, such as the one for weights on their way from the CPU
@@ -111,7 +111,15 @@ def _tensors_in(values) -> list[Tensor]:
 
 
 def _plain(value):
-    return value.detach().clone() if isinstance(value, Tensor) and value.is_inference() else value
+    return value.detach().clone() if isinstance(value, Tensor) and _unkeepable(value) else value
+
+
+def _unkeepable(tensor: Tensor) -> bool:
+    """Whether autograd cannot save it: an inference tensor, be it one that got other data since."""
+    try:
+        return tensor.is_inference() or tensor._version < 0
+    except RuntimeError:  # it has no version
+        return True
 
 
 _keeping: ContextVar[_PlainTensors] = ContextVar("steer_gradients")

@@ -6,9 +6,11 @@ import comfy.samplers
 import pytest
 import torch
 from steer.nodes._host_gradients import Differentiable, _graph_within, blocks_of, gradient_options, gradients
-from steer.tests.host_run import encode, host_guider, noise_of, run, sigmas_of, tiny_flux
+from steer.tests.host_run import encode, free_memory, host_guider, noise_of, run, sigmas_of, tiny_flux
 
-X, CONTEXT, SIGMA = noise_of((1, 4, 16, 16)), noise_of((1, 77, 128), 1), torch.tensor([2.0])
+DEVICE = comfy.model_management.get_torch_device()
+X, CONTEXT = noise_of((1, 4, 16, 16)).to(DEVICE), noise_of((1, 77, 128), 1).to(DEVICE)
+SIGMA = torch.tensor([2.0], device=DEVICE)
 
 
 def loaded(shapes, recompute=False):
@@ -43,7 +45,7 @@ def test_are_the_finite_differences(shapes, recompute):
     torch.testing.assert_close(denoised, predict(differentiable, X, CONTEXT), rtol=1e-5, atol=1e-5)
     model = differentiable.patcher.model
     for which, gradient in enumerate((by_x, by_context)):
-        direction = gradient / gradient.norm() + 0.3 * noise_of(gradient.shape, 5) / gradient.numel() ** 0.5
+        direction = gradient / gradient.norm() + 0.3 * noise_of(gradient.shape, 5).to(DEVICE) / gradient.numel() ** 0.5
         ends = []
         for step in (1e-2, -1e-2):
             given = [X, CONTEXT]
@@ -67,9 +69,7 @@ def test_recomputed_where_the_graph_does_not_fit(shapes, monkeypatch):
     expected = gradients_of(fits)
     assert fits.recompute is False
     little = 0.9 * fits.needed
-    monkeypatch.setattr(
-        comfy.model_management, "get_free_memory", lambda device, both=False: (little, little) if both else little
-    )
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", free_memory(lambda: little))
     not_fitting = loaded(shapes, None)
     for a, b in zip(gradients_of(not_fitting), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -81,9 +81,7 @@ def test_recomputed_from_the_first_call_that_does_not_fit(shapes, monkeypatch):
     differentiable, expected = loaded(shapes, None), gradients_of(loaded(shapes))
     gradients_of(differentiable)
     little = 0.9 * differentiable.needed
-    monkeypatch.setattr(
-        comfy.model_management, "get_free_memory", lambda device, both=False: (little, little) if both else little
-    )
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", free_memory(lambda: little))
     for a, b in zip(gradients_of(differentiable), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert differentiable.recompute is True
@@ -97,15 +95,15 @@ def test_models_that_the_run_does_not_use_make_room(shapes, monkeypatch, helps):
     differentiable.recompute = None
     free = [0.9 * needed]
 
-    def free_memory(asked, device, keep_loaded):
+    def unload(asked, device, keep_loaded):
         assert asked >= needed and any(each.model is differentiable.patcher for each in keep_loaded)
         unloaded.append(device)
         free[0] = needed if helps else free[0]
         return [object()]
 
-    monkeypatch.setattr(management, "get_free_memory", lambda device, both=False: (free * 2) if both else free[0])
+    monkeypatch.setattr(management, "get_free_memory", free_memory(lambda: free[0]))
     monkeypatch.setattr(management, "is_device_cpu", lambda device: False)
-    monkeypatch.setattr(management, "free_memory", free_memory)
+    monkeypatch.setattr(management, "free_memory", unload)
     for a, b in zip(gradients_of(differentiable), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert unloaded == [differentiable.patcher.load_device] and differentiable.recompute is not helps
@@ -166,7 +164,7 @@ def test_weights_at_hand_are_not_copied(shapes):
     model = differentiable.patcher.model
     limit = 0.5 * sum(weight.nbytes for weight in model.parameters())
     with gradients():
-        x = noise_of((1, 4, 8, 8)).requires_grad_()
+        x = noise_of((1, 4, 8, 8)).to(DEVICE).requires_grad_()
         with _graph_within(limit, model):
             denoised = predict(differentiable, x, CONTEXT)
         (gradient,) = torch.autograd.grad(denoised.square().sum(), x)
@@ -184,6 +182,18 @@ def test_a_buffer_of_the_host_can_be_filled(shapes):
             kept.append((value * buffer).sum())
         (gradient,) = torch.autograd.grad(kept[0] + 10 * kept[1], value)
     assert torch.equal(gradient, torch.full((8,), 32.0))
+
+
+def test_a_model_of_the_host_can_be_moved(shapes):
+    """The host brings a T2I-Adapter, whose weights say that they want gradients, to the GPU as it is called."""
+    layer = torch.nn.Linear(8, 8)
+    assert layer.weight.is_inference() and layer.weight.requires_grad
+    with gradients():
+        layer.to(torch.float64)
+        x = torch.ones(8, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(layer(x).sum(), x)
+    assert layer.weight.dtype == torch.float64
+    torch.testing.assert_close(gradient, layer.weight.detach().sum(0))
 
 
 def check_by_differences(differentiable, call, given):
@@ -212,7 +222,8 @@ def test_control_added_in_place(shapes, recompute):
     plain = predict(differentiable, X, CONTEXT, {"patches": {"input_block_patch": [note]}})
 
     def call(context):
-        control = {"output": [0.5 * noise_of(shape, 7) for shape in seen], "middle": [0.5 * noise_of(seen[-1], 8)]}
+        control = {"output": [0.5 * noise_of(shape, 7).to(DEVICE) for shape in seen]}
+        control["middle"] = [0.5 * noise_of(seen[-1], 8).to(DEVICE)]
         return model.apply_model(X, SIGMA, c_crossattn=context, control=control, transformer_options={})
 
     assert not torch.allclose(call(CONTEXT), plain, atol=0.1)
@@ -225,14 +236,14 @@ def test_blocks_that_change_what_they_are_given(recompute, which):
     """Flux's add to it in place after their norms have read it."""
     differentiable = Differentiable(tiny_flux(), recompute)
     comfy.model_management.load_models_gpu([differentiable.patcher])
-    given = {"x": noise_of((1, 16, 8, 8)), "context": noise_of((1, 12, 48), 1)}
+    given = {"x": noise_of((1, 16, 8, 8)).to(DEVICE), "context": noise_of((1, 12, 48), 1).to(DEVICE)}
+    pooled, guidance, sigma = (each.to(DEVICE) for each in (noise_of((1, 32), 2), *torch.tensor([[3.5], [0.6]])))
 
     def call(value):
         x, context = ({**given, which: value}[name] for name in ("x", "context"))
         return differentiable.patcher.model.apply_model(
-            x, torch.tensor([0.6]), c_crossattn=context, y=noise_of((1, 32), 2), guidance=torch.tensor([3.5]),
-            transformer_options={},
-        )  # fmt: skip
+            x, sigma, c_crossattn=context, y=pooled, guidance=guidance, transformer_options={}
+        )
 
     check_by_differences(differentiable, call, given[which])
 
@@ -265,7 +276,8 @@ def test_through_the_vae(shapes, which):
     vae = shapes[2]
     differentiable = Differentiable(vae.patcher)
     comfy.model_management.load_models_gpu([differentiable.patcher])
-    latent, plain = noise_of((1, 4, 8, 8)), vae.first_stage_model.decode(noise_of((1, 4, 8, 8)))
+    latent = noise_of((1, 4, 8, 8)).to(vae.device)
+    plain = vae.first_stage_model.decode(latent)
     with gradients():
         latent = latent.clone().requires_grad_()
         pixels = differentiable(lambda: differentiable.patcher.model.decode(latent))
