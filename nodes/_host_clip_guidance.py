@@ -122,11 +122,11 @@ def text_target(clip, clip_vision, text: str) -> Tensor:
             f"clip's text embedding has width {projection.shape[0]} and clip_vision's {width}: the two towers share no "
             "space; load both of one CLIP (clip_l with CLIP-ViT-L, SDXL's clip_g with CLIP-ViT-bigG)"
         )
-    if torch.equal(projection, torch.eye(width)):
+    if torch.equal(projection, torch.eye(width)) or not projection.any():
         raise ValueError(
-            "clip has no text projection (checkpoints of SD1.x leave it out, and the host puts the identity there), so "
-            "its text is not in the space it shares with CLIP vision; load the whole text tower with CLIPLoader "
-            "(clip_l.safetensors)"
+            "clip has no text projection (checkpoints of SD1.x leave it out, and the host puts the identity or zeros "
+            "there), so its text is not in the space it shares with CLIP vision; load the whole text tower with "
+            "CLIPLoader (clip_l.safetensors)"
         )
     return pooled.float().cpu() @ projection.T
 
