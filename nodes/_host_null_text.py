@@ -86,9 +86,10 @@ def check_guidance(model) -> None:
 
 def with_branches(model, positive, negative, inversion: Inversion, work: Callable[[Branches], None]) -> None:
     """Calls `work` once, inside a run of the host on the model and the two conditionings; the model stays as it is."""
-    differentiable = Differentiable(model)
-    guider = comfy.samplers.CFGGuider(differentiable.patcher)
-    guider.set_conds(positive, negative)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)  # for LoRA hooks, the host may take another copy of the model
+    differentiable = Differentiable(guider.model_patcher)
+    guider.model_patcher = differentiable.patcher
     # the models' own preparation looks at the latent (inpainting models take the picture from it)
     source = model.get_model_object("latent_format").process_out(inversion.latents[-1])
     guider.sample(
