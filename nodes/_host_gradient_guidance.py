@@ -330,8 +330,13 @@ class ClassifierLoss:
 
     @classmethod
     def of(cls, classifier: Classifier, index: int):
-        device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-        return cls(classifier, index, (comfy.model_patcher.ModelPatcher(classifier.network, device, offload),))
+        management, network = comfy.model_management, classifier.network
+        # one as long as there is the network: the host takes a network without its patcher for a memory leak
+        if not hasattr(network, "steer_patcher"):
+            network.steer_patcher = comfy.model_patcher.ModelPatcher(
+                network, management.get_torch_device(), management.unet_offload_device()
+            )
+        return cls(classifier, index, (network.steer_patcher,))
 
     def memory(self, shape: tuple[int, ...]) -> float:
         return 0.0

@@ -1,5 +1,8 @@
 """Classifier guidance on the host: the file's way to the loss, and what does not belong together."""
 
+import gc
+
+import comfy.model_management
 import comfy.samplers
 import folder_paths
 import pytest
@@ -48,6 +51,17 @@ def test_makes_the_label_likely(shapes, classifier):
 
     assert likely(run(guider, euler(), sigmas, noise)).max() < 0.5
     assert likely(run(guided(guider, classifier), euler(), sigmas, noise)).min() > 0.9
+
+
+def test_the_host_sees_one_patcher_of_the_network(shapes):
+    """One that went with its loss would leave the network behind, which the host takes for a memory leak."""
+    classifier = read_classifier(CLASSIFIER)  # one of its own
+    empty = encode(shapes[1], "")
+    guider = host_guider(shapes[0], empty, empty, 1.0)
+    for label in ("red circle", "blue star"):
+        run(guided(guider, classifier, label), euler(), torch.tensor([1.0, 0.0]), noise_of((1, 4, 16, 16)))
+        gc.collect()
+        assert not any(loaded.is_dead() for loaded in comfy.model_management.current_loaded_models)
 
 
 def test_does_not_differentiate_or_add_to_the_model(shapes, classifier):
