@@ -325,7 +325,8 @@ def latent_format_of(inversion: Inversion):
 def inversion_start(inversion: Inversion) -> tuple[Tensor, InvertedNoise]:
     """The source latent as the host passes it on wires, and the noise to start from `inversion.latents[0]` with it."""
     latent_format, sigma, law = latent_format_of(inversion), inversion.sigmas[0], inversion.law
-    samples = latent_format.process_out(inversion.latents[-1])
+    # where runs end, since a GPU divides otherwise: so a run that keeps the source gives these very numbers
+    samples = latent_format.process_out(inversion.latents[-1].to(comfy.model_management.get_torch_device())).cpu()
     source = latent_format.process_in(samples) if samples.any() else samples
     return samples, InvertedNoise(noise_to(inversion.latents[0], source, sigma, law, inversion.from_top))
 
