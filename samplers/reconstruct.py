@@ -51,21 +51,24 @@ def reconstruct(
     while this runs; they are asked for after the first decoding. The first picture is the one to stay inside the mask.
     """
     foreground, fitted = None, []
-    for updates in range(steps + 1):
-        with context(), torch.set_grad_enabled(updates < steps):
-            picture = decode()
-            if foreground is None:
-                foreground = picture.detach()
-                fitted = [(parameter, Adam(learning_rate)) for parameter in parameters()]
-                if not fitted or not picture.requires_grad:
-                    raise ValueError("vae's decoding uses no weights that can be changed, or cuts its gradient off")
-            loss = preservation_loss(picture, foreground, source, mask)
-        if not isfinite(loss.item()):
-            raise ValueError(f"the loss is {loss.item():g} after {updates} updates; lower learning_rate")
-        yield Reconstruction(updates, loss.item(), picture.detach())
-        if updates < steps:
-            with context():
-                _update(loss, fitted)
+    try:
+        for updates in range(steps + 1):
+            with context(), torch.set_grad_enabled(updates < steps):
+                picture = decode()
+                if foreground is None:
+                    foreground = picture.detach()
+                    fitted += [(parameter, Adam(learning_rate)) for parameter in parameters()]
+                    if not fitted or not picture.requires_grad:
+                        raise ValueError("vae's decoding uses no weights that can be changed, or cuts its gradient off")
+                loss = preservation_loss(picture, foreground, source, mask)
+            if not isfinite(loss.item()):
+                raise ValueError(f"the loss is {loss.item():g} after {updates} updates; lower learning_rate")
+            yield Reconstruction(updates, loss.item(), picture.detach())
+            if updates < steps:
+                with context():
+                    _update(loss, fitted)
+    finally:
+        fitted.clear()  # Python 3.12 frees nothing of a generator that is closed at a yield outside of a try
 
 
 def _update(loss: Tensor, fitted: list[tuple[Tensor, Adam]]) -> None:

@@ -17,7 +17,7 @@ from steer.nodes._host_clip_guidance import decoded
 from steer.nodes._host_gradients import Differentiable, gradients
 from steer.nodes._host_reconstruct import Problem, loaded, memory_needed, own_weights
 from steer.nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
-from steer.tests.host_run import noise_of, random_kl, relative
+from steer.tests.host_run import ON_GPU, noise_of, random_kl, relative
 from torch.nn.functional import mse_loss
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -47,6 +47,8 @@ def vaes(shapes, kl):
     return {"taesd": shapes[2], "kl": kl}
 
 
+ROUNDING = 0.02 if ON_GPU else 1e-4
+"""What four updates make of the rounding of gradients near 0, of which Adam's first step reads the sign alone."""
 KINDS = pytest.mark.parametrize("kind", ["taesd", "kl"])
 
 
@@ -68,11 +70,11 @@ BOTH = pytest.mark.parametrize("node", NODES)
 
 def state(vae):
     """All that a run may not change: weights, their flags, the layers' own attributes, and a decoding."""
-    model = vae.first_stage_model
+    model, picture = vae.first_stage_model, vae.decode(latent_of())  # which has it loaded
     weights = {name: (weight.clone(), weight.dtype, weight.requires_grad) for name, weight in model.named_parameters()}
     layers = {name: sorted(vars(layer)) for name, layer in model.named_modules()}
     hooks = [getattr(layer, kind, []) for layer in model.modules() for kind in ("weight_function", "bias_function")]
-    return weights, layers, any(hooks), vae.decode(latent_of())
+    return weights, layers, any(hooks), picture
 
 
 def same_state(a, b):
@@ -86,7 +88,7 @@ def same_state(a, b):
 def published(vae, source, latent, mask, steps, rate, latents=False):
     """The authors' loop on a deep copy of the VAE in plain PyTorch: pictures in -1..1, torch's Adam."""
     with torch.inference_mode(False), torch.enable_grad():
-        model = copy.deepcopy(vae.first_stage_model).float()
+        model = copy.deepcopy(vae.first_stage_model).float().cpu()
         for weight in model.parameters():
             weight.data = weight.detach().clone()
             weight.requires_grad_()
@@ -143,7 +145,8 @@ def test_the_background_comes_back_and_the_edit_stays(shapes):
 @KINDS
 def test_nothing_to_do_moves_no_weight(vaes, kind):
     """Source and foreground both what is decoded: loss 0 at every update, and the copies are the weights, bitwise."""
-    vae, latent, losses = vaes[kind], latent_of(), []
+    vae, losses = vaes[kind], []
+    latent = latent_of().to(vae.device)
     with loaded("test", vae, latent.shape, weights=True) as decoder, own_weights(vae.first_stage_model) as weights:
         with gradients():
             exact = decoded(vae, decoder, latent, torch.float32).detach()
@@ -247,6 +250,7 @@ def test_memory_after_an_interrupt_while_its_traceback_is_kept(shapes, monkeypat
         gc.collect()
         return sum(isinstance(each, torch.Tensor) and each.numel() > smallest for each in gc.get_objects())
 
+    shapes[2].decode(latent_of())  # loaded
     before = parameters_alive()
     with pytest.raises(KeyboardInterrupt) as kept:
         by_decoder(shapes[2], source_of(), latent_of(), mask_of())
@@ -261,7 +265,7 @@ def test_a_vae_in_half_precision_is_fitted_in_float32(kl, dtype):
     for name, weight in whole.first_stage_model.named_parameters():
         weight.copy_(half.first_stage_model.get_parameter(name).float())
     given = source_of(), latent_of(), mask_of()
-    torch.testing.assert_close(by_decoder(half, *given), by_decoder(whole, *given), rtol=0, atol=1e-4)
+    torch.testing.assert_close(by_decoder(half, *given), by_decoder(whole, *given), rtol=0, atol=ROUNDING)
     torch.testing.assert_close(by_latent(half, *given), by_latent(whole, *given), rtol=0, atol=1e-3)
     assert {weight.dtype for weight in half.first_stage_model.parameters()} == {dtype}
 
@@ -297,7 +301,7 @@ def test_weights_kept_away_between_layers_and_patched_ones(kl, monkeypatch):
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", low)
     try:
-        torch.testing.assert_close(by_decoder(patched, *given), expected, rtol=0, atol=1e-4)
+        torch.testing.assert_close(by_decoder(patched, *given), expected, rtol=0, atol=ROUNDING)
     finally:
         monkeypatch.setattr(comfy.model_management, "load_models_gpu", load)
         patched.patcher.unpatch_model(torch.device("cpu"))
