@@ -17,6 +17,8 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
 from ..demo.shapes_loader import UNET_CONFIG
 
+ON_GPU = not comfy.model_management.is_device_cpu(comfy.model_management.get_torch_device())
+"""Where what autograd adds up comes in any order, so that the same gradient twice is the same up to rounding."""
 FLOW = "flow"
 EPS = "eps"
 V = "v"
@@ -67,11 +69,22 @@ def relative(a, b):
     return float((a - b).abs().max() / b.abs().max())
 
 
+def free_memory(count):
+    """The host's `get_free_memory` where `count()` bytes are free."""
+    return lambda device=None, torch_free_too=False: (count(), count()) if torch_free_too else count()
+
+
+def again(a, b):
+    """Whether a result with gradients in it is another one's repetition: bit for bit, but on a GPU up to rounding."""
+    return relative(a, b) < 1e-4 if ON_GPU else torch.equal(a, b)
+
+
 def run(guider, sampler, sigmas, noise, latent=None, mask=None, seed=3, callback=None):
     """As SamplerCustomAdvanced runs it."""
     latent = torch.zeros_like(noise) if latent is None else latent
-    return guider.sample(noise, latent.clone(), sampler, sigmas, denoise_mask=mask, callback=callback,
-                         disable_pbar=True, seed=seed)  # fmt: skip
+    out = guider.sample(noise, latent.clone(), sampler, sigmas, denoise_mask=mask, callback=callback,
+                        disable_pbar=True, seed=seed)  # fmt: skip
+    return out.to(comfy.model_management.intermediate_device())
 
 
 def of_host(kind, *args):
@@ -146,7 +159,7 @@ def closed_form(model, law, variance=0.5):
 
     def wrapper(apply_model, args):
         x, sigma = args["input"], args["timestep"].reshape(-1, *[1] * (args["input"].ndim - 1))
-        mean = args["c"]["c_crossattn"].mean((1, 2)).reshape(sigma.shape)
+        mean = args["c"]["c_crossattn"].to(x.device).mean((1, 2)).reshape(sigma.shape)
         alpha = 1.0 - sigma if law == FLOW else 1.0
         return mean + alpha * variance / (alpha**2 * variance + sigma**2) * (x - alpha * mean)
 
@@ -162,8 +175,9 @@ def two_modes(model, law, mean, variance=0.02):
         x, sigma = args["input"], args["timestep"].reshape(-1, *[1] * (args["input"].ndim - 1))
         alpha = 1.0 - sigma if law == FLOW else 1.0
         spread = alpha**2 * variance + sigma**2
-        odds = (2.0 * alpha * (x * mean) / spread).flatten(1).sum(1).reshape(sigma.shape)
-        centre = torch.tanh(0.5 * odds) * mean
+        there = mean.to(x.device)
+        odds = (2.0 * alpha * (x * there) / spread).flatten(1).sum(1).reshape(sigma.shape)
+        centre = torch.tanh(0.5 * odds) * there
         return centre + alpha * variance / spread * (x - alpha * centre)
 
     model.set_model_unet_function_wrapper(wrapper)
@@ -201,7 +215,9 @@ def with_control(conditioning):
     )
     for weight in network.parameters():
         weight.copy_(torch.randn_like(weight) * 0.03)
-    control = comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"), manual_cast_dtype=None)
+    control = comfy.controlnet.ControlNet(
+        network, load_device=comfy.model_management.get_torch_device(), manual_cast_dtype=None
+    )
     control = control.copy().set_cond_hint(torch.rand(1, 3, 128, 128), 0.5, (0.0, 1.0))
     return node_helpers.conditioning_set_values(conditioning, {"control": control, "control_apply_to_uncond": True})
 
@@ -249,8 +265,11 @@ def tiny_model(kind, unet_config, weights=None, seed=0):
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model(weights or {}, "")
     random_weights(model.diffusion_model, seed)
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model.eval(), load_device=cpu, offload_device=cpu)
+    management = comfy.model_management
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)  # newer hosts
+    return patcher(
+        model.eval(), management.get_torch_device(), management.unet_offload_device()
+    )
 
 
 def random_weights(module, seed):

@@ -116,7 +116,7 @@ def planted(model, look: Callable[[int], None], variance: float = 0.5):
     def wrapper(apply_model, args):
         look(args["input"].shape[0])
         x, sigma = args["input"], args["timestep"].reshape(-1, *[1] * (args["input"].ndim - 1))
-        mean = args["c"]["c_crossattn"].mean((1, 2)).reshape(sigma.shape)
+        mean = args["c"]["c_crossattn"].to(x.device).mean((1, 2)).reshape(sigma.shape)
         alpha, std = 1.0 - sigma if flow else 1.0, scale * sigma if flow else sigma
         return mean + alpha * variance / (alpha**2 * variance + std**2) * (x - alpha * mean)
 

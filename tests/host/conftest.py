@@ -1,10 +1,19 @@
 """The host tier: the real ComfyUI, loaded into this process."""
 
 import pytest
-from steer.demo.host import find_host, load_host
+import torch
+from steer.demo.host import find_host, gpu_there, load_host
+
+EXACT = ["--fp32-unet", "--fp32-vae", "--fp32-text-enc", "--deterministic", "--disable-dynamic-vram"]
+"""A GPU computes in half precision and makes weights as layers run, unless told otherwise; so it is as a CPU is."""
 
 if find_host():
-    load_host(find_host())
+    known = (find_host() / "comfy" / "cli_args.py").read_text()
+    load_host(find_host(), [flag for flag in EXACT if f'"{flag}"' in known] if gpu_there(torch) else ())
+    torch.backends.cudnn.allow_tf32 = False
+    import comfy.model_management
+
+    comfy.model_management.lora_compute_dtype = lambda device: torch.float32
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,18 @@ from steer.nodes._host_attention import tokenized
 from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, phrases_of
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
-from steer.tests.host_run import Noise, counted, encode, hole, host_guider, noise_of, sampled, sigmas_of, split_rows
+from steer.tests.host_run import (
+    Noise,
+    counted,
+    encode,
+    free_memory,
+    hole,
+    host_guider,
+    noise_of,
+    sampled,
+    sigmas_of,
+    split_rows,
+)
 
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
 LONG = ", ".join([RED] * 12)
@@ -74,7 +85,7 @@ def test_the_recorded_average_is_that_of_an_own_computation(shapes, sampler, bat
     }
     assert recording.maps.keys() == seen.keys() and recording.latent == (height, width) and recording.tokens == 77
     for grid, maps in seen.items():
-        average = torch.stack(maps).mean((0, 2))  # of calls and layers, and of heads
+        average = torch.stack(maps).mean((0, 2)).cpu()  # of calls and layers, and of heads
         assert recording.maps[grid].shape == (batch, grid[0] * grid[1], 77)
         assert (recording.maps[grid] - average).abs().max() < 1e-5
         assert (recording.maps[grid].sum(-1) - 1).abs().max() < 1e-5
@@ -276,7 +287,7 @@ class TestRefusals:
     def test_queries_that_do_not_fit(self, shapes, monkeypatch):
         """After one call, when it is known what one takes."""
         model, rows = counted(shapes[0])
-        monkeypatch.setattr(management, "get_free_memory", lambda _, both=False, **kwargs: (1e6, 1e6) if both else 1e6)
+        monkeypatch.setattr(management, "get_free_memory", free_memory(lambda: 1e6))
         guider = guider_of(shapes, model=model)
         with pytest.raises(ValueError, match="SteerCaptureAttention: .*lower cross_end and self_end"):
             capture(guider, noise_of((4, 4, 16, 16)), steps=20, keep=0.8)

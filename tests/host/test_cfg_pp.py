@@ -76,7 +76,7 @@ def test_what_is_kept_is_the_source_in_every_call_and_at_the_end(shapes, name, l
     kept_in_all[..., 2:11, 1:12] = False  # the grown mask
     assert relative(out[kept], known[kept]) < 1e-6 and out.isfinite().all()
     for args in seen:
-        x, level = args["input"][:1], float(args["timestep"][0])
+        x, level = args["input"][:1].cpu(), float(args["timestep"][0])
         alpha = 1.0 - level if law == FLOW else 1.0
         if blend == "trajectory":
             index = min(range(len(sigmas)), key=lambda i: abs(float(sigmas[i]) - level))

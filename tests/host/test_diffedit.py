@@ -18,6 +18,7 @@ from steer.tests.host_run import (
     counted,
     encode,
     for_shape,
+    free_memory,
     host_guider,
     interrupted,
     mean_conditioning,
@@ -64,8 +65,8 @@ def planted(model, law, where):
 
     def wrapper(apply_model, args):
         x, sigma = args["input"], args["timestep"].reshape(-1, *[1] * (args["input"].ndim - 1))
-        mean = args["c"]["c_crossattn"].mean((1, 2)).reshape(sigma.shape)
-        return x / (1 + sigma) + mean * where.repeat(len(x) // len(where), *[1] * (x.ndim - 1))
+        mean = args["c"]["c_crossattn"].to(x.device).mean((1, 2)).reshape(sigma.shape)
+        return x / (1 + sigma) + mean * where.to(x.device).repeat(len(x) // len(where), *[1] * (x.ndim - 1))
 
     model.set_model_unet_function_wrapper(wrapper)
     return model
@@ -129,11 +130,7 @@ def test_without_memory_the_draws_go_one_by_one(shapes, pictures, prompts, monke
     assert torch.equal(at_once[0], one_by_one[0])
     torch.testing.assert_close(at_once[1], one_by_one[1], rtol=0, atol=1e-4)
     free = 2.0**40
-
-    def free_memory(device=None, torch_free_too=False):
-        return (free, free) if torch_free_too else free
-
-    monkeypatch.setattr(management, "get_free_memory", free_memory)
+    monkeypatch.setattr(management, "get_free_memory", free_memory(lambda: free))
     monkeypatch.setattr(model.model, "memory_required", lambda shape, **_: shape[0] / 14 * free / 1.5)
     assert torch.equal(at_once[0], mask_of(model, *prompts, pictures)[0])
     assert rows[21:] == [2 * 3 * 2] * 3 + [2 * 2]

@@ -43,8 +43,9 @@ def test_text(stock, bridge):
 def test_denoise(stock, bridge, sigma):
     context, x = hosts_text(stock, SHEET[:2]), sigma * noise_of(2, 4, 16, 16)
     comfy.model_management.load_model_gpu(stock.model)
-    expected = stock.model.model.apply_model(x, torch.full((2,), sigma), c_crossattn=context)
-    assert relative(bridge.denoiser(context)(x, sigma), expected) < TOLERANCE
+    device = stock.model.load_device
+    expected = stock.model.model.apply_model(x.to(device), torch.full((2,), sigma, device=device), c_crossattn=context)
+    assert relative(bridge.denoiser(context)(x, sigma), expected.cpu()) < TOLERANCE
 
 
 def test_guided_run(stock, bridge):
@@ -54,7 +55,7 @@ def test_guided_run(stock, bridge):
     guider.set_cfg(5.0)
     noise, sigmas = noise_of(2, 4, 16, 16), torch.tensor(bridge.sigmas(2)[:2])
     expected = guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas)
-    expected = stock.model.model.process_latent_in(expected)
+    expected = stock.model.model.process_latent_in(expected.cpu())
     denoise = bridge.denoiser(bridge.encode_text(captions), bridge.encode_text(negatives), 5.0)
     first, last = sigmas.tolist()
     x = noise * (1 + first**2) ** 0.5  # how the host starts at its highest level

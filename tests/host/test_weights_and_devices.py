@@ -31,6 +31,7 @@ from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.company import LORA, Square, companion, left_half, write_lora
 from steer.tests.host_run import (
+    ON_GPU,
     Noise,
     encode,
     hole,
@@ -194,9 +195,12 @@ def stored(dtype, change=None):
     weights = comfy.utils.load_torch_file(str(CHECKPOINT))
     if change:
         change(weights)
-    return comfy.sd.load_state_dict_guess_config(
-        weights, output_vae=False, output_clip=False, model_options={"dtype": dtype} if dtype else {}
-    )[0]
+    with pytest.MonkeyPatch.context() as patch:
+        if dtype not in (torch.float16, torch.bfloat16):  # which a GPU would compute in
+            patch.setattr(management, "unet_manual_cast", lambda *args, **kwargs: torch.float32)
+        return comfy.sd.load_state_dict_guess_config(
+            weights, output_vae=False, output_clip=False, model_options={"dtype": dtype} if dtype else {}
+        )[0]
 
 
 def rounded(dtype):
@@ -270,7 +274,8 @@ def test_a_lora_hook_is_the_lora_in_the_weights(shapes, conds, latent, plain, no
     with_hook = [companion(shapes, "LoRA hook").on(each) for each in conds]
     out = node(shapes[0], shapes[1], with_hook, latent)
     loaded = node(companion(shapes, "LoRA").model, shapes[1], conds, latent)
-    assert relative(out, loaded) < (1e-3 if node is null_text else 1e-4) and relative(out, plain(node)) > 1e-3
+    close = (3e-3 if ON_GPU else 1e-3) if node is null_text else 1e-4
+    assert relative(out, loaded) < close and relative(out, plain(node)) > 1e-3
 
 
 @pytest.fixture
@@ -293,7 +298,8 @@ def test_low_vram(shapes, conds, latent, plain, offloaded, node):
     model, offloading = shapes[0].clone(), []
     model.set_model_attn2_output_patch(lambda n, extra_options: (offloading.append(model.model.model_lowvram), n)[1])
     out = node(model, shapes[1], conds, latent)
-    assert offloading and all(offloading) and relative(out, expected) < 1e-5
+    close = 1e-3 if ON_GPU and node is null_text else 1e-5  # Adam reads the signs of gradients, of rounding's too
+    assert offloading and all(offloading) and relative(out, expected) < close
 
 
 @pytest.mark.parametrize("node", [cfg_and_ddim, gradient, prompt_to_prompt])
