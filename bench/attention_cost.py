@@ -6,18 +6,16 @@ import time
 from functools import partial
 from itertools import accumulate
 
-import comfy.model_management as management
 import comfy.samplers
 import comfy.supported_models
 import torch
-from comfy.model_patcher import ModelPatcher
 from torch.profiler import ProfilerActivity, profile
 
 from ..demo.metrics import markdown_table
 from ..demo.shapes import stock
 from ..nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from . import published_prompt_to_prompt
-from .host_run import guider_of, sample_noise, with_pytorch_attention
+from .host_run import guider_of, random_model, sample_noise, with_pytorch_attention
 
 EULER = comfy.samplers.sampler_object("euler")
 SIDE, CFG, ENDS = 64, 7.5, (0.8, 0.4)
@@ -52,7 +50,7 @@ SD15 = {
 
 
 def run() -> str:
-    model = random_model()
+    model = sd15()
     compared = variants(model, stock.load()[1])
     levels = sigmas_of(model, MEMORY_STEPS)
     peaks = {name: peak_bytes(lambda run=run: run(levels)) / 2**20 for name, run in compared.items()}  # warms up, too
@@ -139,19 +137,10 @@ def variants(model, clip) -> dict:
     }
 
 
-def random_model():
-    """SD1.5's UNet in the host, activations of about unit size; its attention is PyTorch's."""
-    device = management.get_torch_device()
-    config = comfy.supported_models.SD15(SD15)
-    config.set_inference_dtype(torch.float16 if device.type == "cuda" else torch.float32, None)
-    model = config.get_model({}, "", device)
-    generator = torch.Generator(device).manual_seed(0)
-    for name, weight in model.diffusion_model.named_parameters():
-        if weight.ndim == 1:
-            weight.fill_(float(name.endswith("weight")))
-        else:
-            weight.normal_(0, weight[0].numel() ** -0.5, generator=generator)
-    return with_pytorch_attention(ModelPatcher(model, device, management.unet_offload_device()))
+def sd15():
+    """SD1.5's UNet in the host; its attention is PyTorch's."""
+    dtype = torch.float16 if torch.cuda.is_available() else torch.float32
+    return with_pytorch_attention(random_model(comfy.supported_models.SD15, SD15, dtype))
 
 
 def random_texts(count: int) -> list:

@@ -1,6 +1,5 @@
 """What gradient guidance costs at the size of SD1.5 (random weights): plain CFG, to the estimate, through the model."""
 
-import math
 import statistics
 import time
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from ..nodes._host_clip_guidance import CLIPLoss
 from ..nodes._host_gradients import Differentiable
 from ..nodes.gradient_guidance import SteerGradientGuider
 from ..samplers.noise_law import NoiseLaw
-from .attention_cost import EULER, peak_bytes, random_model, random_texts, ratio, sigmas_of
-from .host_run import guider_of, sample_noise
+from .attention_cost import EULER, peak_bytes, random_texts, ratio, sd15, sigmas_of
+from .host_run import guider_of, random_weights, sample_noise
 
 SIDE, CFG, CUTOUTS, TURNS = (64, 7.5, 8, 11) if torch.cuda.is_available() else (32, 7.5, 4, 3)
 VAE = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
@@ -49,7 +48,7 @@ class Square:
 
 
 def run() -> str:
-    compared = variants(random_model(), random_vae(), random_vision())
+    compared = variants(sd15(), random_vae(), random_vision())
     peaks = {name: peak_bytes(once) / 2**20 for name, once in compared.items()}  # warms up, too
     seconds = {name: [] for name in compared}
     for turn in range(TURNS):
@@ -96,9 +95,9 @@ def variants(model, vae, vision) -> dict:
 
     others = {id(patcher): Differentiable(patcher) for patcher in clip.patchers}
     management.load_models_gpu([other.patcher for other in others.values()])
-    alone = clip.start(
-        Run([1.0, 0.0], NoiseLaw(), noise, None, 0, noise), model.model.latent_format, lambda p: others[id(p)]
-    )
+    there = noise.to(model.load_device)
+    known = Run([1.0, 0.0], NoiseLaw(), there, None, 0, there, there)
+    alone = clip.start(known, model.model.latent_format, lambda p: others[id(p)])
     return {
         PLAIN: lambda: step(plain),
         OFF: lambda: step(guided(Square(), False)),
@@ -106,28 +105,17 @@ def variants(model, vae, vision) -> dict:
         AGAIN: recomputed,
         CLIP_OFF: lambda: step(guided(clip, False)),
         CLIP_ON: lambda: step(guided(clip, True)),
-        ALONE: lambda: guidance.gradient("bench", alone, noise, 1.0),
+        ALONE: lambda: guidance.gradient("bench", alone, there, 1.0),
     }
 
 
 def random_vae():
     """SD1.5's VAE in the host."""
-    network = AutoencoderKL(embed_dim=4, ddconfig=VAE)
-    return comfy.sd.VAE(sd=_randomised(network).state_dict())
+    return comfy.sd.VAE(sd=random_weights(lambda: AutoencoderKL(embed_dim=4, ddconfig=VAE)))
 
 
 def random_vision():
     """CLIP-ViT-L's vision tower in the host."""
     vision = ClipVisionModel(VISION)
-    _randomised(vision.model)
+    vision.load_sd(random_weights(lambda: ClipVisionModel(VISION).model))
     return vision
-
-
-def _randomised(network):
-    generator = torch.Generator().manual_seed(3)
-    for name, weight in network.named_parameters():
-        if weight.ndim == 1:
-            weight.fill_(float(name.endswith("weight")))
-        else:
-            weight.normal_(0, 1 / math.sqrt(weight[0].numel()), generator=generator)
-    return network

@@ -1,7 +1,13 @@
-"""Texts as a batch, one run of a sampler, and pictures as bytes, in the host."""
+"""Texts as a batch, models with random weights, one run of a sampler, and pictures as bytes, in the host."""
 
+import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from unittest import mock
 
+import comfy.model_management as management
+import comfy.model_patcher
 import comfy.samplers
 import numpy as np
 import torch
@@ -12,6 +18,38 @@ def encode_texts(clip, texts: list[str]):
     """One conditioning with a row for each text."""
     rows = [clip.encode_from_tokens(clip.tokenize(text), return_pooled=True) for text in texts]
     return [[torch.cat([cond for cond, _ in rows]), {"pooled_output": torch.cat([pooled for _, pooled in rows])}]]
+
+
+def random_weights(make: Callable[[], torch.nn.Module], dtype=torch.float32) -> dict[str, torch.Tensor]:
+    """Weights for what `make()` makes, drawn so that what goes through keeps about its size."""
+    # layers that wait for the weights of a file do not tell their shapes
+    lazily = sys.modules.get("comfy.memory_management")
+    with torch.device("meta"), mock.patch.object(lazily, "aimdo_enabled", False) if lazily else nullcontext():
+        shapes = make().state_dict()
+    device, weights = management.get_torch_device(), {}
+    generator = torch.Generator(device).manual_seed(0)
+    for name, each in shapes.items():
+        if each.ndim < 2 and each.is_floating_point():
+            weights[name] = torch.full(each.shape, float(name.endswith(("weight", "scale"))), dtype=dtype)
+        elif each.is_floating_point():
+            drawn = torch.empty(each.shape, dtype=dtype, device=device)
+            weights[name] = drawn.normal_(0, each[0].numel() ** -0.5, generator=generator).cpu()
+    return weights
+
+
+def random_model(kind: type, unet: dict, dtype: torch.dtype):
+    """A model of one of the host's kinds and of these sizes, with random weights; its answers are small."""
+    config = kind(dict(unet))
+    config.set_inference_dtype(dtype, None)
+    prefix = "model.diffusion_model."
+    weights = random_weights(lambda: config.get_model({}, "", "meta").diffusion_model, dtype)
+    for name in ("out.2.weight", "final_layer.linear.weight"):
+        if name in weights:
+            weights[name] *= 0.1
+    model = config.get_model({}, "")
+    model.load_model_weights({prefix + name: weight for name, weight in weights.items()}, prefix, assign=True)
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return patcher(model.eval(), management.get_torch_device(), management.unet_offload_device())
 
 
 def with_pytorch_attention(model):

@@ -12,8 +12,8 @@ from ..demo.host import find_host, load_host
 
 NAMES = (
     "attention_cost", "background", "diffedit", "gradient_cost", "gradient_guidance", "heatmaps", "inpainting",
-    "inpainting_peers", "inversion", "layout", "load", "null_text", "overhead", "poisson_blend", "prompt_to_prompt",
-    "reconstruct", "sdedit",
+    "inpainting_peers", "inversion", "large_models", "layout", "load", "null_text", "overhead",
+    "poisson_blend", "prompt_to_prompt", "reconstruct", "sdedit",
 )  # fmt: skip
 FOLDER = Path(__file__).parent
 
