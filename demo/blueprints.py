@@ -4,7 +4,8 @@
 
 Opens the API form of each workflow in `blueprint_table`, makes one node of all but loaders and savers, with the inputs
 that the table names, and saves it as subgraphs/NAME.json: the host offers it in the search for nodes. An app is that
-node with loaders and savers around it, and opens as a form: example_workflows/NAME.app.json.
+node with loaders and savers around it, and opens as a form: example_workflows/NAME.app.json. Its thumbnail is that of
+the template of the same number.
 """
 
 import json
@@ -73,7 +74,8 @@ def main() -> None:
                 for app in APPS:
                     if APPS[app].blueprint == name:
                         _write(EXAMPLES / f"{app}.json", app_file(workflow, app))
-                        shutil.copyfile(EXAMPLES / f"{blueprint.workflow}.jpg", EXAMPLES / f"{app}.jpg")
+                        (template,) = EXAMPLES.glob(f"{app.removesuffix('.app')} (*).jpg")
+                        shutil.copyfile(template, EXAMPLES / f"{app}.jpg")
 
 
 def convert(editor: Editor, name: str, blueprint: Blueprint, nodes: dict) -> dict:

@@ -200,6 +200,6 @@ def test_one_that_does_not_hold_is_a_warning(editor):
     editor.load_api(load_workflow("inversion"), "inversion")
     editor.page.evaluate(CFG_7)
     assert editor.run() == "execution_success"
-    editor.page.get_by_role("alert").get_by_text("The inversion does not hold").first.wait_for()
+    editor.page.get_by_role("alert").get_by_text("The inversion does not hold").last.wait_for()
     (text,) = [text for text in editor.reports().values() if "inversion" in text]
     assert text.startswith("The inversion does not hold: the guider is at cfg 7")
