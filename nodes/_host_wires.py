@@ -1,10 +1,12 @@
-"""What each input of a node takes, looked at before the node runs.
+"""What each input of a node takes, looked at before the node runs, and the node's name on its errors.
 
 The host checks the types of connected outputs. It does not look at a literal in place of a wire, which the API can
 send, nor at what comes from an output of any type.
 """
 
+import re
 from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from functools import cache, wraps
 from inspect import signature
 from numbers import Real
@@ -113,31 +115,68 @@ KINDS = {
 """By the host's name of the type. Which numbers, texts and shapes fit, the nodes say themselves."""
 
 WIDGETS = {"INT", "FLOAT", "BOOLEAN", "STRING", "COMBO"}
+NAMED = re.compile(r"Steer\w+: ")
+"""How an error begins that says already which node it is of."""
 
 
 def check_inputs(node: type) -> None:
-    """Makes the node's `execute` begin with a look at what it is given: ValueError for what is of another type."""
+    """Makes the node's `execute` begin with a look at what it is given, and its errors with the node's name.
+
+    ValueError for what is of another type than the schema's, and for a number that is not within its bounds: the editor
+    sees to both, but not in what arrives over a wire.
+    """
     execute = node.execute.__func__
     parameters = signature(execute)
 
     @cache
     def schema() -> tuple:
-        """(id, type, whether None stands for nothing connected) of each input; asked once, as it lists files."""
-        inputs = node.define_schema().inputs
-        return tuple((item.id, item.io_type, item.optional and item.io_type not in WIDGETS) for item in inputs)
+        """The node's name, and its inputs; asked once, as it lists files."""
+        made = node.define_schema()
+        return made.node_id, made.inputs
 
     @wraps(execute)
     def checked(cls, *args, **kwargs):
-        given = parameters.bind(cls, *args, **kwargs).arguments
-        for name, kind, may_be_none in schema():
-            if name not in given or may_be_none and given[name] is None:
-                continue
-            if not KINDS[kind].is_one(given[name]):
-                node_id = node.define_schema().node_id
-                raise ValueError(f"{node_id}: {name} is {_shown(given[name])}; it needs {KINDS[kind].needed}")
-        return execute(cls, *args, **kwargs)
+        (node_id, inputs), given = schema(), parameters.bind(cls, *args, **kwargs)
+        with named(node_id):
+            there = [item for item in inputs if item.id in given.arguments]
+            for item in there:
+                check_kind(item, given.arguments[item.id])
+            for item in there:
+                if item.io_type in ("INT", "FLOAT"):
+                    given.arguments[item.id] = number(item, given.arguments[item.id])
+            return execute(*given.args, **given.kwargs)
 
     node.execute = classmethod(checked)
+
+
+@contextmanager
+def named(node_id: str):
+    """Puts the node's name before ValueErrors that have none: those of what it runs have their own."""
+    try:
+        yield
+    except ValueError as error:
+        if NAMED.match(str(error)):
+            raise
+        raise ValueError(f"{node_id}: {error}") from error
+
+
+def check_kind(item, value) -> None:
+    """ValueError for a value of another type than the input's; None may stand for nothing connected."""
+    kind = KINDS[item.io_type]
+    nothing = value is None and item.optional and item.io_type not in WIDGETS
+    if not nothing and not kind.is_one(value):
+        raise ValueError(f"{item.id} is {_shown(value)}; it needs {kind.needed}")
+
+
+def number(item, value: float) -> float | int:
+    """The value of a numeric input, an int where it is to be whole; ValueError unless it is within the bounds."""
+    if not item.min <= value <= item.max:  # a NaN fails every comparison
+        raise ValueError(f"{item.id} is {value}; it needs to be from {item.min:g} to {item.max:g}")
+    if item.io_type == "FLOAT":
+        return value
+    if value != int(value):
+        raise ValueError(f"{item.id} is {value}; it needs to be a whole number from {item.min} to {item.max}")
+    return int(value)
 
 
 def _shown(value) -> str:

@@ -12,7 +12,6 @@ from ._heatmap_picture import heatmap_picture
 from ._host import sigma_at
 from ._host_attention import tokenized
 from ._host_attention_maps import recorded, with_recording
-from ._host_checks import check_number, errors_of
 from ._map_pictures import PIXELS
 from ._pictures import check_picture
 from ._schema import advanced, shown, where_known
@@ -32,7 +31,11 @@ class SteerCaptureAttention(io.ComfyNode):
             "heatmaps, and to put into later runs while this one stays cached.",
             **where_known(
                 search_aliases=[
-                    "p2p", "prompt to prompt", "attention map", "attention control", "feature injection",
+                    "p2p",
+                    "prompt to prompt",
+                    "attention map",
+                    "attention control",
+                    "feature injection",
                 ]
             ),  # fmt: skip
             inputs=[
@@ -73,8 +76,6 @@ class SteerCaptureAttention(io.ComfyNode):
     @classmethod
     def execute(cls, noise, guider, sampler, sigmas, latent_image, cross_end=0.8, self_end=0.4) -> io.NodeOutput:
         node = "SteerCaptureAttention"
-        check_number(node, "cross_end", cross_end, 0.0, 1.0)
-        check_number(node, "self_end", self_end, 0.0, 1.0)
         latent, attention = recorded(node, noise, guider, sampler, sigmas, latent_image, cross_end, self_end)
         return io.NodeOutput(latent, attention)
 
@@ -92,7 +93,11 @@ class SteerInjectAttention(io.ComfyNode):
             "again: the captured run stays cached.",
             **where_known(
                 search_aliases=[
-                    "p2p", "prompt to prompt", "attention map", "attention control", "feature injection",
+                    "p2p",
+                    "prompt to prompt",
+                    "attention map",
+                    "attention control",
+                    "feature injection",
                 ]
             ),  # fmt: skip
             inputs=[
@@ -122,28 +127,26 @@ class SteerInjectAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model, attention, edit, cross_end, self_end) -> io.NodeOutput:
         node = "SteerInjectAttention"
-        check_number(node, "cross_end", cross_end, 0.0, 1.0)
-        check_number(node, "self_end", self_end, 0.0, 1.0)
         if edit.blend is not None:
             raise ValueError(
-                f"{node}: a local blend needs the source sampled alongside; use SteerPromptToPromptGuider, or the edit "
+                "a local blend needs the source sampled alongside; use SteerPromptToPromptGuider, or the edit "
                 "without SteerLocalBlend"
             )
         if attention.tokens != edit.source.length:
             raise ValueError(
-                f"{node}: the captured run's prompt has {attention.tokens} tokens and the edit's source "
+                f"the captured run's prompt has {attention.tokens} tokens and the edit's source "
                 f"{edit.source.length}; capture with the source of the same SteerPromptEdit"
             )
         if attention.texts and edit.source.text not in attention.texts:
             raise ValueError(
-                f"{node}: the captured run's prompt is {attention.texts[0]!r} and the edit's source "
+                f"the captured run's prompt is {attention.texts[0]!r} and the edit's source "
                 f"{edit.source.text!r}; capture with the source of the same SteerPromptEdit"
             )
         timing = Timing(edit, sigma_at(model), cross_end, self_end)
         words = min(window.last for window in timing.words)
         if words < attention.words.last or timing.layout.last < attention.layout.last:
             raise ValueError(
-                f"{node}: cross_end, self_end or a word's window reach further than what was captured; raise them in "
+                "cross_end, self_end or a word's window reach further than what was captured; raise them in "
                 "SteerCaptureAttention"
             )
         return io.NodeOutput(with_recording(model, node, attention, edit, timing))
@@ -170,8 +173,13 @@ class SteerAttentionHeatmap(io.ComfyNode):
             **where_known(
                 has_intermediate_output=True,  # what it shows is sent again where its result is taken from the cache
                 search_aliases=[
-                    "daam", "word map", "cross attention map", "explain", "segmentation from text", "mask from text",
-                ]
+                    "daam",
+                    "word map",
+                    "cross attention map",
+                    "explain",
+                    "segmentation from text",
+                    "mask from text",
+                ],
             ),  # fmt: skip
             inputs=[
                 SteerAttention.Input("attention", tooltip="From Capture Attention."),
@@ -195,22 +203,21 @@ class SteerAttentionHeatmap(io.ComfyNode):
 
     @classmethod
     def execute(cls, attention, clip, text, words, image=None) -> io.NodeOutput:
-        with errors_of("SteerAttentionHeatmap"):
-            prompt = tokenized(clip, text)
-            if prompt.length != attention.tokens:
-                raise ValueError(
-                    f"the captured run's prompt has {attention.tokens} tokens and this text {prompt.length}; give the "
-                    "positive prompt of that run"
-                )
-            known = [tokenized(clip, given).tokens for given in attention.texts]
-            if any(len(tokens) == attention.tokens for tokens in known) and prompt.tokens not in known:
-                raise ValueError(
-                    f"the captured run's prompt is {attention.texts[0]!r} and this text {text!r}; give the prompt of "
-                    "that run"
-                )
-            phrases = phrases_of(prompt, words)
-            height, width = size_of(attention, image)
-            heats = torch.stack([heat(attention, prompt.positions(phrase), height, width) for phrase in phrases], 1)
+        prompt = tokenized(clip, text)
+        if prompt.length != attention.tokens:
+            raise ValueError(
+                f"the captured run's prompt has {attention.tokens} tokens and this text {prompt.length}; give the "
+                "positive prompt of that run"
+            )
+        known = [tokenized(clip, given).tokens for given in attention.texts]
+        if any(len(tokens) == attention.tokens for tokens in known) and prompt.tokens not in known:
+            raise ValueError(
+                f"the captured run's prompt is {attention.texts[0]!r} and this text {text!r}; give the prompt of "
+                "that run"
+            )
+        phrases = phrases_of(prompt, words)
+        height, width = size_of(attention, image)
+        heats = torch.stack([heat(attention, prompt.positions(phrase), height, width) for phrase in phrases], 1)
         pictures = [None] * len(heats) if image is None else image[..., :3].float().cpu().numpy()
         rows = [heatmap_picture(one, phrases, picture) for one, picture in zip(heats.numpy(), pictures, strict=True)]
         sheet = torch.stack([torch.from_numpy(row) for row in rows])

@@ -3,7 +3,6 @@
 from comfy_api.latest import io
 
 from ._host import BlendedSampler
-from ._host_checks import whole_number
 from ._schema import where_known
 
 NODE = "SteerBlendedSampler"
@@ -22,7 +21,11 @@ class SteerBlendedSampler(io.ComfyNode):
             "call sees the source freshly noised, and the result is the source exactly.",
             **where_known(
                 search_aliases=[
-                    "inpaint", "inpainting", "masked edit", "blended latent diffusion", "local edit",
+                    "inpaint",
+                    "inpainting",
+                    "masked edit",
+                    "blended latent diffusion",
+                    "local edit",
                 ]
             ),  # fmt: skip
             inputs=[
@@ -41,10 +44,9 @@ class SteerBlendedSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, sampler, dilation) -> io.NodeOutput:
-        dilation = whole_number(NODE, "dilation", dilation, 0, 64)
         if getattr(sampler, "needs_mask", False):
             raise ValueError(
-                f"{NODE}: sampler is {sampler.node}, which keeps the masked-out part itself; "
+                f"sampler is {sampler.node}, which keeps the masked-out part itself; "
                 "connect a plain sampler such as KSamplerSelect or SteerDDIMSampler"
             )
         return io.NodeOutput(BlendedSampler(NODE, sampler, dilation))

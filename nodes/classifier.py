@@ -6,7 +6,6 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..files.classifier_file import read_classifier
-from ._host_checks import errors_of
 from ._host_gradient_guidance import ClassifierLoss
 from ._schema import where_known
 from ._types import SteerClassifier, SteerLoss
@@ -47,11 +46,10 @@ class SteerClassifierLoader(io.ComfyNode):
     def execute(cls, classifier_name) -> io.NodeOutput:
         if classifier_name not in classifier_names():
             raise ValueError(
-                f"{LOADER}: classifier_name {classifier_name!r} is not in models/classifiers, which holds "
+                f"classifier_name {classifier_name!r} is not in models/classifiers, which holds "
                 f"{', '.join(classifier_names()) or 'no safetensors file'}"
             )
-        with errors_of(LOADER):
-            return io.NodeOutput(read_classifier(folder_paths.get_full_path_or_raise(FOLDER, classifier_name)))
+        return io.NodeOutput(read_classifier(folder_paths.get_full_path_or_raise(FOLDER, classifier_name)))
 
 
 class SteerClassifierLoss(io.ComfyNode):
@@ -75,8 +73,7 @@ class SteerClassifierLoss(io.ComfyNode):
 
     @classmethod
     def execute(cls, classifier, label) -> io.NodeOutput:
-        with errors_of(LOSS):
-            return io.NodeOutput(ClassifierLoss.of(classifier, classifier.index(label)))
+        return io.NodeOutput(ClassifierLoss.of(classifier, classifier.index(label)))
 
 
 NODES = [SteerClassifierLoader, SteerClassifierLoss]

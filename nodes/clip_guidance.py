@@ -2,7 +2,6 @@
 
 from comfy_api.latest import io
 
-from ._host_checks import check_number, errors_of, whole_number
 from ._host_clip_guidance import CLIPLoss, image_target, text_target
 from ._schema import advanced, answer_of, where_known
 from ._types import SteerLoss
@@ -40,7 +39,7 @@ def smallest_input():
 
 def check_text(text: str) -> None:
     if not text.strip():
-        raise ValueError(f"{TEXT}: text is empty; say what the picture should show")
+        raise ValueError("text is empty; say what the picture should show")
 
 
 class SteerCLIPTextLoss(io.ComfyNode):
@@ -72,11 +71,8 @@ class SteerCLIPTextLoss(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip_vision, vae, clip, text, cutouts, smallest_cutout=0.0) -> io.NodeOutput:
-        cutouts = whole_number(TEXT, "cutouts", cutouts, 1, 256)
-        check_number(TEXT, "smallest_cutout", smallest_cutout, 0.0, 1.0)
         check_text(text)
-        with errors_of(TEXT):
-            target = text_target(clip, clip_vision, text)
+        target = text_target(clip, clip_vision, text)
         return io.NodeOutput(CLIPLoss(clip_vision, vae, target, cutouts, smallest_cutout))
 
 
@@ -93,7 +89,11 @@ class SteerCLIPImageLoss(io.ComfyNode):
             "Gradient Guider.",
             **where_known(
                 search_aliases=[
-                    "clip guidance", "clip guided", "style transfer", "reference image", "image prompt",
+                    "clip guidance",
+                    "clip guided",
+                    "style transfer",
+                    "reference image",
+                    "image prompt",
                 ]
             ),  # fmt: skip
             inputs=[
@@ -112,10 +112,7 @@ class SteerCLIPImageLoss(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip_vision, vae, image, cutouts, smallest_cutout=0.0) -> io.NodeOutput:
-        cutouts = whole_number(IMAGE, "cutouts", cutouts, 1, 256)
-        check_number(IMAGE, "smallest_cutout", smallest_cutout, 0.0, 1.0)
-        with errors_of(IMAGE):
-            target = image_target(clip_vision, image)
+        target = image_target(clip_vision, image)
         return io.NodeOutput(CLIPLoss(clip_vision, vae, target, cutouts, smallest_cutout))
 
 

@@ -4,7 +4,6 @@ from comfy_api.latest import io
 
 from ..samplers.ddim import ddim
 from ._host import SteerSampler
-from ._host_checks import check_number
 from ._schema import where_known
 
 NODE = "SteerDDIMSampler"
@@ -38,7 +37,6 @@ class SteerDDIMSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, eta) -> io.NodeOutput:
-        check_number(NODE, "eta", eta, 0.0, 1.0)
 
         def steps(denoise, x, run):
             return ddim(denoise, x, run.sigmas, run.law, eta, run.noise("step"))

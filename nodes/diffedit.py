@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from ._heatmap_picture import overlaid
 from ._host import log
-from ._host_checks import check_number, check_strength, errors_of, samples_of, whole_number
+from ._host_checks import check_strength, samples_of
 from ._host_diffedit import contrasted, pixels_of
 from ._host_shown import source_picture
 from ._map_pictures import outlined
@@ -33,7 +33,11 @@ class SteerDiffEditMask(io.ComfyNode):
             **where_known(
                 has_intermediate_output=True,  # what it shows is sent again where its result is taken from the cache
                 search_aliases=[
-                    "auto mask", "mask from text", "text mask", "find what changes", "find and replace",
+                    "auto mask",
+                    "mask from text",
+                    "text mask",
+                    "find what changes",
+                    "find and replace",
                 ],
             ),  # fmt: skip
             inputs=[
@@ -85,11 +89,7 @@ class SteerDiffEditMask(io.ComfyNode):
     @classmethod
     def execute(cls, model, source, target, latent_image, strength, samples, threshold, seed) -> io.NodeOutput:
         check_strength(NODE, strength)
-        samples = whole_number(NODE, "samples", samples, 1, 1000)
-        check_number(NODE, "threshold", threshold, 0.0, 1.0)
-        seed = whole_number(NODE, "seed", seed, 0, 2**64 - 1)
-        with errors_of(NODE):
-            latent = samples_of(model, latent_image)
+        latent = samples_of(model, latent_image)
         settings, callback = (strength, samples, threshold, seed), latent_preview.prepare_callback(model, samples)
         quiet = not comfy.utils.PROGRESS_BAR_ENABLED
         mask, heat, looked = contrasted(NODE, model, source, target, latent_image, latent, settings, callback, quiet)

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ._host_checks import check_interval, check_number
+from ._host_checks import check_interval
 from ._host_gradient_guidance import GradientGuider, term_of
 from ._schema import advanced, answer_of, where_known
 from ._types import SteerLoss
@@ -24,7 +24,11 @@ class SteerGradientGuider(io.ComfyNode):
             "model's calls.",
             **where_known(
                 search_aliases=[
-                    "guidance", "clip guidance", "classifier guidance", "universal guidance", "loss",
+                    "guidance",
+                    "clip guidance",
+                    "classifier guidance",
+                    "universal guidance",
+                    "loss",
                 ]
             ),  # fmt: skip
             inputs=[
@@ -92,8 +96,6 @@ class SteerGradientGuider(io.ComfyNode):
     def execute(
         cls, guider, loss, scale, start_percent, end_percent, through_model, mask=None, max_change=3.0
     ) -> io.NodeOutput:
-        check_number(NODE, "scale", scale, -1e5, 1e5)
-        check_number(NODE, "max_change", max_change, 0.0, 1000.0)
         check_interval(NODE, start_percent, end_percent)
         term = term_of(NODE, guider, loss, scale, (start_percent, end_percent), through_model, max_change, mask)
         return io.NodeOutput(GradientGuider(guider, term))

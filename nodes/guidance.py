@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ._host import SteerCFG
-from ._host_checks import check_interval, check_number
+from ._host_checks import check_interval
 from ._schema import advanced, answer_of, where_known
 
 NODE = "SteerCFGGuider"
@@ -23,7 +23,10 @@ class SteerCFGGuider(io.ComfyNode):
             "empty conditioning is connected. At its defaults it is the host's CFGGuider.",
             **where_known(
                 search_aliases=[
-                    "negative prompt", "guidance interval", "guidance scale", "limited interval",
+                    "negative prompt",
+                    "guidance interval",
+                    "guidance scale",
+                    "limited interval",
                     "classifier-free guidance",
                 ]
             ),  # fmt: skip
@@ -84,17 +87,15 @@ class SteerCFGGuider(io.ComfyNode):
     def execute(
         cls, model, positive, negative, cfg, start_percent, end_percent, negative_scale, empty=None
     ) -> io.NodeOutput:
-        check_number(NODE, "cfg", cfg, 0.0, 100.0)
-        check_number(NODE, "negative_scale", negative_scale, 0.0, 100.0)
         check_interval(NODE, start_percent, end_percent)
         if empty is None and negative_scale != 1.0:
             raise ValueError(
-                f"{NODE}: negative_scale is {negative_scale:g}, which needs the empty conditioning to be told from "
+                f"negative_scale is {negative_scale:g}, which needs the empty conditioning to be told from "
                 "cfg; connect an empty prompt to `empty`, or leave negative_scale at 1"
             )
         for name, conditioning in (("positive", positive), ("negative", negative), ("empty", empty)):
             if conditioning is not None and not len(conditioning):
-                raise ValueError(f"{NODE}: {name} holds no conditioning; connect an encoded prompt")
+                raise ValueError(f"{name} holds no conditioning; connect an encoded prompt")
         guider = SteerCFG(NODE, model, cfg, negative_scale, (start_percent, end_percent))
         guider.set_conds(positive, negative, empty)
         return io.NodeOutput(guider)

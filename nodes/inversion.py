@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..samplers.inversion import Inversion
 from ..samplers.inversion_report import AMISS
 from ._host import InversionSampler, InvertedNoise, inversion_start, log
-from ._host_checks import check_number, errors_of, samples_of, whole_number
+from ._host_checks import samples_of
 from ._schema import advanced, shown, where_known
 from ._types import SteerInversion
 
@@ -30,7 +30,12 @@ class SteerDDIMInversion(io.ComfyNode):
             **where_known(
                 has_intermediate_output=True,  # its report is sent again where its result is taken from the cache
                 search_aliases=[
-                    "invert image", "unsampler", "reverse", "image to noise", "real image editing", "exact inversion",
+                    "invert image",
+                    "unsampler",
+                    "reverse",
+                    "image to noise",
+                    "real image editing",
+                    "exact inversion",
                     "flip sigmas",
                 ],
             ),  # fmt: skip
@@ -80,10 +85,7 @@ class SteerDDIMInversion(io.ComfyNode):
 
     @classmethod
     def execute(cls, guider, sigmas, latent_image, refine, tolerance, check=True) -> io.NodeOutput:
-        refine = whole_number(NODE, "refine", refine, 0, 100)
-        check_number(NODE, "tolerance", tolerance, 1e-7, 1.0)
-        with errors_of(NODE):
-            samples = samples_of(guider.model_patcher, latent_image)
+        samples = samples_of(guider.model_patcher, latent_image)
         sampler = InversionSampler(NODE, refine, tolerance, check)
         steps = max(1, len(sigmas) - 1) * (2 if check else 1)
         callback = latent_preview.prepare_callback(guider.model_patcher, steps)
@@ -92,7 +94,7 @@ class SteerDDIMInversion(io.ComfyNode):
             torch.zeros_like(samples), samples, sampler, sigmas, callback=callback, disable_pbar=quiet, seed=0
         )
         if sampler.inversion is None:
-            raise ValueError(f"{NODE}: sigmas is empty, so there is nothing to invert along")
+            raise ValueError("sigmas is empty, so there is nothing to invert along")
         log.info("%s: %s", NODE, sampler.report)
         latent, noise = inversion_outputs(sampler.inversion)
         amiss = next((line for line in sampler.report.splitlines() if line.startswith(AMISS)), "")
@@ -102,8 +104,7 @@ class SteerDDIMInversion(io.ComfyNode):
 
 def inversion_outputs(inversion: Inversion) -> tuple[dict, InvertedNoise]:
     """LATENT and NOISE that start sampling at the inverted latent, the same whether from a run or from a file."""
-    with errors_of(NODE):
-        samples, noise = inversion_start(inversion)
+    samples, noise = inversion_start(inversion)
     return {"samples": samples}, noise
 
 

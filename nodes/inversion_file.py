@@ -54,18 +54,15 @@ class SteerSaveInversion(io.ComfyNode):
 
     @classmethod
     def execute(cls, inversion, filename_prefix, null_text=None) -> io.NodeOutput:
-        with errors_of(SAVE):
-            latent_format_of(inversion)
-            try:
-                folder, subfolder, name, number = next_file(filename_prefix)
-                name, removed = inversion_file.save_numbered(folder, name, number, inversion, null_text)
-                size = os.path.getsize(os.path.join(folder, name))
-            except OSError as error:
-                if error.errno == ENAMETOOLONG:
-                    raise ValueError(f"filename_prefix is {filename_prefix[:100]!r}..., too long for a file") from error
-                raise OSError(
-                    f"{SAVE}: {filename_prefix!r} could not be saved, and no file is left: {error}"
-                ) from error
+        latent_format_of(inversion)
+        try:
+            folder, subfolder, name, number = next_file(filename_prefix)
+            name, removed = inversion_file.save_numbered(folder, name, number, inversion, null_text)
+            size = os.path.getsize(os.path.join(folder, name))
+        except OSError as error:
+            if error.errno == ENAMETOOLONG:
+                raise ValueError(f"filename_prefix is {filename_prefix[:100]!r}..., too long for a file") from error
+            raise OSError(f"{SAVE}: {filename_prefix!r} could not be saved, and no file is left: {error}") from error
         if removed:
             log.info("%s: removed what killed processes left unfinished: %s", SAVE, ", ".join(removed))
         listed = f"{subfolder}/{name}".replace(os.sep, "/").lstrip("/") + OUTPUT
@@ -121,12 +118,11 @@ class SteerLoadInversion(io.ComfyNode):
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        with errors_of(LOAD):
-            path = file_path(file)
-            with errors_of(f"file {file!r} is refused"):
-                inversion, null_text = inversion_file.load(path)
-                latent_format_of(inversion)
-            latent, noise = inversion_outputs(inversion)
+        path = file_path(file)
+        with errors_of(f"file {file!r} is refused"):
+            inversion, null_text = inversion_file.load(path)
+            latent_format_of(inversion)
+        latent, noise = inversion_outputs(inversion)
         null_text = NoNullText(file) if null_text is None else null_text
         return io.NodeOutput(inversion, latent, noise, torch.tensor(inversion.sigmas), null_text)
 

@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 from ..samplers.inversion import Inversion, spread
 from ..samplers.null_text import InnerStep, null_text, step_early_stop
 from ._host import check_inversion_fits, log
-from ._host_checks import check_number, errors_of, whole_number
 from ._host_gradients import gradients
 from ._host_null_text import Branches, check_guidance, negative_takes_over, with_branches
 from ._host_shown import show_progress_text
@@ -97,16 +96,11 @@ class SteerNullText(io.ComfyNode):
     def execute(
         cls, model, positive, negative, cfg, inversion, inner_steps, learning_rate, early_stop
     ) -> io.NodeOutput:
-        check_number(NODE, "cfg", cfg, 0.0, 100.0)
-        inner_steps = whole_number(NODE, "inner_steps", inner_steps, 1, 1000)
-        check_number(NODE, "learning_rate", learning_rate, 1e-9, 10.0)
-        check_number(NODE, "early_stop", early_stop, 0.0, 1.0)
-        with errors_of(NODE):
-            check_inversion_fits(inversion, model)
-            check_conditionings(positive, negative, inversion)
-            check_guidance(model)
-            settings = cfg, inner_steps, learning_rate, early_stop
-            results, predictions = optimise(model, positive, negative, inversion, settings)
+        check_inversion_fits(inversion, model)
+        check_conditionings(positive, negative, inversion)
+        check_guidance(model)
+        settings = cfg, inner_steps, learning_rate, early_stop
+        results, predictions = optimise(model, positive, negative, inversion, settings)
         text = report(results, predictions, inversion, settings)
         log.info("%s: %s", NODE, text)
         embeddings, options = [item.embedding for item in results], negative_takes_over(positive, negative)

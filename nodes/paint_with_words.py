@@ -8,7 +8,6 @@ from ..attention.paint_with_words import Painting, Region, check_phrase
 from ..pictures.legend import absent, parse_legend, segments
 from ._host import empty_of, log
 from ._host_attention import encoded, tokenized
-from ._host_checks import check_number, errors_of
 from ._host_paint_with_words import MARK, with_painting
 from ._map_pictures import COLOURS, regions_picture
 from ._pictures import check_picture
@@ -29,8 +28,13 @@ class SteerRegion(io.ComfyNode):
             **where_known(
                 has_intermediate_output=True,  # its map is sent again where its result is taken from the cache
                 search_aliases=[
-                    "regional prompt", "area prompt", "layout", "composition", "couple", "attention couple",
-                ]
+                    "regional prompt",
+                    "area prompt",
+                    "layout",
+                    "composition",
+                    "couple",
+                    "attention couple",
+                ],
             ),  # fmt: skip
             inputs=[
                 io.Mask.Input("mask", tooltip="White is the place, grey a weaker pull. One, or one for each picture."),
@@ -54,9 +58,7 @@ class SteerRegion(io.ComfyNode):
 
     @classmethod
     def execute(cls, mask, phrase, strength, regions=()) -> io.NodeOutput:
-        check_number("SteerRegion", "strength", strength, 0.0, 10.0)
-        with errors_of("SteerRegion"):
-            region = Region(mask, phrase, strength)
+        region = Region(mask, phrase, strength)
         masks = mask.reshape(-1, *mask.shape[-2:])
         amiss, regions = empty_of(f"mask of {phrase!r}", masks, "nothing is painted"), (*(regions or ()), region)
         return io.NodeOutput(regions, ui=report("SteerRegion", regions, amiss))
@@ -75,8 +77,12 @@ class SteerRegionsFromSegmentation(io.ComfyNode):
             **where_known(
                 has_intermediate_output=True,  # its map is sent again where its result is taken from the cache
                 search_aliases=[
-                    "regional prompt", "paint with words", "segmentation map", "layout", "color map",
-                ]
+                    "regional prompt",
+                    "paint with words",
+                    "segmentation map",
+                    "layout",
+                    "color map",
+                ],
             ),  # fmt: skip
             inputs=[
                 io.Image.Input("image", tooltip="The map. Colours may be a little off, as JPEG makes them."),
@@ -97,9 +103,8 @@ class SteerRegionsFromSegmentation(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, legend) -> io.NodeOutput:
-        with errors_of("SteerRegionsFromSegmentation"):
-            check_picture("image", image, alpha=True)
-            legend = parse_legend(legend)
+        check_picture("image", image, alpha=True)
+        legend = parse_legend(legend)
         places = segments(image, legend)
         regions = tuple(Region(mask, of.phrase, of.strength) for mask, of in zip(places, legend, strict=True))
         node, missing = "SteerRegionsFromSegmentation", absent(image, legend, places)
@@ -121,8 +126,14 @@ class SteerPaintWithWords(io.ComfyNode):
             **where_known(
                 has_intermediate_output=True,  # its map is sent again where its result is taken from the cache
                 search_aliases=[
-                    "regional prompt", "area prompt", "ediff-i", "layout", "composition", "couple", "attention couple",
-                ]
+                    "regional prompt",
+                    "area prompt",
+                    "ediff-i",
+                    "layout",
+                    "composition",
+                    "couple",
+                    "attention couple",
+                ],
             ),  # fmt: skip
             inputs=[
                 io.Model.Input("model", tooltip="A UNet model (SD1.x, SD2.x, SDXL); it is not changed."),
@@ -149,12 +160,10 @@ class SteerPaintWithWords(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, text, regions, weight) -> io.NodeOutput:
         node = "SteerPaintWithWords"
-        check_number(node, "weight", weight, 0.0, 10.0)
-        with errors_of(node):
-            prompt = tokenized(clip, text)
-            painting = Painting(regions, prompt, weight)
-            conditioning = encoded(clip, prompt, {MARK: painting})
-            painting_model = with_painting(model, node)
+        prompt = tokenized(clip, text)
+        painting = Painting(regions, prompt, weight)
+        conditioning = encoded(clip, prompt, {MARK: painting})
+        painting_model = with_painting(model, node)
         return io.NodeOutput(painting_model, conditioning, ui=report(node, regions))
 
 

@@ -7,7 +7,6 @@ from comfy_api.latest import io
 
 from ..pictures.poisson_blend import poisson_blend
 from ._host import log, tell_empty
-from ._host_checks import errors_of
 from ._pictures import three_together
 from ._schema import where_known
 
@@ -28,7 +27,12 @@ class SteerPoissonBlend(io.ComfyNode):
             "tint it. Outside the mask the picture is the source exactly.",
             **where_known(
                 search_aliases=[
-                    "paste back", "composite", "seamless", "seamless clone", "keep background", "feather",
+                    "paste back",
+                    "composite",
+                    "seamless",
+                    "seamless clone",
+                    "keep background",
+                    "feather",
                 ]
             ),  # fmt: skip
             inputs=[
@@ -43,8 +47,7 @@ class SteerPoissonBlend(io.ComfyNode):
 
     @classmethod
     def execute(cls, source, edited, mask) -> io.NodeOutput:
-        with errors_of(NODE):
-            source, edited, mask = three_together(source, edited, mask)
+        source, edited, mask = three_together(source, edited, mask)
         tell_empty(NODE, "mask", mask > 0.5, "the source stays as it is")
         bar, blended = comfy.utils.ProgressBar(len(source)), []
         for number, (before, after, inside) in enumerate(zip(source, edited, mask > 0.5, strict=True), 1):

@@ -11,7 +11,7 @@ from ..attention.tokens import Prompt, numbers, windows, word_values
 from ..attention.tokens import word_windows as windows_of
 from ._host import log, sigma_at
 from ._host_attention import HALF, encoded, tokenized
-from ._host_checks import check_number, errors_of
+from ._host_checks import errors_of
 from ._host_prompt_to_prompt import PromptToPromptGuider
 from ._host_shown import running_node
 from ._schema import advanced, answer_of, shown, where_known
@@ -32,9 +32,17 @@ class SteerPromptEdit(io.ComfyNode):
             **where_known(
                 has_intermediate_output=True,  # its text is sent again where its result is taken from the cache
                 search_aliases=[
-                    "prompt to prompt", "p2p", "prompt2prompt", "edit image", "edit photo", "replace word", "swap word",
-                    "word weight", "reweight", "attention control",
-                ]
+                    "prompt to prompt",
+                    "p2p",
+                    "prompt2prompt",
+                    "edit image",
+                    "edit photo",
+                    "replace word",
+                    "swap word",
+                    "word weight",
+                    "reweight",
+                    "attention control",
+                ],
             ),  # fmt: skip
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder (CLIP: SD1.x, SD2.x, SDXL)."),
@@ -77,17 +85,16 @@ class SteerPromptEdit(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, source, target, mapping, equalizer, word_windows="") -> io.NodeOutput:
-        with errors_of("SteerPromptEdit"):
-            check_equalizer(equalizer)
-            check_windows(word_windows)
-            prompts = tokenized(clip, source), tokenized(clip, target)
-            matrix, kept = mapper(*prompts, mapping)
-            values = word_values(prompts[1], equalizer)
-            edit = Edit(*prompts, matrix, kept, values, tuple(windows_of(prompts[1], word_windows).items()))
-            encodings = [
-                encoded(clip, prompt, {HALF: (name, source, target)})
-                for name, prompt in zip(("source", "target"), prompts, strict=True)
-            ]
+        check_equalizer(equalizer)
+        check_windows(word_windows)
+        prompts = tokenized(clip, source), tokenized(clip, target)
+        matrix, kept = mapper(*prompts, mapping)
+        values = word_values(prompts[1], equalizer)
+        edit = Edit(*prompts, matrix, kept, values, tuple(windows_of(prompts[1], word_windows).items()))
+        encodings = [
+            encoded(clip, prompt, {HALF: (name, source, target)})
+            for name, prompt in zip(("source", "target"), prompts, strict=True)
+        ]
         same = torch.equal(encodings[0][0][0], encodings[1][0][0]) and bool((values == 1.0).all())
         warning, text = NOTHING if same else "", alignment(edit, mapping, equalizer, word_windows)
         log.info("SteerPromptEdit: %s", warning or text.partition("\n")[0])
@@ -134,7 +141,12 @@ class SteerLocalBlend(io.ComfyNode):
             "as in the source picture.",
             **where_known(
                 search_aliases=[
-                    "prompt to prompt", "p2p", "local edit", "keep background", "mask from text", "attention mask",
+                    "prompt to prompt",
+                    "p2p",
+                    "local edit",
+                    "keep background",
+                    "mask from text",
+                    "attention mask",
                 ]
             ),  # fmt: skip
             inputs=[
@@ -175,15 +187,12 @@ class SteerLocalBlend(io.ComfyNode):
 
     @classmethod
     def execute(cls, edit, source_words, target_words, threshold, start_percent=0.2) -> io.NodeOutput:
-        check_number("SteerLocalBlend", "threshold", threshold, 0.0, 1.0)
-        check_number("SteerLocalBlend", "start_percent", start_percent, 0.0, 1.0)
-        with errors_of("SteerLocalBlend"):
-            blend = LocalBlend(
-                words_at(edit.source, source_words, "source_words"),
-                words_at(edit.target, target_words, "target_words"),
-                threshold,
-                start_percent,
-            )
+        blend = LocalBlend(
+            words_at(edit.source, source_words, "source_words"),
+            words_at(edit.target, target_words, "target_words"),
+            threshold,
+            start_percent,
+        )
         return io.NodeOutput(replace(edit, blend=blend))
 
 
@@ -217,7 +226,12 @@ class SteerPromptToPromptGuider(io.ComfyNode):
             "inversion the source is the inverted picture itself, exactly (Direct Inversion).",
             **where_known(
                 search_aliases=[
-                    "p2p", "prompt2prompt", "direct inversion", "pnp inversion", "edit photo", "edit image",
+                    "p2p",
+                    "prompt2prompt",
+                    "direct inversion",
+                    "pnp inversion",
+                    "edit photo",
+                    "edit image",
                     "attention control",
                 ]
             ),  # fmt: skip
@@ -267,12 +281,9 @@ class SteerPromptToPromptGuider(io.ComfyNode):
         cls, model, source, target, negative, cfg, edit, cross_end, self_end, source_negative=None, inversion=None
     ) -> io.NodeOutput:
         node = "SteerPromptToPromptGuider"
-        check_number(node, "cfg", cfg, 0.0, 100.0)
-        check_number(node, "cross_end", cross_end, 0.0, 1.0)
-        check_number(node, "self_end", self_end, 0.0, 1.0)
         if inversion is not None and source_negative is not None:
             raise ValueError(
-                f"{node}: source_negative has no effect with an inversion, since the source then follows its "
+                "source_negative has no effect with an inversion, since the source then follows its "
                 "trajectory; disconnect one of the two"
             )
         timing = Timing(edit, sigma_at(model), cross_end, self_end)

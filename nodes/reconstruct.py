@@ -3,7 +3,6 @@
 from comfy_api.latest import io
 
 from ..samplers.core import check_values
-from ._host_checks import check_number, errors_of, whole_number
 from ._host_reconstruct import Problem, check_tunable, decoded_size, fit_each, fitted_latent, fitted_picture
 from ._pictures import check_batches, check_picture, mask_like, sides
 from ._schema import advanced, where_known
@@ -50,7 +49,7 @@ class SteerReconstructLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, source, latent, mask, steps, learning_rate) -> io.NodeOutput:
-        problems = problems_of(LATENT, vae, source, latent["samples"], mask, steps, learning_rate)
+        problems = problems_of(vae, source, latent["samples"], mask, steps, learning_rate)
         samples = fit_each(LATENT, vae, fitted_latent, problems)
         return io.NodeOutput({**latent, "samples": samples})
 
@@ -74,28 +73,25 @@ class SteerReconstructDecoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, source, latent, mask, steps, learning_rate) -> io.NodeOutput:
-        problems = problems_of(DECODER, vae, source, latent["samples"], mask, steps, learning_rate)
+        problems = problems_of(vae, source, latent["samples"], mask, steps, learning_rate)
         return io.NodeOutput(fit_each(DECODER, vae, fitted_picture, problems))
 
 
-def problems_of(node: str, vae, source, samples, mask, steps, learning_rate) -> list[Problem]:
+def problems_of(vae, source, samples, mask, steps, learning_rate) -> list[Problem]:
     """Each latent with its source and mask; ValueError for what does not fit together."""
-    steps = whole_number(node, "steps", steps, 1, 10000)
-    check_number(node, "learning_rate", learning_rate, 1e-12, 10.0)
-    with errors_of(node):
-        check_picture("source", source)
-        check_tunable(vae, samples)
-        check_values("latent", samples)
-        height, width = decoded_size(vae, samples)
-        if source.shape[1:3] != (height, width):
-            raise ValueError(
-                f"source is {sides(source)} and latent decodes to {width}x{height}; crop or scale the source to that "
-                "size (a VAE crops what it encodes to multiples of 8)"
-            )
-        mask = mask_like(mask, height, width)
-        count = check_batches(latent=len(samples), source=len(source), mask=len(mask))
-        if count != len(samples):
-            raise ValueError(f"there are {count} sources or masks for one latent; give one latent for each")
+    check_picture("source", source)
+    check_tunable(vae, samples)
+    check_values("latent", samples)
+    height, width = decoded_size(vae, samples)
+    if source.shape[1:3] != (height, width):
+        raise ValueError(
+            f"source is {sides(source)} and latent decodes to {width}x{height}; crop or scale the source to that "
+            "size (a VAE crops what it encodes to multiples of 8)"
+        )
+    mask = mask_like(mask, height, width)
+    count = check_batches(latent=len(samples), source=len(source), mask=len(mask))
+    if count != len(samples):
+        raise ValueError(f"there are {count} sources or masks for one latent; give one latent for each")
     return [
         Problem(
             source[min(index, len(source) - 1)][None], samples[index][None], mask[min(index, len(mask) - 1)][None],

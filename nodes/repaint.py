@@ -4,7 +4,6 @@ from comfy_api.latest import io
 
 from ..samplers.repaint import model_calls, repaint
 from ._host import SteerSampler, log
-from ._host_checks import check_number, whole_number
 from ._schema import advanced, where_known
 
 NODE = "SteerRePaintSampler"
@@ -24,7 +23,14 @@ class SteerRePaintSampler(io.ComfyNode):
             "model calls (logged before it starts).",
             **where_known(
                 search_aliases=[
-                    "inpaint", "inpainting", "outpaint", "outpainting", "fill", "remove object", "resample", "uncrop",
+                    "inpaint",
+                    "inpainting",
+                    "outpaint",
+                    "outpainting",
+                    "fill",
+                    "remove object",
+                    "resample",
+                    "uncrop",
                 ]
             ),  # fmt: skip
             inputs=[
@@ -60,9 +66,6 @@ class SteerRePaintSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, resamples, jump_length, eta) -> io.NodeOutput:
-        resamples = whole_number(NODE, "resamples", resamples, 1, 100)
-        jump_length = whole_number(NODE, "jump_length", jump_length, 1, 1000)
-        check_number(NODE, "eta", eta, 0.0, 1.0)
 
         def calls(count):
             return model_calls(count, resamples, jump_length)

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..samplers.sdedit import sdedit_sigmas
 from ._host import strength_sigma
-from ._host_checks import check_strength, errors_of, whole_number
+from ._host_checks import check_strength
 from ._schema import answer_of, where_known
 
 NODE = "SteerSDEditSigmas"
@@ -25,7 +25,13 @@ class SteerSDEditSigmas(io.ComfyNode):
             "all the steps below it. Sample with them from an encoded picture to redraw it.",
             **where_known(
                 search_aliases=[
-                    "img2img", "image to image", "denoise", "strength", "redraw", "sketch to image", "strokes",
+                    "img2img",
+                    "image to image",
+                    "denoise",
+                    "strength",
+                    "redraw",
+                    "sketch to image",
+                    "strokes",
                 ]
             ),  # fmt: skip
             inputs=[
@@ -68,14 +74,12 @@ class SteerSDEditSigmas(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, scheduler, steps, strength) -> io.NodeOutput:
-        steps = whole_number(NODE, "steps", steps, 1, 1000)
         check_strength(NODE, strength)
         model_sampling = model.get_model_object("model_sampling")
-        with errors_of(NODE):
-            start_sigma = strength_sigma(model_sampling, strength)
-            sigmas, start_step = sdedit_sigmas(
-                lambda count: comfy.samplers.calculate_sigmas(model_sampling, scheduler, count), start_sigma, steps
-            )
+        start_sigma = strength_sigma(model_sampling, strength)
+        sigmas, start_step = sdedit_sigmas(
+            lambda count: comfy.samplers.calculate_sigmas(model_sampling, scheduler, count), start_sigma, steps
+        )
         return io.NodeOutput(torch.tensor(sigmas), start_step, start_sigma)
 
 

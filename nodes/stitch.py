@@ -4,7 +4,6 @@ from comfy_api.latest import io
 
 from ..pictures.stitch import feathered, stitch
 from ._host import log, tell_empty
-from ._host_checks import errors_of, whole_number
 from ._pictures import three_together
 from ._schema import where_known
 
@@ -41,9 +40,7 @@ class SteerStitch(io.ComfyNode):
 
     @classmethod
     def execute(cls, source, edited, mask, feather) -> io.NodeOutput:
-        feather = whole_number(NODE, "feather", feather, -256, 256)
-        with errors_of(NODE):
-            source, edited, mask = three_together(source, edited, mask)
+        source, edited, mask = three_together(source, edited, mask)
         soft = feathered(mask, feather)
         tell_empty(NODE, "mask", mask, "the source stays as it is")
         for number, (before, after) in enumerate(zip(mask.amax((1, 2)), soft.amax((1, 2)), strict=True), 1):

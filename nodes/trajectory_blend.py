@@ -41,7 +41,7 @@ class SteerTrajectoryBlendSampler(io.ComfyNode):
     def execute(cls, sampler, inversion) -> io.NodeOutput:
         if getattr(sampler, "needs_mask", False):
             raise ValueError(
-                f"{NODE}: sampler is {sampler.node}, which keeps the masked-out part itself; "
+                f"sampler is {sampler.node}, which keeps the masked-out part itself; "
                 "connect a plain sampler such as KSamplerSelect or SteerDDIMSampler"
             )
         return io.NodeOutput(TrajectoryBlendSampler(NODE, sampler, inversion))
