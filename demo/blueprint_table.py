@@ -216,6 +216,7 @@ CHECKPOINT = {
 }
 """The model that the apps start with; the editor offers to download it."""
 
+
 def graph_of(blueprint: Blueprint) -> dict:
     """The API form of the whole job with the table's changes and values: the inside, its loaders and its savers."""
     prompt = deepcopy(load_workflow(blueprint.workflow))
@@ -242,9 +243,7 @@ def graph_of(blueprint: Blueprint) -> dict:
 
 def inside_of(blueprint: Blueprint) -> dict:
     """The part of `graph_of` that is in the blueprint."""
-    return {
-        node: entry for node, entry in graph_of(blueprint).items() if entry["class_type"] not in (*SOCKETS, SAVER)
-    }
+    return {node: entry for node, entry in graph_of(blueprint).items() if entry["class_type"] not in (*SOCKETS, SAVER)}
 
 
 def wires_in(blueprint: Blueprint) -> dict[str, tuple[list, list[Place]]]:

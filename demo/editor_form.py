@@ -104,9 +104,7 @@ def new_heights(editor: Editor, examples: dict[str, dict]) -> dict[str, float]:
     editor.new_nodes(True)
     editor.load_api(graph, "measured")
     editor.boxes()  # once they are there
-    editor.place(
-        [(node, 0, 60 * int(node), _least_size(entry["class_type"])[0], 10) for node, entry in graph.items()]
-    )
+    editor.place([(node, 0, 60 * int(node), _least_size(entry["class_type"])[0], 10) for node, entry in graph.items()])
     heights = {graph[node]["class_type"]: box[3] - TITLE for node, box in editor.boxes().items()}
     editor.new_nodes(False)
     return heights

@@ -769,8 +769,10 @@ TABLE: tuple[Template, ...] = (
         "the usual checkpoints, so it runs on the toy of this package's repository (`demo/shapes`).",
         "the toy checkpoint, its classifier and its CLIP, or your own.",
         "in *Classifier Loss* a label, in *CLIP Text Loss* a text.",
-        ("*scale* of each guider: how hard its loss pulls.", "*max_change*: holds back steps that would change too "
-        "much."),
+        (
+            "*scale* of each guider: how hard its loss pulls.",
+            "*max_change*: holds back steps that would change too much.",
+        ),
         "SteerGradientGuider",
         {},
         {"15": "with both losses", "18": "without"},

@@ -267,9 +267,7 @@ def tiny_model(kind, unet_config, weights=None, seed=0):
     random_weights(model.diffusion_model, seed)
     management = comfy.model_management
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)  # newer hosts
-    return patcher(
-        model.eval(), management.get_torch_device(), management.unet_offload_device()
-    )
+    return patcher(model.eval(), management.get_torch_device(), management.unet_offload_device())
 
 
 def random_weights(module, seed):

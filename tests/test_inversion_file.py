@@ -121,6 +121,8 @@ def test_half_precision_and_plain_conditionings(tmp_path):
 
 
 GOOD = inversion_of()
+
+
 @pytest.mark.parametrize(
     "latents, message",
     [((GOOD.latents[0].double(),) * 5, "float64; a float32 tensor"), ((torch.zeros(1, 4),) * 5, "any x any x any")],

@@ -58,9 +58,7 @@ def test_the_towers_see_what_the_host_shows_them(shapes, pair):
     assert (spherical_distance(found, expected) < 1e-3).all()
     latent = shapes[2].encode(pictures)
     decoded = _host_clip_guidance.decoded(shapes[2], lambda call: call(), latent.to(shapes[2].device)).cpu()
-    torch.testing.assert_close(
-        decoded.clamp(0, 1).movedim(1, -1), shapes[2].decode(latent), rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(decoded.clamp(0, 1).movedim(1, -1), shapes[2].decode(latent), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
