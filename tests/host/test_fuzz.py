@@ -448,13 +448,20 @@ JSON = (1, 0, 2.5, True, "x", "", None, {}, {"samples": 1}, {"__value__": [1, 2]
 WIDGETS = ("INT", "FLOAT", "STRING", "COMBO", "BOOLEAN")
 
 
+def usual(item):
+    """What a widget holds that the host lets through: its default, or a word where that is empty and may not be."""
+    if item.io_type == "COMBO":
+        return item.options[0]
+    return item.default or ("" if item.id == "equalizer" else "word") if item.io_type == "STRING" else item.default or 0
+
+
 def with_literals(node_id, literal):
     """(a prompt whose node gets the literal on each wire and else its defaults, the first of these wires)."""
     node = NODES[node_id]
     items = [item for item in node.GET_SCHEMA().inputs if not item.optional]
     wires = [item.id for item in items if item.io_type not in WIDGETS]
     typed = [item for item in items if item.io_type in WIDGETS]
-    inputs = {item.id: item.options[0] if item.io_type == "COMBO" else item.default or 0 for item in typed if wires}
+    inputs = {item.id: usual(item) for item in typed if wires}
     graph = {"1": {"class_type": node_id, "inputs": inputs | dict.fromkeys(wires, literal)}}
     if node.RETURN_TYPES:  # else it ends the prompt itself
         graph["2"] = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
