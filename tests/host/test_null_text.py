@@ -18,6 +18,7 @@ from steer.nodes._host import noise_law
 from steer.nodes._host_null_text import with_branches
 from steer.nodes.null_text import SteerNullText, report, windows
 from steer.samplers.inversion import Inversion, spread
+from steer.samplers.noise_law import VARIANCE_EXPLODING
 from steer.samplers.null_text import InnerStep
 from steer.tests.host_run import (
     EPS,
@@ -65,7 +66,7 @@ def inverted(model, positive, source, steps=10, iterations=4):
 @pytest.mark.parametrize("off, back", [(0.09, True), (0.11, False)])
 def test_the_report_begins_with_its_verdict_and_a_bad_one_says_what_helps(off, back):
     source = torch.tensor([[1.0, -1.0]] * 2)
-    inversion = Inversion((1.0, 0.0), (source, source), EPS, "SD15", True)
+    inversion = Inversion((1.0, 0.0), (source, source), VARIANCE_EXPLODING, "SD15", True)
     result = InnerStep(0, 1, torch.ones(1), torch.zeros(1, 1, 1), source + off * spread(source))
     verdict, figures = report([result], 2, inversion, (7.5, 2, 0.01, 0.0)).splitlines()
     assert verdict.startswith("the picture comes back" if back else "the picture does not come back")
