@@ -6,7 +6,12 @@ import pytest
 from steer.demo.package import ROOT
 from steer.demo.runner import workflow_names
 
-PAGES = ["README.md", "bench/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "bench/README.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
