@@ -46,6 +46,14 @@ function show(node, output) {
     node.graph?.setDirtyCanvas(true, true)
 }
 
+/** The pictures that a node made take the place of the live preview of its run, which the classic canvas would keep. */
+function showPictures(node, output) {
+    if (!output?.images?.length || !app.nodePreviewImages) return
+    const { graph } = node
+    delete app.nodePreviewImages[graph?.isRootGraph === false ? `${graph.id}:${node.id}` : String(node.id)]
+    graph?.setDirtyCanvas(true, true)
+}
+
 const toasts = [] // of the last run
 function toast(message) {
     app.extensionManager?.toast?.add(message)
@@ -125,6 +133,7 @@ app.registerExtension({
         nodeType.prototype.onExecuted = function (output) {
             before?.call(this, output)
             show(this, output)
+            showPictures(this, output)
             warn(this, output)
         }
     },

@@ -13,9 +13,9 @@ READY = "() => window.comfyAPI?.app?.app?.graph?.nodes?.length"
 # by node: the sizes of the pictures that are drawn, on the canvas or as elements
 PICTURES = """() => Object.fromEntries(window.comfyAPI.app.app.graph.nodes.map(node => {
     const elements = document.querySelectorAll(`[data-node-id="${node.id}"] img`)
-    const drawn = elements.length ? [...elements] : node.imgs ?? []
+    const drawn = (elements.length ? [...elements] : node.imgs ?? []).filter(({ src }) => src.includes('/view?'))
     return [node.type, drawn.map(({ naturalWidth, naturalHeight }) => [naturalWidth, naturalHeight])]
-}).filter(([type, sizes]) => type.startsWith('Steer') && sizes.length && sizes[0][0]))"""
+}).filter(([type, sizes]) => type.startsWith('Steer') && sizes.length && sizes[0][0]))"""  # no live previews
 TEXTS = """() => Object.fromEntries(window.comfyAPI.app.app.graph.nodes.flatMap(node => {
     const report = node.widgets?.find(({ name }) => name === 'steer_report')?.element
     return report ? [[node.type, [report.innerText, report.textContent]]] : []
