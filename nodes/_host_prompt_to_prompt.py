@@ -18,13 +18,13 @@ from ..attention.prompt_to_prompt import (
     edited,
     shared_queries,
 )
+from ..pictures.maps import PIXELS, outlined
 from ..samplers.direct_inversion import PinnedSource
 from ..samplers.same_noise import SameNoise
 from ._host import CheckedGuider, InversionSampler, WrappedGuider, check_inversion_fits, noise_law
 from ._host_attention import Transform, attention_sites, edits_of, half_of, paired, with_edits, with_patches_unwatched
 from ._host_checks import check_given, check_ready, errors_of
 from ._host_shown import latent_picture, show_output
-from ._map_pictures import PIXELS, outlined
 from ._schema import PICTURES, shown
 
 

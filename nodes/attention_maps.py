@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ..attention.attention_maps import heat
 from ..attention.prompt_to_prompt import Timing
-from ._heatmap_picture import heatmap_picture
+from ..pictures.heatmap import heatmap_picture
+from ..pictures.maps import PIXELS
 from ._host import sigma_at
 from ._host_attention import tokenized
 from ._host_attention_maps import recorded, with_recording
-from ._map_pictures import PIXELS
 from ._pictures import check_picture
 from ._schema import advanced, shown, where_known
 from ._types import SteerAttention, SteerEdit

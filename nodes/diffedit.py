@@ -8,12 +8,12 @@ from comfy_api.latest import io
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ._heatmap_picture import overlaid
+from ..pictures.heatmap import overlaid
+from ..pictures.maps import outlined
 from ._host import log
 from ._host_checks import check_strength, samples_of
 from ._host_diffedit import contrasted, pixels_of
 from ._host_shown import source_picture
-from ._map_pictures import outlined
 from ._schema import PICTURES, answer_of, shown, where_known
 
 NODE = "SteerDiffEditMask"

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from ..attention.paint_with_words import Painting, Region, check_phrase
 from ..pictures.legend import absent, parse_legend, segments
+from ..pictures.maps import COLOURS, regions_picture
 from ._host import empty_of, log
 from ._host_attention import encoded, tokenized
 from ._host_paint_with_words import MARK, with_painting
-from ._map_pictures import COLOURS, regions_picture
 from ._pictures import check_picture
-from ._schema import answer_of, shown, where_known
+from ._schema import PICTURES, answer_of, shown, where_known
 from ._types import SteerRegions
 
 
@@ -173,7 +173,7 @@ def report(node: str, regions: tuple[Region, ...], amiss: str = "", colours: Ten
         log.warning("%s: %s", node, amiss)
     shares = [f"{region.phrase} {100 * float((region.mask > 0).float().mean()):.0f}%" for region in regions]
     text = f"{', '.join(shares)} of the picture"
-    return shown(f"{amiss}\n{text}" if amiss else text, amiss, regions_picture(regions, colours))
+    return shown(f"{amiss}\n{text}" if amiss else text, amiss, regions_picture(regions, colours, PICTURES))
 
 
 NODES = [SteerRegion, SteerRegionsFromSegmentation, SteerPaintWithWords]

@@ -11,10 +11,10 @@ from steer.attention.paint_with_words import Region
 from steer.demo.server import HostError
 from steer.nodes import METHODS
 from steer.nodes._host_shown import latent_picture
-from steer.nodes._map_pictures import COLOURS, LINE, PAPER, outlined, regions_picture
 from steer.nodes._schema import PICTURES
 from steer.nodes.attention_maps import report
 from steer.nodes.paint_with_words import SteerRegion, SteerRegionsFromSegmentation
+from steer.pictures.maps import COLOURS, LINE, PAPER, outlined, regions_picture
 from steer.tests.host_run import noise_of
 
 LEFT = torch.zeros(1, 64, 96)

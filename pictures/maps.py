@@ -1,14 +1,14 @@
 """Pictures of masks and regions: a mask outlined over a picture, and a map with its phrases."""
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
-from ..attention.paint_with_words import Region
-from ._heatmap_picture import fitted
-from ._schema import PICTURES
+from .heatmap import fitted
 
 PIXELS = 8  # of a picture for one latent position
 SIDE = 512  # pixels of a map's longer side
@@ -21,6 +21,15 @@ COLOURS = torch.tensor([
 ]) / 255.0  # fmt: skip
 
 
+class Region(Protocol):
+    """A place for a phrase: what `attention/paint_with_words.py` makes of it does not matter here."""
+
+    mask: Tensor
+    """(height, width), or (batch, height, width) for one of each picture; 0 to 1."""
+    phrase: str
+    strength: float
+
+
 def outlined(pictures: Tensor, masks: Tensor) -> Tensor:
     """Pictures (batch, height, width, 3), dark outside their masks (batch, height, width), with a line round them."""
     inside, width = (masks > 0.5).float()[:, None], 1 + 2 * max(1, min(masks.shape[-2:]) // 256)
@@ -29,14 +38,17 @@ def outlined(pictures: Tensor, masks: Tensor) -> Tensor:
     return dimmed + line * (LINE - dimmed)
 
 
-def regions_picture(regions: tuple[Region, ...], colours: Tensor = COLOURS) -> Tensor:
-    """(batch, height, width, 3), 0 to 1: each region in a colour (colours, 3), its phrase written where it is."""
+def regions_picture(regions: tuple[Region, ...], colours: Tensor = COLOURS, most: int = 8) -> Tensor:
+    """(batch, height, width, 3), 0 to 1: each region in a colour (colours, 3), its phrase written where it is.
+
+    Of a batch of masks the first `most`.
+    """
     first = regions[0].mask
     scale = SIDE / max(first.shape[-2:])
     size = tuple(max(1, round(side * scale)) for side in first.shape[-2:])
     masks = [
         interpolate(mask.float(), size, mode="nearest-exact")[:, 0].cpu()
-        for mask in (region.mask.reshape(-1, 1, *region.mask.shape[-2:])[:PICTURES] for region in regions)
+        for mask in (region.mask.reshape(-1, 1, *region.mask.shape[-2:])[:most] for region in regions)
     ]
     count = max(map(len, masks))
     of_picture = ([mask[min(i, len(mask) - 1)] for mask in masks] for i in range(count))
