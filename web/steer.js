@@ -105,6 +105,19 @@ function nodeAt(locator) {
     return id === undefined ? graph.getNodeById(locator) : graph.subgraphs?.get(inside)?.getNodeById(id)
 }
 
+/** After a page reload: what the last run of the open graph came to, which the host has kept and the editor has not. */
+async function showLastRun() {
+    const root = app.rootGraph ?? app.graph
+    const history = await (await api.fetchApi('/history?max_items=20')).json()
+    const last = Object.values(history).filter(({ prompt }) => prompt[3]?.extra_pnginfo?.workflow?.id === root.id).at(-1)
+    for (const [id, output] of Object.entries(last?.outputs ?? {})) {
+        const node = root.getNodeById(id)
+        if (!node?.type?.startsWith('Steer') || node.type !== last.prompt[2][id]?.class_type) continue
+        const told = { node: id, display_node: id, output, prompt_id: last.prompt[1] }
+        api.dispatchEvent(new CustomEvent('executed', { detail: told })) // the editor then draws it as after a run
+    }
+}
+
 app.registerExtension({
     name: 'Steer.Reports',
     setup() {
@@ -137,7 +150,13 @@ app.registerExtension({
             warn(this, output)
         }
     },
-    /** After a reload, and when a tab is opened again. */
+    /** When a graph has opened; one in a tab that is opened again has its outputs already. */
+    afterConfigureGraph() {
+        const { nodes } = app.rootGraph ?? app.graph
+        const known = nodes.some(({ id, type }) => type?.startsWith('Steer') && app.nodeOutputs?.[id])
+        if (!known) showLastRun().catch(() => {}) // the graph is of use without it
+    },
+    /** When a tab is opened again. */
     onNodeOutputsUpdated(outputs) {
         for (const [locator, output] of Object.entries(outputs)) {
             const node = nodeAt(locator)
