@@ -1,8 +1,10 @@
 """The pictures that the templates load, put where the host's Load Image finds them."""
 
 import logging
+import os
 import shutil
 from pathlib import Path
+from uuid import uuid4
 
 import folder_paths
 
@@ -15,6 +17,8 @@ def copy_example_pictures() -> None:
     try:
         for picture in PICTURES.glob("steer_*"):
             if not (target / picture.name).exists():
-                shutil.copyfile(picture, target / picture.name)
+                part = target / f"{picture.name}.{uuid4().hex}.part"
+                shutil.copyfile(picture, part)
+                os.replace(part, target / picture.name)  # whole or not at all
     except OSError as error:
         logging.warning("Steer: the templates' pictures could not be copied to %s: %s", target, error)
