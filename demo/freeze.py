@@ -45,11 +45,9 @@ def digests(names: list[str]) -> dict[str, str]:
     with Server() as server:
         write_inputs(server.input_folder, SHAPES_SIZE)
         for name in tqdm(names):
-            prompt = load_workflow(name)
-            pictures = server.images(server.run(prompt, timeout=1800))
-            saved = [item for item in pictures if prompt[item[0]]["class_type"] == "SaveImage"]  # no node's own preview
-            for number, (node, picture) in enumerate(saved):
-                found[f"{name}/{node}/{number}"] = digest(picture)
+            pictures = server.images(server.run(load_workflow(name), timeout=1800))
+            for node, picture in pictures:  # the nodes in any order, and each one's pictures in its own
+                found[f"{name}/{node}/{sum(key.startswith(f'{name}/{node}/') for key in found)}"] = digest(picture)
     return found
 
 
