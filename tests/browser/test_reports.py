@@ -180,7 +180,7 @@ def test_a_reload_shows_the_last_run_again(editor, new_nodes):
 def test_an_error_is_told_with_the_nodes_name_and_the_nearest_word(editor):
     editor.load_api(graph(edit__equalizer="grean: 2"), "broken")
     assert editor.run() == "execution_error"
-    toast = editor.page.locator(".p-toast-message").filter(has_text="did you mean")
+    toast = editor.page.get_by_role("alert").filter(has_text="did you mean").last
     toast.wait_for()
     assert "Prompt Edit (Steer)" in toast.inner_text() and "did you mean 'green'" in toast.inner_text()
 
