@@ -48,9 +48,11 @@ function show(node, output) {
 
 /** The pictures that a node made take the place of the live preview of its run, which the classic canvas would keep. */
 function showPictures(node, output) {
-    if (!output?.images?.length || !app.nodePreviewImages) return
-    const { graph } = node
-    delete app.nodePreviewImages[graph?.isRootGraph === false ? `${graph.id}:${node.id}` : String(node.id)]
+    if (!output?.images?.length) return
+    const { graph } = node, locator = graph?.isRootGraph === false ? `${graph.id}:${node.id}` : String(node.id)
+    const stores = document.getElementById('vue-app')?.__vue_app__?.config.globalProperties.$pinia?._s
+    stores?.get('nodeOutput')?.revokePreviewsByLocatorId?.(locator)
+    delete app.nodePreviewImages?.[locator] // older editors have no more than this
     graph?.setDirtyCanvas(true, true)
 }
 
