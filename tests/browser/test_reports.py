@@ -166,8 +166,10 @@ def test_a_run_is_shown_in_its_nodes_and_again_after_a_reload(editor, newer, new
         check_shown(editor, SHOWN.keys() - {"SteerPromptToPromptGuider"})  # its mask is of a run, which there was none
 
 
-def test_a_reload_shows_the_last_run_again(editor, new_nodes):
+def test_a_reload_shows_the_last_run_again(editor, newer, new_nodes):
     """Without another run: the host keeps what the last one of this graph came to."""
+    if not newer:
+        pytest.skip("on this ComfyUI a report is gone after a reload, as the README says")
     editor.load_api(graph(noise__noise_seed=7 + new_nodes), "reloaded")
     editor.page.evaluate(FIXED)
     workflow = editor.workflow() | {"id": f"00000000-0000-4000-8000-00000000000{int(new_nodes)}"}  # saved ones have one
