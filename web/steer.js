@@ -107,14 +107,20 @@ function nodeAt(locator) {
     return id === undefined ? graph.getNodeById(locator) : graph.subgraphs?.get(inside)?.getNodeById(id)
 }
 
-/** After a page reload: what the last run of the open graph came to, which the host has kept and the editor has not. */
+/** A queued graph to compare by: what changes by itself from run to run is left out. */
+const compared = prompt => JSON.stringify(prompt, (key, value) => /seed$|^preview/.test(key) ? undefined : value)
+
+/**
+ * After a page reload: what the last run of the open graph came to, which the host has kept and the editor has not.
+ * Only of this very graph: a template that is opened anew has the id of the one that was run and changed before.
+ */
 async function showLastRun() {
     const root = app.rootGraph ?? app.graph
     const history = await (await api.fetchApi('/history?max_items=20')).json()
     const last = Object.values(history).filter(({ prompt }) => prompt[3]?.extra_pnginfo?.workflow?.id === root.id).at(-1)
-    for (const [id, output] of Object.entries(last?.outputs ?? {})) {
-        const node = root.getNodeById(id)
-        if (!node?.type?.startsWith('Steer') || node.type !== last.prompt[2][id]?.class_type) continue
+    if (!last || compared(last.prompt[2]) !== compared((await app.graphToPrompt()).output)) return
+    for (const [id, output] of Object.entries(last.outputs)) {
+        if (!root.getNodeById(id)?.type?.startsWith('Steer')) continue
         const told = { node: id, display_node: id, output, prompt_id: last.prompt[1] }
         api.dispatchEvent(new CustomEvent('executed', { detail: told })) // the editor then draws it as after a run
     }
@@ -155,8 +161,8 @@ app.registerExtension({
     /** When a graph has opened; one in a tab that is opened again has its outputs already. */
     afterConfigureGraph() {
         const { nodes } = app.rootGraph ?? app.graph
-        const known = nodes.some(({ id, type }) => type?.startsWith('Steer') && app.nodeOutputs?.[id])
-        if (!known) showLastRun().catch(() => {}) // the graph is of use without it
+        const ours = nodes.filter(({ type }) => type?.startsWith('Steer'))
+        if (ours.length && !ours.some(({ id }) => app.nodeOutputs?.[id])) showLastRun().catch(() => {}) // the graph is of use without it
     },
     /** When a tab is opened again. */
     onNodeOutputsUpdated(outputs) {

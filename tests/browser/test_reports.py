@@ -177,6 +177,12 @@ def test_a_reload_shows_the_last_run_again(editor, newer, new_nodes):
     assert editor.run() == "execution_success"
     reload(editor)
     check_shown(editor, SHOWN.keys() - {"SteerPromptToPromptGuider"})  # its mask came after its own result
+    reload(editor)  # nothing is known of any graph
+    workflow["nodes"] = [node | {"widgets_values": ["another word", *node["widgets_values"][1:]]}
+                         if node["type"] == "SteerPromptEdit" else node for node in workflow["nodes"]]  # fmt: skip
+    editor.load(workflow, "changed since")
+    editor.page.wait_for_timeout(2000)
+    assert editor.reports() == {}
 
 
 def test_an_error_is_told_with_the_nodes_name_and_the_nearest_word(editor):
