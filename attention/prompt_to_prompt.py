@@ -60,6 +60,7 @@ class Timing:
         own = dict(edit.windows)
         shares = [own.get(position, (0.0, cross_end)) for position in range(edit.target.length)]
         self.words = [Window.until(sigma_of(end), sigma_of(start)) for start, end in shares]
+        self._unlike = set(self.words)  # few, and asked at every layer
         self.layout = Window.until(sigma_of(self_end))
         self.blending = Window(sigma_of(edit.blend.start) if edit.blend else 0.0)
 
@@ -68,7 +69,7 @@ class Timing:
         return torch.tensor([float(sigma in window) for window in self.words])
 
     def acts(self, cross: bool, sigma: float) -> bool:
-        return any(sigma in window for window in set(self.words)) if cross else sigma in self.layout
+        return any(sigma in window for window in self._unlike) if cross else sigma in self.layout
 
     def mixed(self, sigma: float, device: torch.device) -> Mixed:
         """`mixes` at a level, on the device; kept for the level's other layers."""
