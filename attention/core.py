@@ -6,7 +6,7 @@ changed values, and no map is ever made; only who looks at the maps (heatmaps, l
 float32, of as many heads at a time as little memory holds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,6 +44,13 @@ class Site:
 def paper_positions(latent: tuple[int, int]) -> float:
     """The positions of the paper's 16 x 16 maps, which for larger latents are (h/4) x (w/4)."""
     return max(256.0, latent[0] * latent[1] / 16)
+
+
+def some_heads(q: Tensor, k: Tensor, heads: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """q and k, float32, of as many heads at a time as their maps may take memory: (batch, heads, positions, width)."""
+    together = max(1, AT_ONCE // (4 * q.shape[0] * q.shape[1] * k.shape[1]))
+    q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2).split(together, 1) for x in (q, k))
+    yield from ((of_some.float(), keys.float()) for of_some, keys in zip(q, k, strict=True))
 
 
 def nearest(sigmas: Sequence[float], sigma: float) -> float | None:
@@ -107,11 +114,8 @@ class Attention:
 
     def _maps(self, term: Term):
         """(batch, heads, positions, tokens) of some heads at a time, float32."""
-        (batch, positions, _), tokens = term.q.shape, term.k.shape[1]
-        together = max(1, AT_ONCE // (4 * batch * positions * tokens))
-        q, k = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (term.q, term.k))
-        for some, keys in zip(q.split(together, 1), k.split(together, 1), strict=True):
-            logits = (some.float() * q.shape[-1] ** -0.5) @ keys.float().transpose(2, 3)
+        for q, k in some_heads(term.q, term.k, self.heads):
+            logits = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
             yield (logits if term.bias is None else logits + term.bias[:, None]).softmax(-1)
 
 

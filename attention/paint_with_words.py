@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .core import Attention, Term
+from .core import Attention, Term, some_heads
 from .tokens import Prompt
 
 LARGEST_RATIO = 14.6
@@ -99,5 +99,5 @@ def _painted(term: Term, raised: Tensor, heads: int) -> Term:
 
 def largest(q: Tensor, k: Tensor, heads: int) -> Tensor:
     """`max(Q K^T)` of each sample over heads, positions and tokens, at least 0, float32: (batch, 1, 1)."""
-    a, b = (x.float().unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
-    return (a @ b.transpose(2, 3)).amax((1, 2, 3)).clamp_min(0.0)[:, None, None]
+    best = [(some @ keys.transpose(2, 3)).amax((1, 2, 3)) for some, keys in some_heads(q, k, heads)]
+    return torch.stack(best).amax(0).clamp_min(0.0)[:, None, None]
