@@ -9,6 +9,7 @@ Whoever compares two checkouts does so with the same host, environment and numbe
 import argparse
 import json
 import sys
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 
@@ -41,13 +42,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def digests(names: list[str]) -> dict[str, str]:
     """A digest of each picture by `workflow/node/number`, run one after the other on a host of their own."""
-    found = {}
+    found, counts = {}, Counter()
     with Server() as server:
         write_inputs(server.input_folder, SHAPES_SIZE)
         for name in tqdm(names):
             pictures = server.images(server.run(load_workflow(name), timeout=1800))
             for node, picture in pictures:  # the nodes in any order, and each one's pictures in its own
-                found[f"{name}/{node}/{sum(key.startswith(f'{name}/{node}/') for key in found)}"] = digest(picture)
+                found[f"{name}/{node}/{counts[name, node]}"] = digest(picture)
+                counts[name, node] += 1
     return found
 
 

@@ -1,12 +1,11 @@
 """The pictures that the templates load, put where the host's Load Image finds them."""
 
 import logging
-import os
-import shutil
 from pathlib import Path
-from uuid import uuid4
 
 import folder_paths
+
+from ..files.safetensors import write_whole
 
 PICTURES = Path(__file__).resolve().parents[1] / "example_workflows" / "pictures"
 
@@ -17,8 +16,6 @@ def copy_example_pictures() -> None:
     try:
         for picture in PICTURES.glob("steer_*"):
             if not (target / picture.name).exists():
-                part = target / f"{picture.name}.{uuid4().hex}.part"
-                shutil.copyfile(picture, part)
-                os.replace(part, target / picture.name)  # whole or not at all
+                write_whole(target / picture.name, [picture.read_bytes()])
     except OSError as error:
         logging.warning("Steer: the templates' pictures could not be copied to %s: %s", target, error)

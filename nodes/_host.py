@@ -51,6 +51,11 @@ def sigma_at(model) -> Callable[[float], float]:
     return model.get_model_object("model_sampling").percent_to_sigma
 
 
+def window_of(model, interval: tuple[float, float]) -> Window:
+    """The window of a run of this model between two shares of it, both ends in it."""
+    return Window(*map(sigma_at(model), interval))
+
+
 def noise_law(model_sampling) -> NoiseLaw:
     """The law a host model is sampled with; ValueError for one that mixes picture and noise in another way."""
     law = NoiseLaw(isinstance(model_sampling, CONST), float(getattr(model_sampling, "noise_scale", 1.0)))
@@ -434,8 +439,7 @@ class SteerCFG(comfy.samplers.CFGGuider):
     def __init__(self, node: str, model, cfg: float, negative_scale: float, interval: tuple[float, float]):
         super().__init__(model)
         self.node, self.cfg, self.negative_scale = node, cfg, negative_scale
-        model_sampling = model.get_model_object("model_sampling")
-        self.window = Window(*map(model_sampling.percent_to_sigma, interval))
+        self.window = window_of(model, interval)
 
     def set_conds(self, positive, negative, empty=None):
         conds = {"positive": positive, "negative": negative}

@@ -26,7 +26,7 @@ from ..samplers.gradient_guidance import (
 )
 from ..samplers.masks import check_mask
 from ..samplers.window import Window
-from ._host import CheckedGuider, Run, WrappedGuider, checked_run, log, noise_law, sigma_at, tell_empty
+from ._host import CheckedGuider, Run, WrappedGuider, checked_run, log, noise_law, tell_empty, window_of
 from ._host_checks import check_every_call, check_given, errors_of, fitted_mask, fitted_noise_mask
 from ._host_gradients import Differentiable, DoesNotFit, gradient_options, gradients
 
@@ -314,8 +314,7 @@ def _memory_advice(acting):
 
 def term_of(node: str, guider, loss, scale, interval, through_model, most, mask) -> Term:
     """The term, its percents as sigmas of the guider's model."""
-    window = Window(*map(sigma_at(guider.model_patcher), interval))
-    return Term(node, loss, scale, window, through_model, most, mask)
+    return Term(node, loss, scale, window_of(guider.model_patcher, interval), through_model, most, mask)
 
 
 @dataclass(frozen=True)
