@@ -101,7 +101,7 @@ class SteerPromptEdit(io.ComfyNode):
         return io.NodeOutput(*encodings, edit, ui=shown(f"{warning}\n{text}" if same else text, warning))
 
 
-NOTHING = "nothing changes: both prompts are the same and no word of the equalizer is other than 1"
+NOTHING = "nothing changes: both prompts are the same to the text encoder, and no word of the equalizer is other than 1"
 
 
 def check_equalizer(equalizer: str) -> None:
