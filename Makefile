@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 .PHONY: demo test bench lint env
 
 demo: env
-	$(RUN) -m demo $(ARGS)
+	$(RUN) -m lab.demo $(ARGS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -ra -n $(WORKERS) --dist loadfile $(ARGS)
@@ -25,4 +25,4 @@ lint: env
 
 env:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=... " * (sys.version_info < (3, 10)) or 0)'
-	@$(PYTHON) -m demo.env
+	@$(PYTHON) -m lab.env

@@ -2,7 +2,7 @@
 
 import sys
 
-from demo.package import load_steer
+from lab.package import load_steer
 
 load_steer()
 

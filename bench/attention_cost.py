@@ -11,8 +11,8 @@ import comfy.supported_models
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ..demo.metrics import markdown_table
-from ..demo.shapes import stock
+from ..lab.models import stock
+from ..lab.world.metrics import markdown_table
 from ..nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from . import published_prompt_to_prompt
 from .host_run import guider_of, random_model, sample_noise, with_pytorch_attention

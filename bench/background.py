@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..demo.contact_sheet import contact_sheet
-from ..demo.metrics import aggregate, grown, markdown_table, object_mask, psnr
-from ..demo.shapes import stock
-from ..demo.shapes.data import COLORS, SHAPES, SIZE, caption, render, sample_scene
+from ..lab.demo.contact_sheet import contact_sheet
+from ..lab.models import stock
+from ..lab.world.data import COLORS, SHAPES, SIZE, caption, render, sample_scene
+from ..lab.world.metrics import aggregate, grown, markdown_table, object_mask, psnr
 from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.poisson_blend import SteerPoissonBlend
 from ..nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent

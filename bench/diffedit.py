@@ -8,11 +8,11 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from PIL import Image
 
-from ..demo.contact_sheet import contact_sheet
-from ..demo.metrics import attributes, grown, iou, markdown_table, mse
-from ..demo.shapes import stock
-from ..demo.shapes.data import BACKGROUNDS, COLORS, SHAPES, caption, render, sample_scene
-from ..demo.shapes.reader import read_image
+from ..lab.demo.contact_sheet import contact_sheet
+from ..lab.models import stock
+from ..lab.world.data import BACKGROUNDS, COLORS, SHAPES, caption, render, sample_scene
+from ..lab.world.metrics import attributes, grown, iou, markdown_table, mse
+from ..lab.world.reader import read_image
 from ..nodes.diffedit import SteerDiffEditMask
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.sdedit import SteerSDEditSigmas

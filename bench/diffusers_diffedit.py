@@ -3,8 +3,8 @@
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionDiffEditPipeline
 
-from ..demo.diffusers_bridge import LATENT_SCALE, SCHEDULER
-from ..demo.diffusers_bridge import load as load_bridge
+from ..lab.models.shapes_unet.diffusers_bridge import LATENT_SCALE, SCHEDULER
+from ..lab.models.shapes_unet.diffusers_bridge import load as load_bridge
 from .host_run import to_bytes
 
 

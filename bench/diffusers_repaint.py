@@ -3,7 +3,7 @@
 import torch
 from diffusers import RePaintScheduler
 
-from ..demo.diffusers_bridge import LATENT_SCALE, SCHEDULER, Bridge
+from ..lab.models.shapes_unet.diffusers_bridge import LATENT_SCALE, SCHEDULER, Bridge
 
 
 def scheduler(steps: int, resamples: int, jump_length: int, eta: float = 0.0) -> RePaintScheduler:

@@ -12,7 +12,7 @@ import torch
 from comfy.clip_vision import ClipVisionModel
 from comfy.ldm.models.autoencoder import AutoencoderKL
 
-from ..demo.metrics import markdown_table
+from ..lab.world.metrics import markdown_table
 from ..nodes import _host_gradient_guidance as guidance
 from ..nodes._host import Run
 from ..nodes._host_clip_guidance import CLIPLoss

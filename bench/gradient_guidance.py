@@ -8,13 +8,14 @@ import torch
 from comfy.samplers import sampler_object
 from PIL import Image
 
-from ..demo.contact_sheet import contact_sheet
-from ..demo.metrics import aggregate, grown, markdown_table, psnr
-from ..demo.shapes import CLASSIFIER, stock
-from ..demo.shapes.data import SIZE
-from ..demo.shapes.reader import read_image
-from ..demo.shapes.train_classifier import LABELS
 from ..files.classifier_file import read_classifier
+from ..lab.demo.contact_sheet import contact_sheet
+from ..lab.models import stock
+from ..lab.models.classifier.train import LABELS
+from ..lab.weights import CLASSIFIER
+from ..lab.world.data import SIZE
+from ..lab.world.metrics import aggregate, grown, markdown_table, psnr
+from ..lab.world.reader import read_image
 from ..nodes._host_gradient_guidance import ClassifierLoss
 from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.clip_guidance import SteerCLIPTextLoss

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from ..attention.attention_maps import Recording, heat
-from ..demo.metrics import attributes, markdown_table, object_mask
-from ..demo.shapes import stock
-from ..demo.shapes.data import SIZE, caption, sample_scene
-from ..demo.shapes.reader import distance, read_image
+from ..lab.models import stock
+from ..lab.world.data import SIZE, caption, sample_scene
+from ..lab.world.metrics import attributes, markdown_table, object_mask
+from ..lab.world.reader import distance, read_image
 from ..nodes._host_attention import tokenized
 from ..nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention
 from .host_run import encode_texts, guider_of, to_bytes

@@ -6,10 +6,10 @@ import comfy.samplers
 import numpy as np
 import torch
 
-from ..demo.metrics import grown, markdown_table, psnr
-from ..demo.shapes import stock
-from ..demo.shapes.data import SIZE, caption, render, sample_scene
-from ..demo.shapes.reader import read_image
+from ..lab.models import stock
+from ..lab.world.data import SIZE, caption, render, sample_scene
+from ..lab.world.metrics import grown, markdown_table, psnr
+from ..lab.world.reader import read_image
 from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.guidance import SteerCFGGuider

@@ -8,11 +8,11 @@ import comfy.samplers
 import numpy as np
 import torch
 
-from ..demo.diffusers_bridge import load as load_bridge
-from ..demo.metrics import grown, iou, markdown_table, mse, object_mask
-from ..demo.shapes import stock
-from ..demo.shapes.data import SIZE, caption, render, sample_scene
-from ..demo.shapes.reader import read_image
+from ..lab.models import stock
+from ..lab.models.shapes_unet.diffusers_bridge import load as load_bridge
+from ..lab.world.data import SIZE, caption, render, sample_scene
+from ..lab.world.metrics import grown, iou, markdown_table, mse, object_mask
+from ..lab.world.reader import read_image
 from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.repaint import SteerRePaintSampler

@@ -12,11 +12,11 @@ import torch
 from comfy_extras.nodes_custom_sampler import FlipSigmas
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 
-from ..demo.diffusers_bridge import LATENT_SCALE, SCHEDULER
-from ..demo.diffusers_bridge import load as load_bridge
-from ..demo.metrics import markdown_table, psnr
-from ..demo.shapes import stock
-from ..demo.shapes.data import caption, render, sample_scene
+from ..lab.models import stock
+from ..lab.models.shapes_unet.diffusers_bridge import LATENT_SCALE, SCHEDULER
+from ..lab.models.shapes_unet.diffusers_bridge import load as load_bridge
+from ..lab.world.data import caption, render, sample_scene
+from ..lab.world.metrics import markdown_table, psnr
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.null_text import SteerNullText

@@ -23,10 +23,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..demo.host import FLAGS
-from ..demo.metrics import markdown_table
-from ..demo.package import ROOT
-from ..demo.shapes import stock
+from ..lab.comfy.find import FLAGS
+from ..lab.models import stock
+from ..lab.package import ROOT
+from ..lab.world.metrics import markdown_table
 from ..nodes._host_clip_guidance import CLIPLoss
 from ..nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
 from ..nodes.blended_diffusion import SteerBlendedSampler
@@ -355,8 +355,8 @@ def in_modes() -> str:
     with tempfile.TemporaryDirectory() as folder:
         for name, (flags, free) in MODES.items():
             file = Path(folder, "results.safetensors")
-            code = ("from demo.package import load_steer; load_steer(); "
-                    "from steer.demo.host import find_host, load_host; load_host(find_host()); "
+            code = ("from lab.package import load_steer; load_steer(); "
+                    "from steer.lab.comfy.find import find_host, load_host; load_host(find_host()); "
                     f"from steer.bench.large_models import one_mode; one_mode({str(file)!r}, {free})")  # fmt: skip
             environment = {**os.environ, FLAGS: f"{os.environ.get(FLAGS, '')} {flags}"}
             command = [sys.executable, "-c", code]

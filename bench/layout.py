@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from ..demo.contact_sheet import contact_sheet
-from ..demo.metrics import aggregate, markdown_table, object_mask
-from ..demo.shapes import stock
-from ..demo.shapes.data import SIZE, caption, sample_scene
-from ..demo.shapes.reader import read_image, score
+from ..lab.demo.contact_sheet import contact_sheet
+from ..lab.models import stock
+from ..lab.world.data import SIZE, caption, sample_scene
+from ..lab.world.metrics import aggregate, markdown_table, object_mask
+from ..lab.world.reader import read_image, score
 from ..nodes.paint_with_words import SteerPaintWithWords, SteerRegion, SteerRegionsFromSegmentation
 from .host_run import encode_texts, guider_of, sample, to_bytes
 from .runner import FOLDER

@@ -19,11 +19,11 @@ from typing import NamedTuple
 import psutil
 from PIL import Image
 
-from ..demo.freeze import digest as picture_digest
-from ..demo.inputs import write_inputs
-from ..demo.metrics import markdown_table
-from ..demo.runner import load_workflow, workflow_names
-from ..demo.server import Client, Event, HostError, Server
+from ..lab.comfy.server import Client, Event, HostError, Server
+from ..lab.demo.runner import load_workflow, workflow_names
+from ..lab.freeze import digest as picture_digest
+from ..lab.world.inputs import write_inputs
+from ..lab.world.metrics import markdown_table
 
 SHORT = {"steps": 6, "inner_steps": 3, "refine": 2, "resamples": 2, "jump_length": 2, "samples": 4}
 VARIANTS, PROMPTS, ROUND, WAITING, SEED = 2, 100, 20, 3, 0

@@ -6,9 +6,9 @@ import time
 import comfy.samplers
 import torch
 
-from ..demo.metrics import aggregate, markdown_table, psnr
-from ..demo.shapes import stock
-from ..demo.shapes.data import caption, render, sample_scene
+from ..lab.models import stock
+from ..lab.world.data import caption, render, sample_scene
+from ..lab.world.metrics import aggregate, markdown_table, psnr
 from ..nodes._host_gradients import gradients
 from ..nodes._host_null_text import with_branches
 from ..nodes.inversion import SteerDDIMInversion

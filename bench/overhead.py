@@ -6,8 +6,8 @@ import time
 import comfy.samplers
 import torch
 
-from ..demo.metrics import markdown_table
-from ..demo.shapes import stock
+from ..lab.models import stock
+from ..lab.world.metrics import markdown_table
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.guidance import SteerCFGGuider
 from .host_run import encode_texts, guider_of, sample

@@ -7,7 +7,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.sparse.linalg import splu
 
-from ..demo.metrics import markdown_table
+from ..lab.world.metrics import markdown_table
 from ..pictures.poisson_blend import System, poisson_blend
 from .background import timed
 

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..demo.contact_sheet import contact_sheet
-from ..demo.metrics import aggregate, grown, iou, markdown_table, mse, object_mask, psnr
-from ..demo.shapes import stock
-from ..demo.shapes.data import BACKGROUNDS, COLORS, SHAPES, caption, render, sample_scene
-from ..demo.shapes.reader import read_image
+from ..lab.demo.contact_sheet import contact_sheet
+from ..lab.models import stock
+from ..lab.world.data import BACKGROUNDS, COLORS, SHAPES, caption, render, sample_scene
+from ..lab.world.metrics import aggregate, grown, iou, markdown_table, mse, object_mask, psnr
+from ..lab.world.reader import read_image
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.null_text import SteerNullText
 from ..nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider

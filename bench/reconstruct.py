@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import torch
 
-from ..demo.metrics import markdown_table
+from ..lab.world.metrics import markdown_table
 from ..nodes import _host_reconstruct
 from ..nodes._host_gradients import Differentiable
 from ..nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..demo.host import find_host, load_host
+from ..lab.comfy.find import find_host, load_host
 
 NAMES = (
     "attention_cost", "background", "diffedit", "gradient_cost", "gradient_guidance", "heatmaps", "inpainting",

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 
-from ..demo.diffusers_bridge import LATENT_SCALE, SCHEDULER
-from ..demo.diffusers_bridge import load as load_bridge
-from ..demo.metrics import attributes, markdown_table, mse
-from ..demo.shapes import stock
-from ..demo.shapes.data import caption, render, sample_scene
+from ..lab.models import stock
+from ..lab.models.shapes_unet.diffusers_bridge import LATENT_SCALE, SCHEDULER
+from ..lab.models.shapes_unet.diffusers_bridge import load as load_bridge
+from ..lab.world.data import caption, render, sample_scene
+from ..lab.world.metrics import attributes, markdown_table, mse
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.sdedit import SteerSDEditSigmas
 from .host_run import encode_texts, guider_of, in_turns, sample, to_bytes, with_pytorch_attention

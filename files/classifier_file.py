@@ -24,7 +24,7 @@ LAWS = {law.name: law.flow for law in (VARIANCE_EXPLODING, RECTIFIED_FLOW)}
 PRECISIONS = {"float16": (torch.float16, "F16"), "float32": (torch.float32, "F32")}
 MAX_BYTES = 2**30
 MAX_LABELS, MAX_LABEL, MAX_CHANNELS, MAX_WIDTH = 10_000, 200, 1024, 512
-ADVICE = "choose a file that `write_classifier` of this package wrote (demo/shapes/train_classifier.py shows how)"
+ADVICE = "choose a file that `write_classifier` of this package wrote (lab/models/classifier/train.py shows how)"
 
 
 def write_classifier(path: str | os.PathLike, classifier: Classifier, precision: str = "float16") -> None:

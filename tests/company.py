@@ -17,7 +17,8 @@ from comfy_extras.nodes_perpneg import Guider_PerpNeg, PerpNeg
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from safetensors.torch import save_file
 
-from ..demo.shapes import T2I_ADAPTER, stock
+from ..lab.models import stock
+from ..lab.weights import T2I_ADAPTER
 from ..nodes._host_attention import attention_sites
 from ..nodes.attention_maps import SteerCaptureAttention
 from ..nodes.gradient_guidance import SteerGradientGuider

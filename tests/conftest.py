@@ -17,11 +17,11 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS.parent))
 
-from demo.package import load_steer  # noqa: E402  the checkout is on the path only for this import
+from lab.package import load_steer  # noqa: E402  the checkout is on the path only for this import
 
 load_steer()
 
-from steer.demo.host import VARIABLE, find_host, gpu_there  # noqa: E402  importable only now
+from steer.lab.comfy.find import VARIABLE, find_host, gpu_there  # noqa: E402  importable only now
 
 REMEDY = "set COMFYUI_PATH to a ComfyUI checkout, or clone it to ~/comfy/ComfyUI"
 TIERS = ("host", "browser", "gpu")
@@ -75,8 +75,8 @@ class SkippedTest(pytest.Item):
 @pytest.fixture(scope="session")
 def server():
     """One running ComfyUI, with this checkout and the workflows' input pictures, for all tests that want it."""
-    from steer.demo.inputs import write_inputs
-    from steer.demo.server import Server
+    from steer.lab.comfy.server import Server
+    from steer.lab.world.inputs import write_inputs
 
     with Server() as running:
         write_inputs(running.input_folder)

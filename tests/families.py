@@ -23,7 +23,7 @@ import torch
 from comfy.ldm.wan.vae import WanVAE
 from torch import Tensor
 
-from ..demo.shapes_loader import UNET_CONFIG
+from ..lab.models.shapes_unet.loader import UNET_CONFIG
 from .host_run import encode, noise_of, random_kl, random_weights, tiny_flux, tiny_model
 
 WIDTH = 64  # of each text encoder

@@ -15,7 +15,7 @@ from comfy.ldm.flux.model import FluxParams
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
-from ..demo.shapes_loader import UNET_CONFIG
+from ..lab.models.shapes_unet.loader import UNET_CONFIG
 
 ON_GPU = not comfy.model_management.is_device_cpu(comfy.model_management.get_torch_device())
 """Where what autograd adds up comes in any order, so that the same gradient twice is the same up to rounding."""

@@ -11,10 +11,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from demo.package import load_steer  # noqa: E402
+from lab.package import load_steer  # noqa: E402
 
 load_steer()
-from steer.demo.host import find_host, load_host  # noqa: E402
+from steer.lab.comfy.find import find_host, load_host  # noqa: E402
 
 load_host(find_host())
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from steer.demo.blueprint_table import APPS, BLUEPRINTS, CHECKPOINT, inside_of, wires_in
-from steer.demo.package import ROOT
-from steer.demo.runner import load_workflow
+from steer.lab.demo.runner import load_workflow
+from steer.lab.docs.blueprint_table import APPS, BLUEPRINTS, CHECKPOINT, inside_of, wires_in
+from steer.lab.package import ROOT
 
 INPUT, OUTPUT = -10, -20  # the editor's ids for the two ends of a subgraph
 

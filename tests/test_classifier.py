@@ -1,4 +1,4 @@
-"""The classifier and its file; how well a trained one guides is measured in demo/shapes."""
+"""The classifier and its file; how well a trained one guides is measured in lab/models."""
 
 import json
 from dataclasses import replace

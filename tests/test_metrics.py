@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from steer.demo.metrics import aggregate, attributes, grown, iou, markdown_table, object_mask, psnr
-from steer.demo.shapes.data import SIZE, caption, render, scene_of
+from steer.lab.world.data import SIZE, caption, render, scene_of
+from steer.lab.world.metrics import aggregate, attributes, grown, iou, markdown_table, object_mask, psnr
 
 
 def test_psnr_is_the_textbook_formula():

@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from steer.demo.package import ROOT
-from steer.demo.runner import workflow_names
+from steer.lab.demo.runner import workflow_names
+from steer.lab.package import ROOT
 
 PAGES = [
     "README.md",

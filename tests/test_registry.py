@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 from PIL import Image
-from steer.demo.package import ROOT
+from steer.lab.package import ROOT
 
 tomllib = pytest.importorskip("tomllib", reason="Python 3.11's reader of TOML")
 USERS = {

@@ -2,8 +2,8 @@ import random
 
 import numpy as np
 import pytest
-from steer.demo.shapes import CHECKPOINT
-from steer.demo.shapes.data import (
+from steer.lab.weights import CHECKPOINT
+from steer.lab.world.data import (
     BACKGROUNDS,
     COLORS,
     RELATIONS,
@@ -15,8 +15,8 @@ from steer.demo.shapes.data import (
     sample_scene,
     scene_of,
 )
-from steer.demo.shapes.reader import read_image, score
-from steer.demo.shapes.vocabulary import END, IDS, START, token_ids
+from steer.lab.world.reader import read_image, score
+from steer.lab.world.vocabulary import END, IDS, START, token_ids
 
 
 def scenes(count, seed=0, two=None):

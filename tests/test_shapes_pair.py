@@ -4,8 +4,8 @@ import random
 
 import pytest
 import torch
-from steer.demo.shapes.data import caption, sample_scene, scene_of
-from steer.demo.shapes.pair_texts import NAMED, TOKENS, Text, draw, fields, rows, scene_fields, truth, variants
+from steer.lab.world.data import caption, sample_scene, scene_of
+from steer.lab.world.pair_texts import NAMED, TOKENS, Text, draw, fields, rows, scene_fields, truth, variants
 
 RED, BLUE = ("red", "circle"), ("blue", "star")
 

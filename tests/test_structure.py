@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from steer.demo.package import ROOT
+from steer.lab.package import ROOT
 
 STANDARD = set(sys.stdlib_module_names)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
-from steer.demo.runner import load_workflow, workflow_names
-from steer.demo.template_table import FLUX, MODELS, SDXL, TABLE, TOY
-from steer.demo.templates import EXAMPLES, is_front, prompt_of, saved, templates, undone
+from steer.lab.demo.runner import load_workflow, workflow_names
+from steer.lab.docs.template_table import FLUX, MODELS, SDXL, TABLE, TOY
+from steer.lab.docs.templates import EXAMPLES, is_front, prompt_of, saved, templates, undone
 
 PICTURES = EXAMPLES / "pictures"
 TITLE = 30  # pixels drawn above a node's position

@@ -6,13 +6,13 @@ from urllib.error import HTTPError
 
 import numpy as np
 import pytest
-from steer.demo.blueprint_table import APPS, BLUEPRINTS, CHECKPOINT, saver_of, specification, tooltips, wires_in
-from steer.demo.editor import Editor
-from steer.demo.inputs import write_inputs
-from steer.demo.package import ROOT
-from steer.demo.runner import load_workflow
-from steer.demo.server import Server
-from steer.demo.shapes import CHECKPOINT as SHAPES
+from steer.lab.comfy.editor import Editor
+from steer.lab.comfy.server import Server
+from steer.lab.demo.runner import load_workflow
+from steer.lab.docs.blueprint_table import APPS, BLUEPRINTS, CHECKPOINT, saver_of, specification, tooltips, wires_in
+from steer.lab.package import ROOT
+from steer.lab.weights import CHECKPOINT as SHAPES
+from steer.lab.world.inputs import write_inputs
 
 QUICK = {"steps": 12, "resamples": 2, "mask samples": 2, "pictures": 1}
 """In place of the API form's numbers: 12 is more than RePaint's jump length."""

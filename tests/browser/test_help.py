@@ -1,8 +1,8 @@
 """The help page in the editor's own panel: its picture is there."""
 
 import pytest
-from steer.demo.editor import Editor
-from steer.demo.runner import load_workflow
+from steer.lab.comfy.editor import Editor
+from steer.lab.demo.runner import load_workflow
 
 SELECT = """kind => {
     const { canvas, graph } = window.comfyAPI.app.app

@@ -1,8 +1,8 @@
 """The editor shows nodes in the user's language, from `locales/`."""
 
 import pytest
-from steer.demo.editor import Editor
-from steer.demo.locales import LANGUAGES, read
+from steer.lab.comfy.editor import Editor
+from steer.lab.docs.locales import LANGUAGES, read
 
 LANGUAGE = "language => window.comfyAPI.app.app.ui.settings.setSettingValueAsync('Comfy.Locale', language)"
 NODE = """() => {

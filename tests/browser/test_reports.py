@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from steer.demo.editor import Editor
-from steer.demo.runner import load_workflow
+from steer.lab.comfy.editor import Editor
+from steer.lab.demo.runner import load_workflow
 
 CFG_7 = """() => window.comfyAPI.app.app.graph.nodes.find(({ type }) => type === 'SteerCFGGuider')
     .widgets.find(({ name }) => name === 'cfg').value = 7"""

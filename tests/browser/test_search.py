@@ -1,7 +1,7 @@
 """The editor's search leads from the words that people type to the node."""
 
 import pytest
-from steer.demo.editor import Editor
+from steer.lab.comfy.editor import Editor
 
 WORDS = {
     "p2p": "Prompt Edit",

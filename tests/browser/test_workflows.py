@@ -1,10 +1,10 @@
 """The templates in the host's real editor: they open whole, queue their API form, and stay tidy after a run."""
 
 import pytest
-from steer.demo.editor import Editor
-from steer.demo.runner import PIXEL_INPUTS, load_workflow
-from steer.demo.template_table import MODELS, TOY
-from steer.demo.templates import COMPARE, SCALE, is_front, models_of, prompt_of, saved, templates, undone
+from steer.lab.comfy.editor import Editor
+from steer.lab.demo.runner import PIXEL_INPUTS, load_workflow
+from steer.lab.docs.template_table import MODELS, TOY
+from steer.lab.docs.templates import COMPARE, SCALE, is_front, models_of, prompt_of, saved, templates, undone
 from steer.tests.test_templates import bare, overlaps
 
 ALL = {each.name: each for each in templates()}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from steer.demo.host import find_host, gpu_there, load_host
+from steer.lab.comfy.find import find_host, gpu_there, load_host
 
 EXACT = ["--fp32-unet", "--fp32-vae", "--fp32-text-enc", "--deterministic", "--disable-dynamic-vram"]
 """A GPU computes in half precision and makes weights as layers run, unless told otherwise; so it is as a CPU is."""
@@ -28,7 +28,7 @@ def temporary_folder(tmp_path_factory):
 def shapes():
     """(model, clip, vae) of the shapes checkpoint, through the host's stock loader."""
     import torch
-    from steer.demo.shapes import stock
+    from steer.lab.models import stock
 
     with torch.inference_mode():
         return stock.load()

@@ -4,8 +4,8 @@ import re
 import subprocess
 import sys
 
-from steer.demo.package import ROOT
-from steer.demo.runner import load_workflow
+from steer.lab.demo.runner import load_workflow
+from steer.lab.package import ROOT
 
 OWN = {
     "http://127.0.0.1:8188": "{url}",

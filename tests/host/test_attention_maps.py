@@ -7,7 +7,7 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from steer.attention.attention_maps import heat
-from steer.demo.shapes import CHECKPOINT
+from steer.lab.weights import CHECKPOINT
 from steer.nodes._host_attention import tokenized
 from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, phrases_of
 from steer.nodes.guidance import SteerCFGGuider

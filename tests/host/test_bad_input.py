@@ -6,7 +6,7 @@ import comfy.samplers
 import pytest
 import torch
 from safetensors.torch import save_file
-from steer.demo.server import HostError
+from steer.lab.comfy.server import HostError
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.guidance import SteerCFGGuider

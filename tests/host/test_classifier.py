@@ -7,8 +7,8 @@ import comfy.samplers
 import folder_paths
 import pytest
 import torch
-from steer.demo.shapes import CLASSIFIER
 from steer.files.classifier_file import read_classifier, write_classifier
+from steer.lab.weights import CLASSIFIER
 from steer.nodes.classifier import SteerClassifierLoader, SteerClassifierLoss
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.samplers.classifier import Classifier, Network

@@ -7,8 +7,8 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
-from steer.demo.shapes import stock
-from steer.demo.shapes.data import render, scene_of
+from steer.lab.models import stock
+from steer.lab.world.data import render, scene_of
 from steer.nodes import _host_clip_guidance
 from steer.nodes.clip_guidance import SteerCLIPImageLoss, SteerCLIPTextLoss
 from steer.nodes.gradient_guidance import SteerGradientGuider

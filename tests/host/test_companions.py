@@ -10,8 +10,8 @@ import pytest
 import torch
 from comfy_extras import nodes_custom_sampler, nodes_sag
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
-from steer.demo.shapes import stock
-from steer.demo.shapes.data import caption, render, sample_scene
+from steer.lab.models import stock
+from steer.lab.world.data import caption, render, sample_scene
 from steer.nodes import _host_gradient_guidance, _host_prompt_to_prompt
 from steer.nodes._host_gradients import Differentiable
 from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention

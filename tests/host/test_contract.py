@@ -5,7 +5,7 @@ An addition at the end of a node's inputs goes into the snapshot; anything else 
 
 import json
 
-from steer.demo.package import ROOT
+from steer.lab.package import ROOT
 from steer.nodes import METHODS
 
 SNAPSHOT = ROOT / "tests" / "host" / "contract.json"

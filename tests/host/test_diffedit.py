@@ -8,8 +8,8 @@ import nodes
 import numpy as np
 import pytest
 import torch
-from steer.demo.metrics import iou
-from steer.demo.shapes.data import caption, render, sample_scene, scene_of
+from steer.lab.world.data import caption, render, sample_scene, scene_of
+from steer.lab.world.metrics import iou
 from steer.nodes.diffedit import SteerDiffEditMask
 from steer.tests.host_run import (
     EPS,

@@ -5,8 +5,8 @@ import torch
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install -r requirements-dev.txt")
 pytest.importorskip("transformers", reason="transformers is not installed: pip install -r requirements-dev.txt")
 
-from steer.demo.diffusers_bridge import load  # noqa: E402  needs what was just looked for
-from steer.demo.shapes.check import SHEET, Stock  # noqa: E402
+from steer.lab.models.shapes_unet.check import SHEET, Stock  # noqa: E402
+from steer.lab.models.shapes_unet.diffusers_bridge import load  # noqa: E402  needs what was just looked for
 
 TOLERANCE = 1e-4
 

@@ -13,9 +13,9 @@ import nodes
 import pytest
 import torch
 from steer.attention.core import Site
-from steer.demo.package import ROOT
-from steer.demo.shapes import stock
 from steer.files.classifier_file import write_classifier
+from steer.lab.models import stock
+from steer.lab.package import ROOT
 from steer.nodes import METHODS
 from steer.nodes._host import noise_law
 from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, SteerInjectAttention

@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 
-from steer.demo.host import FLAGS
-from steer.demo.package import ROOT
+from steer.lab.comfy.find import FLAGS
+from steer.lab.package import ROOT
 
 CODE = """
-from demo.package import load_steer; load_steer()
-from steer.demo.host import find_host, load_host
+from lab.package import load_steer; load_steer()
+from steer.lab.comfy.find import find_host, load_host
 load_host(find_host(), ["--fp32-vae"])
 from comfy.cli_args import args
 import sys

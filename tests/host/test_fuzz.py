@@ -19,12 +19,13 @@ import folder_paths
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
-from steer.demo.package import ROOT
-from steer.demo.runner import WORKFLOWS, load_workflow
-from steer.demo.server import HostError
-from steer.demo.shapes import CLASSIFIER, stock
 from steer.files import inversion_file
 from steer.files.classifier_file import read_classifier
+from steer.lab.comfy.server import HostError
+from steer.lab.demo.runner import WORKFLOWS, load_workflow
+from steer.lab.models import stock
+from steer.lab.package import ROOT
+from steer.lab.weights import CLASSIFIER
 from steer.nodes._host_prompt_to_prompt import PromptToPromptGuider
 from steer.nodes.classifier import FOLDER
 from steer.nodes.gradient_guidance import SteerGradientGuider

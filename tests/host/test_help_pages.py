@@ -4,7 +4,7 @@ import re
 
 import pytest
 from PIL import Image
-from steer.demo.package import ROOT
+from steer.lab.package import ROOT
 from steer.nodes import METHODS
 
 DOCS, TEMPLATES = ROOT / "web" / "docs", ROOT / "example_workflows"

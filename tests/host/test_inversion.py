@@ -7,7 +7,7 @@ import latent_preview
 import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
-from steer.demo.shapes.data import caption, render, sample_scene, scene_of
+from steer.lab.world.data import caption, render, sample_scene, scene_of
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider

@@ -11,8 +11,8 @@ import folder_paths
 import nodes
 import pytest
 import torch
-from steer.demo.package import ROOT
 from steer.files import inversion_file
+from steer.lab.package import ROOT
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.inversion_file import SteerLoadInversion, SteerSaveInversion, inversion_files
 from steer.nodes.null_text import SteerNullText

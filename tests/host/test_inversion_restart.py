@@ -3,9 +3,9 @@
 import shutil
 
 import numpy as np
-from steer.demo.inputs import write_inputs
-from steer.demo.runner import load_workflow
-from steer.demo.server import Server
+from steer.lab.comfy.server import Server
+from steer.lab.demo.runner import load_workflow
+from steer.lab.world.inputs import write_inputs
 
 
 def node_of(prompt, kind):

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 from comfy_api.latest import io
-from steer.demo import locales
-from steer.demo.locales import FOLDERS, LANGUAGES, english, flat, read
-from steer.demo.package import ROOT
+from steer.lab.docs import locales
+from steer.lab.docs.locales import FOLDERS, LANGUAGES, english, flat, read
+from steer.lab.package import ROOT
 from steer.nodes import METHODS
 
 FILES = ("nodeDefs.json", "main.json")
@@ -17,7 +17,9 @@ KEPT = re.compile(r"`[^`]*`|%\w+%|\[\w+\]|\d+(?:\.\d+)?|\w+_\w+", re.ASCII)
 
 @pytest.mark.parametrize("file", FILES)
 def test_english_is_what_the_schemas_say(file):
-    assert flat(read("en", file)) == flat(english()[file]), "run `python -m demo.locales`, then translate what it lists"
+    assert flat(read("en", file)) == flat(english()[file]), (
+        "run `python -m lab.docs.locales`, then translate what it lists"
+    )
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

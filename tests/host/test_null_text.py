@@ -11,9 +11,9 @@ import node_helpers
 import nodes
 import pytest
 import torch
-from steer.demo.metrics import psnr
-from steer.demo.shapes import stock
-from steer.demo.shapes.data import render, scene_of
+from steer.lab.models import stock
+from steer.lab.world.data import render, scene_of
+from steer.lab.world.metrics import psnr
 from steer.nodes._host import noise_law
 from steer.nodes._host_null_text import with_branches
 from steer.nodes.null_text import SteerNullText, report, windows

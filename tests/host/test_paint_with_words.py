@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from steer.attention.paint_with_words import LARGEST_RATIO
-from steer.demo.shapes.reader import read_image
+from steer.lab.world.reader import read_image
 from steer.nodes._host_attention import attention_sites
 from steer.nodes.attention_maps import SteerCaptureAttention
 from steer.nodes.guidance import SteerCFGGuider

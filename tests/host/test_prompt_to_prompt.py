@@ -14,7 +14,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
-from steer.demo.shapes.data import caption, render, sample_scene
+from steer.lab.world.data import caption, render, sample_scene
 from steer.nodes._host_attention import HALF, attention_sites
 from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler

@@ -10,8 +10,8 @@ import pytest
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from comfy.pixel_space_convert import PixelspaceConversionVAE
-from steer.demo.inputs import photo
-from steer.demo.metrics import psnr
+from steer.lab.world.inputs import photo
+from steer.lab.world.metrics import psnr
 from steer.nodes import _host_reconstruct
 from steer.nodes._host_clip_guidance import decoded
 from steer.nodes._host_gradients import Differentiable, gradients

@@ -11,8 +11,8 @@ from functools import cache, cached_property
 import comfy.samplers
 import pytest
 import torch
-from steer.demo.package import ROOT
-from steer.demo.shapes import stock
+from steer.lab.models import stock
+from steer.lab.package import ROOT
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 
 import pytest
 from PIL import Image, ImageDraw
-from steer.demo.package import ROOT
-from steer.demo.server import Server
+from steer.lab.comfy.server import Server
+from steer.lab.package import ROOT
 
 pytestmark = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install ray")
 ADDRESSES = '["http://127.0.0.1:8188", "http://127.0.0.1:8189"]'

@@ -9,17 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from steer.demo.package import ROOT
-from steer.demo.runner import load_workflow
-from steer.demo.server import HostError, Server
+from steer.lab.comfy.server import HostError, Server
+from steer.lab.demo.runner import load_workflow
+from steer.lab.package import ROOT
 
 EMPTY_PICTURE = {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 2, "color": 255}}
 STARTED_AND_KILLED = """
 import signal; signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
 import sys; sys.path.insert(0, {root!r})
-from demo.package import load_steer
+from lab.package import load_steer
 load_steer()
-from steer.demo.server import Server
+from steer.lab.comfy.server import Server
 import time
 with Server() as server:
     print(server.process.pid, flush=True)

@@ -1,9 +1,9 @@
 import comfy.supported_models
 import pytest
-from steer.demo import shapes_loader
-from steer.demo.metrics import attributes
-from steer.demo.shapes.check import SHEET, Stock
-from steer.demo.shapes.vocabulary import token_ids
+from steer.lab import models
+from steer.lab.models.shapes_unet.check import SHEET, Stock
+from steer.lab.world.metrics import attributes
+from steer.lab.world.vocabulary import token_ids
 
 CAPTIONS = SHEET[:6] + SHEET[8:10]
 
@@ -26,7 +26,7 @@ def test_stock_loader_makes_the_model(stock):
 
 def test_registering_again_changes_nothing():
     before = list(comfy.supported_models.models)
-    shapes_loader.register()
+    models.register()
     assert comfy.supported_models.models == before
 
 

@@ -7,12 +7,12 @@ import comfy.clip_vision
 import comfy.sd
 import pytest
 import torch
-from steer.demo import shapes_loader
-from steer.demo.shapes import stock
-from steer.demo.shapes.data import sample_scene
-from steer.demo.shapes.pair_pictures import renders
-from steer.demo.shapes.pair_texts import NAMED
-from steer.demo.shapes_loader import clip_pair
+from steer.lab import models
+from steer.lab.models import stock
+from steer.lab.models.clip import loader
+from steer.lab.models.clip.pictures import renders
+from steer.lab.world.data import sample_scene
+from steer.lab.world.pair_texts import NAMED
 
 LOADERS = [(comfy.sd, "load_text_encoder_state_dicts"), (comfy.clip_vision, "load_clipvision_from_sd")]
 
@@ -34,7 +34,7 @@ def see(vision, scenes):
 def test_towers_are_in_one_space(pair):
     clip, vision = pair
     scene = sample_scene(random.Random(0), two=False)
-    assert read(clip, "a red circle").shape == see(vision, [scene]).shape == (1, clip_pair.JOINT)
+    assert read(clip, "a red circle").shape == see(vision, [scene]).shape == (1, loader.JOINT)
 
 
 def test_text_is_projected(pair):
@@ -72,8 +72,8 @@ def test_whole_captions_are_told_apart_from_false_ones(pair):
 @pytest.mark.parametrize(("module", "name"), LOADERS)
 def test_registering_again_changes_nothing(module, name):
     before = getattr(module, name)
-    shapes_loader.register()
-    spec = importlib.util.spec_from_file_location("another_name", clip_pair.__file__)
+    models.register()
+    spec = importlib.util.spec_from_file_location("another_name", loader.__file__)
     copy = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(copy)
     copy.register()
@@ -98,17 +98,17 @@ def test_other_files_go_on_as_they_came(monkeypatch, state):
 
     for (module, name), stand_in in zip(LOADERS, (host, host_vision), strict=True):
         monkeypatch.setattr(module, name, stand_in)
-    clip_pair.register()
+    loader.register()
     states, options = [state], {"dtype": torch.float16}
     got = comfy.sd.load_text_encoder_state_dicts(states, "here", clip_type=1, model_options=options)
     assert got[0] is states and got[1:3] == ("here", 1) and got[3] is options
     got = comfy.clip_vision.load_clipvision_from_sd(state, "visual.", convert_keys=True)
     assert got[0] is state and got[1:] == ("visual.", True)
-    two = [{clip_pair.TEXT_MARK[0]: torch.zeros(clip_pair.TEXT_MARK[1])}, {}]
+    two = [{loader.TEXT_MARK[0]: torch.zeros(loader.TEXT_MARK[1])}, {}]
     assert comfy.sd.load_text_encoder_state_dicts(two, model_options=options)[3] is options
 
 
 def test_incomplete_vision_tower_is_named():
-    state = {clip_pair.VISION_MARK[0]: torch.zeros(clip_pair.VISION_MARK[1])}
+    state = {loader.VISION_MARK[0]: torch.zeros(loader.VISION_MARK[1])}
     with pytest.raises(ValueError, match="lacks vision_model.*train it again"):
         comfy.clip_vision.load_clipvision_from_sd(state)

@@ -6,11 +6,9 @@ import comfy.controlnet
 import pytest
 import torch
 from safetensors.torch import load_file
-from steer.demo import shapes_loader
-from steer.demo.runner import companions, load_workflow, main
-from steer.demo.shapes import CHECKPOINT, CONTROLNET, INPAINTING_ADDITIONS, LORA, T2I_ADAPTER
-from steer.demo.shapes.check import Stock
-from steer.demo.shapes.check_companions import (
+from steer.lab import models
+from steer.lab.demo.runner import companions, load_workflow, main
+from steer.lab.models.check_companions import (
     completed,
     hollow_pictures,
     hollow_score,
@@ -18,12 +16,14 @@ from steer.demo.shapes.check_companions import (
     told_pictures,
     told_score,
 )
-from steer.demo.shapes.control_pictures import outlines, silhouettes
-from steer.demo.shapes.data import caption, sample_scene
-from steer.demo.shapes.inpainting import FIRST, UNET, merged, write_checkpoint
-from steer.demo.shapes.low_rank import kohya_key
-from steer.demo.shapes.stock import with_lora
-from steer.demo.shapes_loader import t2i_adapter
+from steer.lab.models.inpainting.checkpoint import FIRST, UNET, merged, write_checkpoint
+from steer.lab.models.low_rank import kohya_key
+from steer.lab.models.shapes_unet.check import Stock
+from steer.lab.models.stock import with_lora
+from steer.lab.models.t2i_adapter import loader
+from steer.lab.weights import CHECKPOINT, CONTROLNET, INPAINTING_ADDITIONS, LORA, T2I_ADAPTER
+from steer.lab.world.control_pictures import outlines, silhouettes
+from steer.lab.world.data import caption, sample_scene
 
 COUNT, STEPS = 8, 10
 
@@ -95,7 +95,7 @@ def test_merging_changes_what_the_file_has_additions_to():
 
 def test_other_adapters_go_on_to_the_host_as_they_came(monkeypatch):
     monkeypatch.setattr(comfy.controlnet, "load_t2i_adapter", lambda state, model_options: (state, model_options))
-    t2i_adapter.register()
+    loader.register()
     state, options = {"conv_in.weight": torch.zeros(320, 64, 3, 3)}, {}
     got = comfy.controlnet.load_t2i_adapter(state, model_options=options)
     assert got[0] is state and got[1] is options
@@ -103,7 +103,7 @@ def test_other_adapters_go_on_to_the_host_as_they_came(monkeypatch):
 
 def test_registering_again_changes_nothing():
     before = comfy.controlnet.load_t2i_adapter
-    shapes_loader.register()
+    models.register()
     assert comfy.controlnet.load_t2i_adapter is before
 
 

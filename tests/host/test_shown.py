@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from latent_preview import Latent2RGBPreviewer
 from steer.attention.paint_with_words import Region
-from steer.demo.server import HostError
+from steer.lab.comfy.server import HostError
 from steer.nodes import METHODS
 from steer.nodes._host_shown import latent_picture
 from steer.nodes._schema import PICTURES

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from steer.demo.shapes_loader import UNET_CONFIG
+from steer.lab.models.shapes_unet.loader import UNET_CONFIG
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.diffedit import SteerDiffEditMask
 from steer.nodes.guidance import SteerCFGGuider

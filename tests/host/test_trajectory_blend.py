@@ -4,7 +4,7 @@ import comfy.model_management as management
 import comfy.samplers
 import pytest
 import torch
-from steer.demo.shapes.data import caption, render, scene_of
+from steer.lab.world.data import caption, render, scene_of
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.repaint import SteerRePaintSampler

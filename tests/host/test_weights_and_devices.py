@@ -14,8 +14,8 @@ import folder_paths
 import nodes
 import pytest
 import torch
-from steer.demo.shapes import CHECKPOINT, CLASSIFIER
-from steer.demo.shapes.data import render, sample_scene
+from steer.lab.weights import CHECKPOINT, CLASSIFIER
+from steer.lab.world.data import render, sample_scene
 from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.classifier import SteerClassifierLoader, SteerClassifierLoss

@@ -7,7 +7,7 @@ import comfy.model_patcher
 import comfy.samplers
 import pytest
 import torch
-from steer.demo.shapes import stock
+from steer.lab.models import stock
 from steer.nodes import METHODS
 from steer.nodes._host_wires import KINDS
 from steer.nodes.attention_maps import SteerCaptureAttention

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from steer.demo.runner import load_workflow, workflow_names
+from steer.lab.demo.runner import load_workflow, workflow_names
 
 
 @pytest.mark.parametrize("name", workflow_names())

@@ -1,0 +1,1 @@
+"""The demo: every example workflow run headless, its pictures, and one sheet of them."""

@@ -1,0 +1,1 @@
+"""What writes the templates, blueprints, translations and pictures of the documents."""

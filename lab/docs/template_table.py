@@ -1,0 +1,807 @@
+"""The table of the templates: what each swaps of its API form, what it says, and where its models are.
+
+Read by `lab.docs.templates`.
+"""
+
+from dataclasses import dataclass, field
+
+from ..weights import CHECKPOINT
+
+Wire = list  # [node id, output number]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of checkpoint: what it is called, its file, the side of its pictures, what it wants of some nodes."""
+
+    name: str
+    checkpoint: str
+    size: int
+    inputs: dict[str, dict] = field(default_factory=dict)
+    """By node class, in place of the template's own."""
+    hint: str = ""
+
+
+SD15 = Family("SD1.5", "v1-5-pruned-emaonly-fp16.safetensors", 512)
+SDXL = Family("SDXL", "sd_xl_base_1.0.safetensors", 1024)
+FLUX = Family(
+    "Flux",
+    "flux1-dev-fp8.safetensors",
+    1024,
+    {
+        "SteerCFGGuider": {"cfg": 1.0},
+        "BasicScheduler": {"scheduler": "simple"},
+        "SteerSDEditSigmas": {"scheduler": "simple"},
+    },
+    " Flux has its guidance built in, so *cfg* stays at 1, and there the negative prompt does nothing.",
+)
+TOY = Family("the shapes checkpoint", CHECKPOINT.name, 128)
+
+MODELS = {
+    SD15.checkpoint: (
+        "Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",
+        "checkpoints",
+    ),
+    SDXL.checkpoint: (
+        "stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors",
+        "checkpoints",
+    ),
+    FLUX.checkpoint: ("Comfy-Org/flux1-dev/resolve/main/flux1-dev-fp8.safetensors", "checkpoints"),
+    "512-inpainting-ema.safetensors": (
+        "Comfy-Org/stable_diffusion_2.1_repackaged/resolve/main/512-inpainting-ema.safetensors",
+        "checkpoints",
+    ),
+    "clip_vision_g.safetensors": ("comfyanonymous/clip_vision_g/resolve/main/clip_vision_g.safetensors", "clip_vision"),
+    "clip_g.safetensors": (
+        "Comfy-Org/stable-diffusion-3.5-fp8/resolve/main/text_encoders/clip_g.safetensors",
+        "text_encoders",
+    ),
+    "control_v11p_sd15_scribble_fp16.safetensors": (
+        "comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/control_v11p_sd15_scribble_fp16.safetensors",
+        "controlnet",
+    ),
+    # with the ending that the editor knows: of this file's kind it offers this one alone
+    "t2iadapter_depth_sd14v1.pth": (
+        "TencentARC/T2I-Adapter/resolve/main/models/t2iadapter_depth_sd14v1.pth?download=true",
+        "controlnet",
+    ),
+    "blindbox_v1_mix.safetensors": (
+        "https://civitai.com/api/download/models/32988?type=Model&format=SafeTensor&size=full&fp=fp16",
+        "loras",
+    ),
+}
+"""Where the models are that the editor offers to download: the path at Hugging Face or a whole address, the folder."""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """Before, if anything, and after, and what changed: files of lab/output, or inputs of the demo by their name."""
+
+    before: str
+    after: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Template:
+    """What users see of a workflow.
+
+    `what`, `load`, `describe`, `knobs` are its note; `main` the node whose help page that links to; `swaps` the inputs
+    that differ from the API form, by node; `titles` what stands behind the names of nodes, where the API form's title
+    does not fit; `compare` the wires of the picture before and after.
+    """
+
+    name: str
+    api: str
+    what: str
+    load: str
+    describe: str
+    knobs: tuple[str, ...]
+    main: str
+    swaps: dict[str, dict]
+    titles: dict[str, str]
+    thumbnail: Thumbnail
+    compare: tuple[Wire, Wire] | None = None
+    family: Family = SD15
+    editions: tuple[Family, ...] = ()
+    classes: dict[str, str] = field(default_factory=dict)
+    """Other classes of nodes than the API form's; such a node has just the inputs in `swaps`."""
+
+    @property
+    def heading(self) -> str:
+        """The name without its number and without what stands in brackets."""
+        return self.name.split(" - ")[1].split(" (")[0]
+
+    def of(self, family: Family) -> "Template":
+        """The edition for another kind of checkpoint."""
+        return Template(**{**self.__dict__, "name": f"{self.name}, {family.name}", "family": family, "editions": ()})
+
+
+PHOTO = "your picture in *Load Image*. Any size will do, it is scaled."
+HOLE = (
+    "your picture in *Load Image*, then right-click it, *Open in MaskEditor*, and paint over what is to be filled. "
+    "The example has a hole already."
+)
+P2P = ("*self_end*: the shape does not change? Lower it to 0.2. Too much changes? Raise it to 0.6.",)
+STRENGTH = "*strength*: how far from the picture, 0 to 1. More follows the prompt, less keeps the picture."
+CFG = "*cfg*: higher follows the prompt more closely, up to about 10."
+REFINE = "*refine*: more makes the inversion more exact, and slower. What it came to is shown in *DDIM Inversion*."
+
+CAT, TIGER = "a photo of a cat", "a photo of a tiger"
+COFFEE = "a red cup of coffee on a wooden table"
+STRAWBERRIES = "a red cup full of strawberries on a wooden table"
+CLIP_TOWERS = {"text": {"clip_name": "clip_g.safetensors"}, "vision": {"clip_name": "clip_vision_g.safetensors"}}
+
+TABLE: tuple[Template, ...] = (
+    Template(
+        "Steer 01 - Edit a photo by words (Prompt-to-Prompt)",
+        "prompt_to_prompt_inversion",
+        "Change a word of what a photo shows: the cat becomes a tiger, everything else stays as it is. The photo is "
+        "turned back into noise first (DDIM Inversion), then drawn again with both prompts side by side.",
+        PHOTO,
+        "in *Prompt Edit*, `source` says what the photo shows, `target` is the same sentence with your change.",
+        (
+            *P2P,
+            "*cross_end*: does the edit drift from the photo? Raise it to 0.9. Does the new word not show? Lower it "
+            "to 0.5.",
+        ),
+        "SteerPromptToPromptGuider",
+        {"2": {"source": CAT, "target": TIGER}, "4": {"image": "steer_cat.webp"}},
+        {"15": "the edit", "16": "the photo given back", "13": "the edit", "14": "the photo given back"},
+        Thumbnail("prompt_to_prompt_inversion_2", "prompt_to_prompt_inversion_1", "red > blue"),
+        (["4", 0], ["13", 0]),
+        editions=(SDXL,),
+    ),
+    Template(
+        "Steer 02 - Edit a generated picture by words (Prompt-to-Prompt)",
+        "prompt_to_prompt",
+        "Draw a picture, and the same picture with a word changed: apples become oranges in the same basket.",
+        "only the checkpoint; the picture is drawn from its prompt.",
+        "in *Prompt Edit*, `source` is the picture's prompt, `target` the same sentence with your change.",
+        (*P2P, "*noise_seed*: another picture."),
+        "SteerPromptEdit",
+        {
+            "2": {"source": "a basket full of apples on a table", "target": "a basket full of oranges on a table"},
+            "4": {"cfg": 7.5},
+        },
+        {"11": "the edit", "12": "the source", "13": "the edit", "14": "the source"},
+        Thumbnail("prompt_to_prompt_2", "prompt_to_prompt_1", "red > blue"),
+        (["12", 0], ["11", 0]),
+    ),
+    Template(
+        "Steer 03 - Inpaint (RePaint)",
+        "repaint",
+        "Fill a hole in a picture with what a prompt says, so that it fits what is around it.",
+        HOLE,
+        "in *Positive prompt*, what the whole picture is to show, not only the hole.",
+        (
+            "*resamples*: 1 is quick and fits worse, 10 as published. The time grows with it.",
+            CFG,
+        ),
+        "SteerRePaintSampler",
+        {"2": {"text": STRAWBERRIES}, "4": {"cfg": 7.5}, "5": {"image": "steer_coffee_hole.webp"}},
+        {"13": "the filled picture"},
+        Thumbnail("inpaint", "repaint_1", "fill the hole"),
+        (["5", 0], ["12", 0]),
+        editions=(SDXL, FLUX),
+    ),
+    Template(
+        "Steer 04 - Outpaint (RePaint)",
+        "outpainting",
+        "Add to a picture at its sides: what is new goes on from what is there.",
+        PHOTO,
+        "in *Positive prompt*, what the whole picture is to show; in *Pad Image for Outpainting*, how many pixels each "
+        "side gets.",
+        (
+            "*feathering*: the width of the seam. Wider hides it better and draws more of the picture anew.",
+            "*resamples*: 1 is quick and fits worse, 10 as published.",
+        ),
+        "SteerRePaintSampler",
+        {
+            "2": {"text": "a rocket on its launch pad at dusk"},
+            "4": {"cfg": 7.5},
+            "5": {"image": "steer_rocket.webp"},
+        },
+        {"14": "the wider picture", "6": "to the right"},
+        Thumbnail("outpaint", "outpainting_1", "wider"),
+        (["6", 0], ["13", 0]),
+        editions=(SDXL, FLUX),
+    ),
+    Template(
+        "Steer 05 - Find and replace (DiffEdit)",
+        "diffedit",
+        "Replace one thing in a photo without painting a mask: the mask is found from where two prompts disagree. "
+        "Outside it the photo stays.",
+        PHOTO,
+        "the first prompt says what the photo shows, the second what it is to show.",
+        (
+            "*threshold* of *DiffEdit Mask*: does the mask take in too much? Raise it. Is something missing? Lower it.",
+            "*strength*: how far the found part may change, 0.6 to 1.",
+        ),
+        "SteerDiffEditMask",
+        {
+            "2": {"text": "a photo of an astronaut in an orange suit"},
+            "3": {"text": "a photo of an astronaut in a blue suit"},
+            "5": {"image": "steer_astronaut.webp"},
+            "13": {"cfg": 5.0},
+        },
+        {"18": "the edit", "19": "where the prompts disagree", "21": "the mask, white is edited"},
+        Thumbnail("photo", "diffedit_1", "yellow > green"),
+        (["5", 0], ["17", 0]),
+        editions=(SDXL,),
+    ),
+    Template(
+        "Steer 06 - Redraw, image to image (SDEdit)",
+        "sdedit",
+        "Turn strokes or a photo into a picture of what a prompt says. Three strengths side by side: from close to "
+        "what "
+        "was painted to only its layout.",
+        "a painting or a photo in *Load Image*. Any size will do, it is scaled.",
+        "in *Positive prompt*, what the strokes are meant to be.",
+        (STRENGTH, "*noise_seed*: another picture from the same strokes."),
+        "SteerSDEditSigmas",
+        {
+            "2": {"text": "a photo of a cottage with a red roof on a green meadow"},
+            "4": {"cfg": 7.5},
+            "5": {"image": "steer_strokes.webp"},
+            "9": {"strength": 0.4, "steps": 30},
+            "13": {"strength": 0.6, "steps": 30},
+            "17": {"strength": 0.8, "steps": 30},
+        },
+        {
+            "5": "the strokes",
+            "9": "close",
+            "10": "close",
+            "12": "close to the strokes",
+            "13": "between",
+            "14": "between",
+            "16": "between",
+            "17": "free",
+            "18": "free",
+            "20": "only the layout",
+        },
+        Thumbnail("strokes", "sdedit_2", "strength 0.5"),
+        (["5", 0], ["15", 0]),
+        editions=(SDXL, FLUX),
+    ),
+    Template(
+        "Steer 07 - Place words, regional prompt (Paint with Words)",
+        "paint_with_words",
+        "Say where in the picture each thing is: paint its place in a colour.",
+        "paint in *Painter*: a colour for each thing, on white. Painting needs Nodes 2.0 (in the ComfyUI menu); "
+        "without it there is the template *from a colour map*.",
+        "in *Regions from Segmentation*, a line for each colour with words of the prompt; in *Paint with Words*, the "
+        "prompt.",
+        (
+            "*weight*: a thing is not in its place? Raise it to 0.6. The picture is spoilt? Lower it to 0.2.",
+            "*strength*, behind the words (`#e6194b: cat @ 2`): pulls one thing more than another.",
+        ),
+        "SteerPaintWithWords",
+        {
+            "2": {"mask": "steer_map.png [input]", "width": 512, "height": 512, "bg_color": "#ffffff"},
+            "3": {"legend": "#e6194b: cat\n#4363d8: dog"},
+            "4": {"text": "a photo of a cat and a dog sitting on the grass"},
+            "6": {"cfg": 7.5},
+            "7": {"batch_size": 2},
+        },
+        {"2": "paint the places", "13": "the picture"},
+        Thumbnail("segmentation", "paint_with_words_1", "paint the places"),
+        classes={"2": "Painter"},
+    ),
+    Template(
+        "Steer 08 - See where each word is (attention heatmap)",
+        "attention_maps",
+        "See which word of a prompt painted which part of the picture, then draw it again with a word changed while it "
+        "attends to the same places.",
+        "only the checkpoint; the picture is drawn from its prompt.",
+        "in *Prompt Edit*, the prompt and its change; in *Attention Heatmap*, the same prompt and the words to look "
+        "at.",
+        (
+            "*words*: separated by commas, words next to each other together (`red car`).",
+            "*self_end* of *Inject Attention*: does the shape not change? Lower it to 0.2.",
+        ),
+        "SteerAttentionHeatmap",
+        {
+            "2": {
+                "source": "a red car next to a green tree",
+                "target": "a blue car next to a green tree",
+            },
+            "4": {"cfg": 7.5},
+            "11": {"text": "a red car next to a green tree", "words": "red car, green tree"},
+            "14": {"cfg": 7.5},
+        },
+        {"12": "where each word is", "17": "the edit"},
+        Thumbnail("", "attention_maps_1", "red circle, blue star"),
+        (["10", 0], ["16", 0]),
+    ),
+    Template(
+        "Steer 09 - Follow a text with CLIP guidance",
+        "clip_guidance",
+        "Draw a picture from a prompt, and pull it towards a second text with CLIP while it is drawn.",
+        "the checkpoint and the two halves of CLIP; they must belong together, as these do.",
+        "in *Prompt*, the picture; in *CLIP Text Loss*, what it is to come close to.",
+        (
+            "*scale*: how hard CLIP pulls. Raise it until the text shows, lower it when the picture breaks up.",
+            "*cutouts*: more is steadier and slower.",
+        ),
+        "SteerCLIPTextLoss",
+        {
+            "2": {"text": "a landscape with a lake"},
+            "4": {"cfg": 5.0},
+            "5": CLIP_TOWERS["text"],
+            "6": CLIP_TOWERS["vision"],
+            "7": {"text": "an oil painting of a stormy sea", "cutouts": 8, "smallest_cutout": 0.5},
+            "8": {"scale": 300.0},
+            "9": {"batch_size": 1},
+        },
+        {"15": "with CLIP guidance", "18": "without"},
+        Thumbnail("clip_guidance_3", "clip_guidance_1", "+ a green star"),
+        (["17", 0], ["14", 0]),
+    ),
+    Template(
+        "Steer 10 - Keep the background of an edit",
+        "background",
+        "An edit changes the background too, if only a little: every picture goes through the VAE. Four ways to get it "
+        "back, side by side. *Stitch* and *Poisson Blend* are quick and work on pixels; the other two fit the latent "
+        "or "
+        "the decoder to the photo.",
+        PHOTO,
+        "in *Positive prompt*, what the edited part is to show; the mask is the rectangle of the two *Solid Mask*.",
+        (
+            "*feather* of *Stitch*: the width of the soft rim; below 0 it lies inside the mask.",
+            "*steps* of *Reconstruct Background*: more comes closer to the photo, and takes longer.",
+        ),
+        "SteerStitch",
+        {
+            "2": {"text": STRAWBERRIES},
+            "4": {"cfg": 7.5},
+            "5": {"image": "steer_coffee.webp"},
+            "8": {"width": 344, "height": 328},
+            "9": {"x": 88, "y": 0},
+        },
+        {
+            "22": "the edit as it decodes",
+            "23": "stitched",
+            "24": "Poisson blended",
+            "25": "the latent fitted",
+            "26": "the decoder fitted",
+        },
+        Thumbnail("photo", "background_2", "heart > circle"),
+        (["5", 0], ["17", 0]),
+    ),
+    Template(
+        "Steer 11 - Negative prompt and guidance interval (CFG)",
+        "text_to_image",
+        "Draw a picture from a prompt, away from a negative prompt, with guidance only in part of the run: more "
+        "natural "
+        "colours, and less time.",
+        "only the checkpoint.",
+        "in *Positive prompt*, what to show; in *Negative prompt*, what to avoid.",
+        (
+            CFG,
+            "*end_percent*: where guidance ends. 1 guides to the end; at 0.7 the last third costs half the time.",
+        ),
+        "SteerCFGGuider",
+        {
+            "2": {"text": "a photo of an astronaut riding a horse"},
+            "3": {"text": "blurry, low quality"},
+            "4": {"cfg": 7.5},
+            "5": {"batch_size": 2},
+        },
+        {"11": "the picture"},
+        Thumbnail("text_to_image_2", "text_to_image_1", "two seeds"),
+    ),
+    Template(
+        "Steer 12 - Invert a photo and get it back (DDIM inversion)",
+        "inversion",
+        "Find the noise that a photo comes from, and draw the photo from it again. Every edit of a photo starts "
+        "here: if "
+        "it does not come back, an edit cannot keep it.",
+        PHOTO,
+        "in *Prompt of the picture*, what the photo shows.",
+        (REFINE, "*steps*: more makes the inversion more exact, and slower."),
+        "SteerDDIMInversion",
+        {"2": {"text": CAT}, "4": {"image": "steer_cat.webp"}},
+        {"12": "the photo given back"},
+        Thumbnail("photo", "inversion_1", "there and back"),
+        (["4", 0], ["11", 0]),
+    ),
+    Template(
+        "Steer 07 - Place words, regional prompt (Paint with Words), from a colour map",
+        "paint_with_words",
+        "Say where in the picture each thing is, with a picture that has a colour for each thing.",
+        "a map of plain colours in *Load Image*, drawn in any program.",
+        "in *Regions from Segmentation*, a line for each colour with words of the prompt; in *Paint with Words*, the "
+        "prompt.",
+        (
+            "*weight*: a thing is not in its place? Raise it to 0.6. The picture is spoilt? Lower it to 0.2.",
+            "*strength*, behind the words (`#e6194b: cat @ 2`): pulls one thing more than another.",
+        ),
+        "SteerRegionsFromSegmentation",
+        {
+            "2": {"image": "steer_map.png"},
+            "3": {"legend": "#e6194b: cat\n#4363d8: dog"},
+            "4": {"text": "a photo of a cat and a dog sitting on the grass"},
+            "6": {"cfg": 7.5},
+            "7": {"batch_size": 2},
+        },
+        {"2": "the colour map", "13": "the picture"},
+        Thumbnail("segmentation", "paint_with_words_1", "from a map"),
+    ),
+    Template(
+        "Steer 13 - Edit a photo by words with a fitted negative (null-text)",
+        "prompt_to_prompt_null_text",
+        "As *Steer 01*, as first published: the negative prompt is fitted to the photo, so that it comes back under "
+        "full "
+        "guidance. Slower than *Steer 01*, which keeps the photo at least as well.",
+        PHOTO,
+        "in *Prompt Edit*, `source` says what the photo shows, `target` is the same sentence with your change.",
+        (*P2P, "*inner_steps*: more fits the negative better, and takes longer."),
+        "SteerNullText",
+        {"2": {"source": CAT, "target": TIGER}, "4": {"image": "steer_cat.webp"}},
+        {"16": "the edit", "17": "the photo given back", "14": "the edit", "15": "the photo given back"},
+        Thumbnail("prompt_to_prompt_null_text_2", "prompt_to_prompt_null_text_1", "red > blue"),
+        (["4", 0], ["14", 0]),
+    ),
+    Template(
+        "Steer 14 - Add words to a generated picture (Prompt-to-Prompt)",
+        "prompt_to_prompt_refine",
+        "Draw a picture, and the same picture with words added to its prompt.",
+        "only the checkpoint; the picture is drawn from its prompt.",
+        "in *Prompt Edit*, `source` is the picture's prompt, `target` the same words and more.",
+        (*P2P, "*cross_end*: do the new words not show? Lower it to 0.5."),
+        "SteerPromptEdit",
+        {
+            "2": {
+                "source": "a photo of a house on a hill",
+                "target": "a photo of a house on a hill in winter, covered in snow",
+            },
+            "4": {"cfg": 7.5, "self_end": 0.4},
+        },
+        {"11": "the edit", "12": "the source", "13": "the edit", "14": "the source"},
+        Thumbnail("prompt_to_prompt_refine_2", "prompt_to_prompt_refine_1", "+ a red star"),
+        (["12", 0], ["11", 0]),
+    ),
+    Template(
+        "Steer 15 - Make words weaker or stronger (Prompt-to-Prompt)",
+        "prompt_to_prompt_reweight",
+        "Draw a picture, and the same picture with a word of its prompt made weaker or stronger.",
+        "only the checkpoint; the picture is drawn from its prompt.",
+        "in *Prompt Edit*, the same prompt twice; in `equalizer`, words and their factor.",
+        (
+            "*equalizer*: `fog: 0` takes a word's attention away, `fog: 4` makes it four times as strong.",
+            "*cross_end*: 1 keeps the rest closest to the source.",
+        ),
+        "SteerPromptEdit",
+        {
+            "2": {
+                "source": "a forest path in thick fog",
+                "target": "a forest path in thick fog",
+                "equalizer": "thick: 0, fog: 0",
+            },
+            "4": {"cfg": 7.5},
+        },
+        {"11": "reweighted", "12": "the source", "13": "reweighted", "14": "the source"},
+        Thumbnail("prompt_to_prompt_reweight_2", "prompt_to_prompt_reweight_1", "blue star: 0"),
+        (["12", 0], ["11", 0]),
+    ),
+    Template(
+        "Steer 16 - Edit only where a word is (local blend)",
+        "prompt_to_prompt_local_blend",
+        "As *Steer 02*, and everything outside the place of the changed word is kept to the pixel of the latent.",
+        "only the checkpoint; the picture is drawn from its prompt.",
+        "in *Prompt Edit*, the prompt and its change; in *Local Blend*, the words whose place may change.",
+        (
+            "*threshold*: does too much change? Raise it. Is the new thing cut off? Lower it.",
+            *P2P,
+        ),
+        "SteerLocalBlend",
+        {
+            "2": {
+                "source": "a photo of a dog sitting on a sofa",
+                "target": "a photo of a cat sitting on a sofa",
+            },
+            "4": {"source_words": "dog", "target_words": "cat"},
+            "5": {"cfg": 7.5},
+        },
+        {"12": "the edit", "13": "the source", "14": "the edit", "15": "the source"},
+        Thumbnail("prompt_to_prompt_local_blend_2", "prompt_to_prompt_local_blend_1", "star > heart"),
+        (["13", 0], ["12", 0]),
+    ),
+    Template(
+        "Steer 17 - Edit by words with a LoRA (Prompt-to-Prompt)",
+        "lora_prompt_to_prompt",
+        "As *Steer 02*, in the style of a LoRA.",
+        "the checkpoint and a LoRA made for it.",
+        "in *Prompt Edit*, the prompt with the words that the LoRA wants, and its change.",
+        ("*strength_model*: how much of the LoRA.", *P2P),
+        "SteerPromptEdit",
+        {
+            "2": {
+                "source": "full body, chibi, a girl in a red dress",
+                "target": "full body, chibi, a girl in a blue dress",
+            },
+            "4": {"cfg": 7.5},
+            "7": {"steps": 30},
+            "15": {"lora_name": "blindbox_v1_mix.safetensors"},
+        },
+        {"11": "the edit", "12": "the source", "13": "the edit", "14": "the source", "15": "the style"},
+        Thumbnail("lora_prompt_to_prompt_2", "lora_prompt_to_prompt_1", "red > yellow"),
+        (["12", 0], ["11", 0]),
+    ),
+    Template(
+        "Steer 18 - Invert a photo and edit it (DDIM inversion)",
+        "inversion_edit",
+        "Turn a photo back into noise with a prompt that says what it shows, and draw it again with another prompt. "
+        "Works "
+        "on every kind of model; where it can be used, *Steer 01* keeps more of the photo.",
+        PHOTO,
+        "in *Prompt of the picture*, what the photo shows; in *New prompt*, what it is to show.",
+        (
+            "*strength*: does too much change? Lower it to 0.6. Too little? Raise it to 1.",
+            "*cfg* of the guider for the new prompt: higher follows it more closely and keeps less.",
+        ),
+        "SteerDDIMInversion",
+        {
+            "2": {"text": CAT},
+            "4": {"image": "steer_cat.webp"},
+            "9": {"text": TIGER},
+            "10": {"cfg": 3.0},
+        },
+        {"14": "the edit"},
+        Thumbnail("photo", "inversion_edit_1", "yellow > green"),
+        (["4", 0], ["13", 0]),
+        editions=(FLUX,),
+    ),
+    Template(
+        "Steer 19 - Invert and edit, the photo's prompt as negative (negative-prompt inversion)",
+        "negative_prompt_inversion",
+        "Turn a photo back into noise, and draw it again guided away from the prompt that describes it. Without a "
+        "change "
+        "the photo comes back at any *cfg*; that is shown too.",
+        PHOTO,
+        "in *Prompt of the picture*, what the photo shows; in *New prompt*, what it is to show.",
+        ("*cfg* of the guider for the edit: higher changes more.", "*strength*: how far the photo may change."),
+        "SteerDDIMInversion",
+        {
+            "2": {"text": CAT},
+            "4": {"image": "steer_cat.webp"},
+            "9": {"text": TIGER},
+        },
+        {"15": "the photo given back", "18": "the edit"},
+        Thumbnail("photo", "negative_prompt_inversion_2", "yellow > green"),
+        (["4", 0], ["17", 0]),
+    ),
+    Template(
+        "Steer 20 - Invert and edit with a fitted negative (null-text)",
+        "null_text",
+        "Turn a photo back into noise, fit the negative prompt until the photo comes back under full guidance, and "
+        "draw it "
+        "again with another prompt.",
+        PHOTO,
+        "in *Prompt of the picture*, what the photo shows; in *New prompt*, what it is to show.",
+        ("*inner_steps*: more fits better, and takes longer.", "*strength*: how far the photo may change."),
+        "SteerNullText",
+        {
+            "2": {"text": CAT},
+            "4": {"image": "steer_cat.webp"},
+            "9": {"text": TIGER},
+        },
+        {"15": "the photo given back", "18": "the edit"},
+        Thumbnail("photo", "null_text_2", "yellow > green"),
+        (["4", 0], ["17", 0]),
+    ),
+    Template(
+        "Steer 21 - Save an inversion (DDIM inversion)",
+        "inversion_file_save",
+        "Invert a photo once and keep the result in a file, for many edits later.",
+        PHOTO,
+        "in *Prompt of the picture*, what the photo shows.",
+        (REFINE, "*strength*: how far the edits may go later; 1 is all the way to noise."),
+        "SteerSaveInversion",
+        {"2": {"text": CAT}, "4": {"image": "steer_cat.webp"}},
+        {"13": "the photo given back"},
+        Thumbnail("photo", "inversion_file_save_1", "to a file"),
+        (["4", 0], ["12", 0]),
+    ),
+    Template(
+        "Steer 22 - Edit from a saved inversion (DDIM inversion)",
+        "inversion_file_use",
+        "Edit a photo from its saved inversion, without inverting it again.",
+        "run *Steer 21* first, press *R*, then choose its file in *Load Inversion*. Until then that node is red.",
+        "in *Prompt of the picture*, what the photo shows; in *New prompt*, what it is to show.",
+        ("*cfg*: higher changes more.", "*eta* of *DDIM Sampler*: stays 0, or the photo is lost."),
+        "SteerLoadInversion",
+        {"2": {"text": CAT}, "3": {"text": TIGER}},
+        {"9": "the edit"},
+        Thumbnail("photo", "inversion_file_use_1", "yellow > green"),
+    ),
+    Template(
+        "Steer 23 - Inpaint with any sampler (Blended Diffusion)",
+        "blended_diffusion",
+        "Fill a hole in a picture with any sampler of ComfyUI's. Quicker than *Steer 03*, and it fits less well to "
+        "what is "
+        "around it.",
+        HOLE,
+        "in *Positive prompt*, what the picture is to show.",
+        (CFG, "*dilation*: does the seam show? Raise it to 1 or 2."),
+        "SteerBlendedSampler",
+        {"2": {"text": STRAWBERRIES}, "4": {"cfg": 7.5}, "5": {"image": "steer_coffee_hole.webp"}},
+        {"14": "the filled picture"},
+        Thumbnail("inpaint", "blended_diffusion_1", "fill the hole"),
+        (["5", 0], ["13", 0]),
+    ),
+    Template(
+        "Steer 24 - Inpaint along an outline (Blended Diffusion, ControlNet)",
+        "controlnet_blended",
+        "Redraw the lower half of a photo, in the form that an outline says.",
+        "the photo, and the outline, white on black; the checkpoint and its ControlNet.",
+        "in *Positive prompt*, what the picture is to show.",
+        ("*strength* of *Apply ControlNet*: how closely the outline is followed.", CFG),
+        "SteerBlendedSampler",
+        {
+            "2": {"text": "a red apple beside a cup of coffee on a wooden table"},
+            "4": {"cfg": 7.5},
+            "5": {"image": "steer_coffee.webp"},
+            "18": {"control_net_name": "control_v11p_sd15_scribble_fp16.safetensors"},
+            "19": {"image": "steer_scribble.png"},
+        },
+        {"5": "the photo", "14": "the edit", "18": "scribbles", "19": "the outline"},
+        Thumbnail("photo", "controlnet_blended_1", "star > cross"),
+        (["5", 0], ["13", 0]),
+    ),
+    Template(
+        "Steer 25 - Outpaint with an inpainting model (concatenation)",
+        "concatenation",
+        "Add to a picture with a checkpoint that was trained for it; it gets the picture and the mask beside the "
+        "noise.",
+        "your picture, and an inpainting checkpoint.",
+        "in *Positive prompt*, what the whole picture is to show; in *Pad Image for Outpainting*, how many pixels each "
+        "side gets.",
+        (CFG, "*steps*: 20 to 50."),
+        "SteerCFGGuider",
+        {
+            "1": {"ckpt_name": "512-inpainting-ema.safetensors"},
+            "2": {"text": "a rocket on its launch pad at dusk"},
+            "4": {"image": "steer_rocket.webp"},
+            "7": {"cfg": 7.5},
+        },
+        {"13": "the wider picture", "4": "picture to extend", "5": "to the right"},
+        Thumbnail("outpaint", "concatenation_1", "wider"),
+        (["5", 0], ["12", 0]),
+    ),
+    Template(
+        "Steer 26 - Edit in a photo's form (T2I-Adapter)",
+        "t2i_adapter_inversion",
+        "Edit a photo with a T2I-Adapter that holds its form while the words change; beside it the same without.",
+        "the photo, and its depth, near is white; the checkpoint and the adapter.",
+        "in *Prompt of the picture*, what the photo shows; in *New prompt*, what it is to show.",
+        ("*strength* of *Apply ControlNet*: how firmly the form is held.", CFG),
+        "SteerDDIMInversion",
+        {
+            "2": {"text": COFFEE},
+            "4": {"image": "steer_coffee.webp"},
+            "9": {"text": "a blue cup of tea on a white table"},
+            "10": {"control_net_name": "t2iadapter_depth_sd14v1.pth"},
+            "11": {"image": "steer_depth.png"},
+        },
+        {
+            "10": "T2I-Adapter for depth",
+            "11": "the photo's depth",
+            "12": "told by the depth",
+            "20": "in the photo's form",
+            "21": "without the adapter",
+        },
+        Thumbnail("photo", "t2i_adapter_inversion_1", "red > blue"),
+        (["4", 0], ["18", 0]),
+    ),
+    Template(
+        "Steer 27 - Follow an example picture with CLIP guidance",
+        "clip_guidance_image",
+        "Draw a picture and pull it towards what an example shows, with CLIP; what it shows, not its pixels.",
+        "the example in *Load Image*; the checkpoint and CLIP's half for pictures.",
+        "nothing; a prompt in *Empty prompt* is followed too, with *cfg* above 1.",
+        (
+            "*scale*: how hard CLIP pulls. Raise it until it shows, lower it when the picture breaks up.",
+            "*cutouts*: more is steadier and slower.",
+        ),
+        "SteerCLIPImageLoss",
+        {
+            "5": CLIP_TOWERS["vision"],
+            "6": {"image": "steer_cat.webp"},
+            "7": {"cutouts": 8, "smallest_cutout": 0.5},
+            "8": {"scale": 300.0},
+            "9": {"batch_size": 1},
+        },
+        {"15": "with CLIP guidance", "18": "without"},
+        Thumbnail("clip_guidance_image_3", "clip_guidance_image_1", "like the example"),
+        (["17", 0], ["14", 0]),
+    ),
+    Template(
+        "Steer 28 - Follow a text inside a mask (CLIP guidance)",
+        "clip_guidance_mask",
+        "Redraw a part of a picture, pulled towards a text with CLIP in that part only.",
+        "your picture in *Load Image*; the checkpoint and the two halves of CLIP.",
+        "in *CLIP Text Loss*, what the part is to show; the part is the right half, from the two *Solid Mask*.",
+        (
+            "*scale*: how hard CLIP pulls. Raise it until it shows, lower it when the picture breaks up.",
+            "*cutouts*: more is steadier and slower.",
+        ),
+        "SteerGradientGuider",
+        {
+            "5": CLIP_TOWERS["text"],
+            "6": CLIP_TOWERS["vision"],
+            "7": {"text": "a photo of a big full moon", "cutouts": 8, "smallest_cutout": 0.5},
+            "8": {"scale": 300.0},
+            "22": {"image": "steer_rocket.webp"},
+            "24": {"amount": 1},
+        },
+        {"16": "with CLIP guidance", "19": "without"},
+        Thumbnail("clip_guidance_mask_3", "clip_guidance_mask_1", "+ a red heart"),
+        (["18", 0], ["15", 0]),
+    ),
+    Template(
+        "Steer 29 - Follow a label (classifier guidance)",
+        "classifier",
+        "Pull a picture towards a label of a classifier while it is drawn. The classifier has to be trained on the "
+        "noisy "
+        "latents of the checkpoint; nobody offers one for the usual checkpoints, so this template runs on the toy of "
+        "this "
+        "package's repository, which has one (`lab/models`).",
+        "the toy checkpoint and its classifier, or your own.",
+        "in *Classifier Loss*, one of the classifier's labels.",
+        (
+            "*scale*: how hard the label pulls.",
+            "*max_change*: holds back steps that would change too much.",
+        ),
+        "SteerClassifierLoader",
+        {},
+        {"15": "with the label", "18": "without"},
+        Thumbnail("classifier_3", "classifier_1", "+ green star"),
+        (["17", 0], ["14", 0]),
+        TOY,
+    ),
+    Template(
+        "Steer 30 - Follow two losses at once (classifier and CLIP guidance)",
+        "gradient_guidance",
+        "Losses add up: one *Gradient Guider* behind another. As *Steer 29* this needs a classifier that nobody "
+        "offers for "
+        "the usual checkpoints, so it runs on the toy of this package's repository (`lab/models`).",
+        "the toy checkpoint, its classifier and its CLIP, or your own.",
+        "in *Classifier Loss* a label, in *CLIP Text Loss* a text.",
+        (
+            "*scale* of each guider: how hard its loss pulls.",
+            "*max_change*: holds back steps that would change too much.",
+        ),
+        "SteerGradientGuider",
+        {},
+        {"15": "with both losses", "18": "without"},
+        Thumbnail("gradient_guidance_3", "gradient_guidance_1", "+ red heart"),
+        (["17", 0], ["14", 0]),
+        TOY,
+    ),
+    Template(
+        "Steer 31 - Keep the background by fitting the decoder",
+        "reconstruct_decoder",
+        "Inpaint, then get the lost detail of the background back by fitting the VAE's decoder to the photo, and "
+        "stitch "
+        "what is left.",
+        PHOTO,
+        "in *Positive prompt*, what the edited part is to show; the mask is the rectangle of the two *Solid Mask*.",
+        (
+            "*steps* of *Reconstruct Background*: more comes closer to the photo, and takes longer.",
+            "*learning_rate*: does it not get closer? Raise it a little. Does it break up? Lower it.",
+        ),
+        "SteerReconstructDecoder",
+        {
+            "2": {"text": STRAWBERRIES},
+            "4": {"cfg": 7.5},
+            "5": {"image": "steer_coffee.webp"},
+            "8": {"width": 344, "height": 328},
+            "9": {"x": 88, "y": 0},
+        },
+        {"18": "as it decodes", "19": "fitted and stitched"},
+        Thumbnail("photo", "reconstruct_decoder_2", "star > square"),
+        (["5", 0], ["17", 0]),
+    ),
+)

@@ -1,0 +1,1 @@
+"""The classifier of noised latents, for classifier guidance."""

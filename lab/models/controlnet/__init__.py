@@ -1,0 +1,1 @@
+"""The ControlNet, which is told by outlines."""

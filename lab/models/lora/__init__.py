@@ -1,0 +1,1 @@
+"""The LoRA, which gives every object a white core."""

@@ -1,0 +1,1 @@
+"""The T2I-Adapter, which is told by silhouettes."""

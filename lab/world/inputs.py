@@ -1,0 +1,121 @@
+"""The pictures that the example workflows start from, drawn here so that none needs a file of its own."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from .control_pictures import outlines, silhouettes
+from .data import BACKGROUNDS, COLORS, SIZE, Scene, render, scene_of
+
+HOLE = (24, 24, 104, 104)  # pixels of the inpainting picture to redraw (left, top, right, bottom); whole latents
+CROSS = 36, 95, 25  # centre and radius in pixels of the outline
+KEPT_WIDTH = 96  # of the outpainting picture, whose circle the cut goes through
+RED_STROKES = [
+    [(22, 66), (44, 58), (70, 66)],
+    [(72, 73), (46, 72), (25, 76)],
+    [(30, 86), (52, 82), (66, 84)],
+    [(58, 95), (42, 98)],
+]
+FINE = 4  # strokes are drawn this many times larger
+
+
+def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
+    """Write `strokes.png`, `inpaint.png`, `outpaint.png`, `photo.png`, `segmentation.png` and three more.
+
+    All scaled to `size` pixels. `inpaint.png` is transparent where it is to be redrawn; `outpaint.png` has three
+    quarters of the width; `photo.png` is the real picture to invert; `steer_example.png` shows what to come close to,
+    under a name that no host has; `outline.png` and `silhouette.png` tell a ControlNet and a T2I-Adapter the form.
+    The paths by name.
+    """
+    pictures = {"strokes": strokes(), "inpaint": inpaint(), "outpaint": outpaint(), "photo": photo(),
+                "segmentation": segmentation(), "steer_example": example(), "outline": outline(),
+                "silhouette": silhouette()}  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{name}.png" for name in pictures}
+    for name, picture in pictures.items():
+        scaled = tuple(round(side * size / SIZE) for side in picture.size)
+        # the colours of a map mean something: none in between
+        way = Image.Resampling.NEAREST if name == "segmentation" else Image.Resampling.LANCZOS
+        picture.resize(scaled, way if scaled != picture.size else None).save(paths[name])
+    return paths
+
+
+def strokes() -> Image.Image:
+    """A crude painting: a red blob, narrower below, in a few uneven strokes on a brushed blue ground."""
+    rng = random.Random(4)
+    picture = Image.new("RGB", (SIZE * FINE, SIZE * FINE), BACKGROUNDS["blue"])
+    draw = ImageDraw.Draw(picture)
+    for y in range(0, SIZE + 8, 9):
+        _stroke(draw, rng, [(-8, y), (45, y + 3), (90, y - 2), (136, y + 2)], COLORS["blue"], 9)
+    for points in RED_STROKES:
+        _stroke(draw, rng, points, COLORS["red"], 17)
+    return picture.resize((SIZE, SIZE), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(0.7))
+
+
+def inpaint() -> Image.Image:
+    """A red circle on blue, transparent (RGBA) in a hole around it; what lies in the hole is still in the colours."""
+    picture = Image.fromarray(render(scene_of("circle", "red", "blue", 64, 64, 32))).convert("RGBA")
+    alpha = Image.new("L", picture.size, 255)
+    alpha.paste(0, HOLE)
+    picture.putalpha(alpha)
+    return picture
+
+
+def outpaint() -> Image.Image:
+    """The left part of a red circle on white; the circle is cut, so that what is added has something to go on."""
+    whole = Image.fromarray(render(scene_of("circle", "red", "white", 78, 64, 34)))
+    return whole.crop((0, 0, KEPT_WIDTH, SIZE))
+
+
+def photo() -> Image.Image:
+    """A picture the model did not make: a red heart above a yellow star on black."""
+    return Image.fromarray(render(_photographed()))
+
+
+def segmentation() -> Image.Image:
+    """A layout in plain colours: red (#e6194b) at the lower left, blue (#4363d8) at the upper right, the rest white."""
+    picture = Image.new("RGB", (SIZE, SIZE), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((8, 64, 58, 114), fill="#e6194b")
+    draw.ellipse((72, 14, 118, 60), fill="#4363d8")
+    return picture
+
+
+def example() -> Image.Image:
+    """A yellow triangle on gray, in the left half."""
+    return Image.fromarray(render(scene_of("triangle", "yellow", "gray", 36, 70, 26)))
+
+
+def outline() -> Image.Image:
+    """A cross's outline, white on black, at the lower left."""
+    return Image.fromarray(outlines(scene_of("cross", "green", "black", *CROSS)))
+
+
+def silhouette() -> Image.Image:
+    """Where `photo` has its heart and its star, white on black."""
+    return Image.fromarray(silhouettes(_photographed()))
+
+
+def hole_mask() -> np.ndarray:
+    """The hole of `inpaint` as a float mask (SIZE, SIZE), 1 inside."""
+    return 1.0 - np.asarray(inpaint().getchannel("A")) / 255.0
+
+
+def _photographed() -> Scene:
+    heart, star = scene_of("heart", "red", "black", 50, 36, 24), scene_of("star", "yellow", "black", 76, 94, 25)
+    return {**heart, "objs": heart["objs"] + star["objs"]}
+
+
+def _stroke(draw: ImageDraw.ImageDraw, rng: random.Random, points: list, color: tuple, width: float) -> None:
+    """A brush pulled through the points: its width, colour and path waver."""
+    shade = tuple(min(255, max(0, value + rng.randint(-22, 22))) for value in color)
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        for step in range(40):
+            part = step / 39
+            half = (width + rng.uniform(-3, 3)) / 2
+            x = x0 + (x1 - x0) * part + rng.uniform(-1, 1)
+            y = y0 + (y1 - y0) * part + rng.uniform(-1, 1)
+            box = [(x - half) * FINE, (y - half) * FINE, (x + half) * FINE, (y + half) * FINE]
+            draw.ellipse(box, fill=shade)
