@@ -6,7 +6,7 @@ WEB_DIRECTORY = "./web"
 async def comfy_entrypoint():
     """The host's entry point (V3); `samplers` and `attention` import without the host."""
     from .nodes import SteerExtension
-    from .nodes._example_pictures import copy_example_pictures
+    from .nodes.example_pictures import copy_example_pictures
 
     copy_example_pictures()
     return SteerExtension()

@@ -13,11 +13,11 @@ from comfy.clip_vision import ClipVisionModel
 from comfy.ldm.models.autoencoder import AutoencoderKL
 
 from ..lab.world.metrics import markdown_table
-from ..nodes import _host_gradient_guidance as guidance
-from ..nodes._host import Run
-from ..nodes._host_clip_guidance import CLIPLoss
-from ..nodes._host_gradients import Differentiable
 from ..nodes.gradient_guidance import SteerGradientGuider
+from ..nodes.host.gradients.model import Differentiable
+from ..nodes.host.run import Run
+from ..nodes.runs import gradient_guidance as guidance
+from ..nodes.runs.clip_guidance import CLIPLoss
 from ..samplers.noise_law import NoiseLaw
 from .attention_cost import EULER, peak_bytes, random_texts, ratio, sd15, sigmas_of
 from .host_run import guider_of, random_weights, sample_noise

@@ -16,10 +16,10 @@ from ..lab.weights import CLASSIFIER
 from ..lab.world.data import SIZE
 from ..lab.world.metrics import aggregate, grown, markdown_table, psnr
 from ..lab.world.reader import read_image
-from ..nodes._host_gradient_guidance import ClassifierLoss
 from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.clip_guidance import SteerCLIPTextLoss
 from ..nodes.gradient_guidance import SteerGradientGuider
+from ..nodes.runs.classifier import ClassifierLoss
 from .host_run import encode_texts, guider_of, sample, to_bytes
 from .runner import FOLDER
 

@@ -13,8 +13,8 @@ from ..lab.models import stock
 from ..lab.world.data import SIZE, caption, sample_scene
 from ..lab.world.metrics import attributes, markdown_table, object_mask
 from ..lab.world.reader import distance, read_image
-from ..nodes._host_attention import tokenized
 from ..nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention
+from ..nodes.host.text import tokenized
 from .host_run import encode_texts, guider_of, to_bytes
 from .runner import FOLDER
 

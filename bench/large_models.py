@@ -27,7 +27,6 @@ from ..lab.comfy.find import FLAGS
 from ..lab.models import stock
 from ..lab.package import ROOT
 from ..lab.world.metrics import markdown_table
-from ..nodes._host_clip_guidance import CLIPLoss
 from ..nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
 from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.ddim import SteerDDIMSampler
@@ -39,6 +38,7 @@ from ..nodes.null_text import SteerNullText
 from ..nodes.paint_with_words import SteerPaintWithWords, SteerRegion
 from ..nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from ..nodes.repaint import SteerRePaintSampler
+from ..nodes.runs.clip_guidance import CLIPLoss
 from ..nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from .attention_cost import SD15, peak_bytes
 from .gradient_cost import Square, random_vae, random_vision

@@ -6,8 +6,8 @@ from unittest.mock import patch
 import torch
 
 from ..lab.world.metrics import markdown_table
-from ..nodes import _host_reconstruct
-from ..nodes._host_gradients import Differentiable
+from ..nodes.host import vae as host_vae
+from ..nodes.host.gradients.model import Differentiable
 from ..nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
 from ..tests.host_run import noise_of, random_kl
 from .background import timed
@@ -24,7 +24,7 @@ def run() -> str:
         _, seconds, memory = timed(vae.decode, latent)
         rows.append(row(size, "decoding", "", seconds, seconds, memory, ""))
         for name in NODES:
-            needed = _host_reconstruct.memory_needed(vae, latent.shape, name == "decoder") / 2**20
+            needed = host_vae.memory_needed(vae, latent.shape, name == "decoder") / 2**20
             for again in (False, True) if size == SIZES[0] else (True,):
                 _, taken, memory = timed(fitted, vae, latent, name, again)
                 seconds, before = timed(vae.decode, latent)[1], seconds
@@ -47,7 +47,7 @@ def fitted(vae, latent, name: str, again: bool):
     node, rate = NODES[name]
     source, mask = torch.rand(1, size, size, 3), torch.zeros(1, size, size)
     mask[:, : size // 2] = 1
-    with patch.object(_host_reconstruct, "Differentiable", partial(Differentiable, recompute=again)):
+    with patch.object(host_vae, "Differentiable", partial(Differentiable, recompute=again)):
         return node.execute(vae, source, {"samples": latent}, mask, UPDATES, rate)
 
 

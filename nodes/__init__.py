@@ -23,7 +23,7 @@ from . import (
     stitch,
     trajectory_blend,
 )
-from ._host_wires import check_inputs
+from .node import check_inputs
 
 METHODS = (
     guidance, ddim, sdedit, repaint, blended_diffusion, inversion, inversion_file, null_text, prompt_to_prompt,

@@ -10,12 +10,12 @@ from ..attention.attention_maps import heat
 from ..attention.prompt_to_prompt import Timing
 from ..pictures.heatmap import heatmap_picture
 from ..pictures.maps import PIXELS
-from ._host import sigma_at
-from ._host_attention import tokenized
-from ._host_attention_maps import recorded, with_recording
-from ._pictures import check_picture
-from ._schema import advanced, shown, where_known
-from ._types import SteerAttention, SteerEdit
+from .host.law import sigma_at
+from .host.text import tokenized
+from .picture_inputs import check_picture
+from .runs.attention_maps import recorded, with_recording
+from .schema import advanced, shown, where_known
+from .wires import SteerAttention, SteerEdit
 
 
 class SteerCaptureAttention(io.ComfyNode):

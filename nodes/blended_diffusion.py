@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ._host import BlendedSampler
-from ._schema import where_known
+from .host.run import BlendedSampler
+from .schema import where_known
 
 NODE = "SteerBlendedSampler"
 

@@ -6,9 +6,9 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..files.classifier_file import read_classifier
-from ._host_gradient_guidance import ClassifierLoss
-from ._schema import where_known
-from ._types import SteerClassifier, SteerLoss
+from .runs.classifier import ClassifierLoss
+from .schema import where_known
+from .wires import SteerClassifier, SteerLoss
 
 LOADER, LOSS = "SteerClassifierLoader", "SteerClassifierLoss"
 FOLDER = "classifiers"

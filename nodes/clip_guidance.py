@@ -2,9 +2,10 @@
 
 from comfy_api.latest import io
 
-from ._host_clip_guidance import CLIPLoss, image_target, text_target
-from ._schema import advanced, answer_of, where_known
-from ._types import SteerLoss
+from .host.clip import image_target, text_target
+from .runs.clip_guidance import CLIPLoss
+from .schema import advanced, answer_of, where_known
+from .wires import SteerLoss
 
 TEXT, IMAGE = "SteerCLIPTextLoss", "SteerCLIPImageLoss"
 VISION = "The vision tower, from Load CLIP Vision."

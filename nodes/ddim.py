@@ -3,8 +3,8 @@
 from comfy_api.latest import io
 
 from ..samplers.ddim import ddim
-from ._host import SteerSampler
-from ._schema import where_known
+from .host.run import SteerSampler
+from .schema import where_known
 
 NODE = "SteerDDIMSampler"
 

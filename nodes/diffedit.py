@@ -10,11 +10,10 @@ from torch.nn.functional import interpolate
 
 from ..pictures.heatmap import overlaid
 from ..pictures.maps import outlined
-from ._host import log
-from ._host_checks import check_strength, samples_of
-from ._host_diffedit import contrasted, pixels_of
-from ._host_shown import source_picture
-from ._schema import PICTURES, answer_of, shown, where_known
+from .host.checks import samples_of
+from .host.progress import log, source_picture
+from .runs.diffedit import contrasted, pixels_of
+from .schema import PICTURES, answer_of, check_strength, shown, where_known
 
 NODE = "SteerDiffEditMask"
 

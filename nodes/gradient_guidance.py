@@ -2,10 +2,9 @@
 
 from comfy_api.latest import io
 
-from ._host_checks import check_interval
-from ._host_gradient_guidance import GradientGuider, term_of
-from ._schema import advanced, answer_of, where_known
-from ._types import SteerLoss
+from .runs.gradient_guidance import GradientGuider, term_of
+from .schema import advanced, answer_of, check_interval, where_known
+from .wires import SteerLoss
 
 NODE = "SteerGradientGuider"
 

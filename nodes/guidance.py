@@ -2,9 +2,8 @@
 
 from comfy_api.latest import io
 
-from ._host import SteerCFG
-from ._host_checks import check_interval
-from ._schema import advanced, answer_of, where_known
+from .host.guider import SteerCFG
+from .schema import advanced, answer_of, check_interval, where_known
 
 NODE = "SteerCFGGuider"
 

@@ -7,10 +7,11 @@ from comfy_api.latest import io
 
 from ..samplers.inversion import Inversion
 from ..samplers.inversion_report import AMISS
-from ._host import InversionSampler, InvertedNoise, inversion_start, log
-from ._host_checks import samples_of
-from ._schema import advanced, shown, where_known
-from ._types import SteerInversion
+from .host.checks import samples_of
+from .host.progress import log
+from .runs.inversion import InversionSampler, InvertedNoise, inversion_start
+from .schema import advanced, shown, where_known
+from .wires import SteerInversion
 
 NODE = "SteerDDIMInversion"
 

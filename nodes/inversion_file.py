@@ -11,11 +11,12 @@ from comfy_api.latest import io, ui
 
 from ..files import inversion_file
 from ..files.safetensors import EXTENSION
-from ._host import latent_format_of, log
-from ._host_checks import errors_of
-from ._schema import where_known
-from ._types import SteerInversion
+from .host.checks import errors_of
+from .host.law import latent_format_of
+from .host.progress import log
 from .inversion import inversion_outputs
+from .schema import where_known
+from .wires import SteerInversion
 
 SAVE = "SteerSaveInversion"
 LOAD = "SteerLoadInversion"

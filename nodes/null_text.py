@@ -10,12 +10,13 @@ from tqdm.auto import tqdm
 
 from ..samplers.inversion import Inversion, spread
 from ..samplers.null_text import InnerStep, null_text, step_early_stop
-from ._host import check_inversion_fits, log
-from ._host_gradients import gradients
-from ._host_null_text import Branches, check_guidance, negative_takes_over, with_branches
-from ._host_shown import show_progress_text
-from ._schema import advanced, shown, where_known
-from ._types import SteerInversion
+from .host.conditioning import negative_takes_over
+from .host.gradients.tensors import gradients
+from .host.law import check_inversion_fits
+from .host.progress import log, show_progress_text
+from .runs.null_text import Branches, check_guidance, with_branches
+from .schema import advanced, shown, where_known
+from .wires import SteerInversion
 
 NODE = "SteerNullText"
 BACK, GONE = "the picture comes back", "the picture does not come back"

@@ -7,12 +7,12 @@ from torch import Tensor
 from ..attention.paint_with_words import Painting, Region, check_phrase
 from ..pictures.legend import absent, parse_legend, segments
 from ..pictures.maps import COLOURS, regions_picture
-from ._host import empty_of, log
-from ._host_attention import encoded, tokenized
-from ._host_paint_with_words import MARK, with_painting
-from ._pictures import check_picture
-from ._schema import PICTURES, answer_of, shown, where_known
-from ._types import SteerRegions
+from .host.progress import empty_of, log
+from .host.text import encoded, tokenized
+from .picture_inputs import check_picture
+from .runs.paint_with_words import MARK, with_painting
+from .schema import PICTURES, answer_of, shown, where_known
+from .wires import SteerRegions
 
 
 class SteerRegion(io.ComfyNode):

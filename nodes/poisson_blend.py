@@ -6,9 +6,9 @@ import torch
 from comfy_api.latest import io
 
 from ..pictures.poisson_blend import poisson_blend
-from ._host import log, tell_empty
-from ._pictures import three_together
-from ._schema import where_known
+from .host.progress import log, tell_empty
+from .picture_inputs import three_together
+from .schema import where_known
 
 NODE = "SteerPoissonBlend"
 

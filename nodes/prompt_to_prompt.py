@@ -9,13 +9,14 @@ from ..attention.alignment import chosen, mapper, told
 from ..attention.prompt_to_prompt import Edit, LocalBlend, Timing
 from ..attention.tokens import Prompt, numbers, windows, word_values
 from ..attention.tokens import word_windows as windows_of
-from ._host import log, sigma_at
-from ._host_attention import HALF, encoded, tokenized
-from ._host_checks import errors_of
-from ._host_prompt_to_prompt import PromptToPromptGuider
-from ._host_shown import running_node
-from ._schema import advanced, answer_of, shown, where_known
-from ._types import SteerEdit, SteerInversion
+from .host.checks import errors_of
+from .host.conditioning import HALF
+from .host.law import sigma_at
+from .host.progress import log, running_node
+from .host.text import encoded, tokenized
+from .runs.prompt_to_prompt import PromptToPromptGuider
+from .schema import advanced, answer_of, shown, where_known
+from .wires import SteerEdit, SteerInversion
 
 
 class SteerPromptEdit(io.ComfyNode):

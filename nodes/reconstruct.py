@@ -3,9 +3,10 @@
 from comfy_api.latest import io
 
 from ..samplers.core import check_values
-from ._host_reconstruct import Problem, check_tunable, decoded_size, fit_each, fitted_latent, fitted_picture
-from ._pictures import check_batches, check_picture, mask_like, sides
-from ._schema import advanced, where_known
+from .host.vae import check_tunable, decoded_size
+from .picture_inputs import check_batches, check_picture, mask_like, sides
+from .runs.reconstruct import Problem, fit_each, fitted_latent, fitted_picture
+from .schema import advanced, where_known
 
 LATENT, DECODER = "SteerReconstructLatent", "SteerReconstructDecoder"
 

@@ -3,8 +3,9 @@
 from comfy_api.latest import io
 
 from ..samplers.repaint import model_calls, repaint
-from ._host import SteerSampler, log
-from ._schema import advanced, where_known
+from .host.progress import log
+from .host.run import SteerSampler
+from .schema import advanced, where_known
 
 NODE = "SteerRePaintSampler"
 

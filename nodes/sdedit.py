@@ -5,9 +5,8 @@ import torch
 from comfy_api.latest import io
 
 from ..samplers.sdedit import sdedit_sigmas
-from ._host import strength_sigma
-from ._host_checks import check_strength
-from ._schema import answer_of, where_known
+from .host.law import strength_sigma
+from .schema import answer_of, check_strength, where_known
 
 NODE = "SteerSDEditSigmas"
 

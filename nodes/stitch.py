@@ -3,9 +3,9 @@
 from comfy_api.latest import io
 
 from ..pictures.stitch import feathered, stitch
-from ._host import log, tell_empty
-from ._pictures import three_together
-from ._schema import where_known
+from .host.progress import log, tell_empty
+from .picture_inputs import three_together
+from .schema import where_known
 
 NODE = "SteerStitch"
 

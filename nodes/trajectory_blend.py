@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io
 
-from ._host_trajectory_blend import TrajectoryBlendSampler
-from ._schema import where_known
-from ._types import SteerInversion
+from .runs.trajectory_blend import TrajectoryBlendSampler
+from .schema import where_known
+from .wires import SteerInversion
 
 NODE = "SteerTrajectoryBlendSampler"
 

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 
 from ..lab.models import stock
 from ..lab.weights import T2I_ADAPTER
-from ..nodes._host_attention import attention_sites
 from ..nodes.attention_maps import SteerCaptureAttention
 from ..nodes.gradient_guidance import SteerGradientGuider
+from ..nodes.host.attention.unet import attention_sites
 from .host_run import Noise, encode, host_guider, noise_of, of_host, run, with_control
 
 LORA = "companion.safetensors"

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ..nodes import METHODS
-from ..nodes._host_attention import HALF
 from ..nodes.attention_maps import SteerCaptureAttention
 from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.classifier import SteerClassifierLoss
@@ -23,6 +22,7 @@ from ..nodes.clip_guidance import SteerCLIPImageLoss, SteerCLIPTextLoss
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.gradient_guidance import SteerGradientGuider
 from ..nodes.guidance import SteerCFGGuider
+from ..nodes.host.conditioning import HALF
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.inversion_file import NoNullText
 from ..nodes.paint_with_words import SteerRegion

@@ -8,9 +8,9 @@ from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from steer.attention.attention_maps import heat
 from steer.lab.weights import CHECKPOINT
-from steer.nodes._host_attention import tokenized
 from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, phrases_of
 from steer.nodes.guidance import SteerCFGGuider
+from steer.nodes.host.text import tokenized
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.pictures.heatmap import heatmap_picture, overlaid
 from steer.tests.host_run import (

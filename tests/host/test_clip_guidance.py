@@ -9,9 +9,11 @@ import pytest
 import torch
 from steer.lab.models import stock
 from steer.lab.world.data import render, scene_of
-from steer.nodes import _host_clip_guidance
 from steer.nodes.clip_guidance import SteerCLIPImageLoss, SteerCLIPTextLoss
 from steer.nodes.gradient_guidance import SteerGradientGuider
+from steer.nodes.host import clip as host_clip
+from steer.nodes.host import vae as host_vae
+from steer.nodes.runs import clip_guidance as clip_run
 from steer.samplers.clip_guidance import spherical_distance
 from steer.tests.host_run import FLOW, again, counted, encode, host_guider, noise_of, relative, run, sigmas_of, with_law
 
@@ -54,20 +56,21 @@ def test_the_towers_see_what_the_host_shows_them(shapes, pair):
     squares = torch.nn.functional.interpolate(
         pictures.movedim(-1, 1), (vision.image_size,) * 2, mode="bicubic", antialias=True
     )
-    found = _host_clip_guidance._embedded(vision, lambda call: call(), squares.to(vision.load_device)).cpu()
+    found = host_clip.embedded(vision, lambda call: call(), squares.to(vision.load_device)).cpu()
     assert (spherical_distance(found, expected) < 1e-3).all()
     latent = shapes[2].encode(pictures)
-    decoded = _host_clip_guidance.decoded(shapes[2], lambda call: call(), latent.to(shapes[2].device)).cpu()
+    decoded = host_vae.decoded(shapes[2], lambda call: call(), latent.to(shapes[2].device)).cpu()
     torch.testing.assert_close(decoded.clamp(0, 1).movedim(1, -1), shapes[2].decode(latent), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_gradient_is_the_losses(shapes, pair, monkeypatch, recompute):
     """Against finite differences of the whole way: latent format, decoder, cutouts, tower; but for the clamping."""
-    monkeypatch.setattr(_host_clip_guidance, "within_range", lambda pictures: pictures)
-    from steer.nodes._host import NoiseLaw, Run
-    from steer.nodes._host_gradient_guidance import gradient
-    from steer.nodes._host_gradients import Differentiable
+    monkeypatch.setattr(clip_run, "within_range", lambda pictures: pictures)
+    from steer.nodes.host.gradients.model import Differentiable
+    from steer.nodes.host.run import Run
+    from steer.nodes.runs.gradient_guidance import gradient
+    from steer.samplers.noise_law import NoiseLaw
 
     loss, latent = text_loss(shapes, pair, cutouts=2), shapes[0].model.process_latent_in(shapes[2].encode(picture()))
     made = {id(patcher): Differentiable(patcher, recompute) for patcher in loss.patchers}
@@ -89,7 +92,7 @@ def test_the_gradient_is_the_losses(shapes, pair, monkeypatch, recompute):
 def test_one_small_step_comes_closer(shapes, pair, through_model, monkeypatch):
     """By the host's own encoding of the whole picture: the gradient points the way, through the model and without."""
     monkeypatch.setattr(
-        _host_clip_guidance, "cutouts",
+        clip_run, "cutouts",
         lambda pictures, draws, size, smallest: torch.nn.functional.interpolate(
             pictures, (size, size), mode="bicubic", antialias=True
         )[:, None],
@@ -160,9 +163,9 @@ def test_memory_is_where_it_was_and_plain_sampling_too(shapes, pair):
 
 def test_the_mask_is_all_that_clip_sees(shapes, pair, monkeypatch):
     seen = []
-    embedded = _host_clip_guidance._embedded
+    embedded = host_clip.embedded
     monkeypatch.setattr(
-        _host_clip_guidance, "_embedded", lambda vision, tower, x: seen.append(x.detach()) or embedded(vision, tower, x)
+        clip_run, "embedded", lambda vision, tower, x: seen.append(x.detach()) or embedded(vision, tower, x)
     )
     mask = torch.zeros(1, 128, 128)
     mask[:, :, 64:] = 1

@@ -12,18 +12,19 @@ from comfy_extras import nodes_custom_sampler, nodes_sag
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from steer.lab.models import stock
 from steer.lab.world.data import caption, render, sample_scene
-from steer.nodes import _host_gradient_guidance, _host_prompt_to_prompt
-from steer.nodes._host_gradients import Differentiable
 from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.diffedit import SteerDiffEditMask
 from steer.nodes.guidance import SteerCFGGuider
+from steer.nodes.host.gradients.model import Differentiable
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.repaint import SteerRePaintSampler
+from steer.nodes.runs import gradient_guidance as guidance_run
+from steer.nodes.runs import prompt_to_prompt as prompt_to_prompt_run
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.company import (
     COMPANIONS,
@@ -192,7 +193,7 @@ def test_inversion_and_trajectory_blend(shapes, pictured, name):
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradient_through_a_lora_hook_on_the_positive_alone(shapes, monkeypatch, recompute):
     """Positive and negative have other weights, on the way back too."""
-    monkeypatch.setattr(_host_gradient_guidance, "Differentiable", partial(Differentiable, recompute=recompute))
+    monkeypatch.setattr(guidance_run, "Differentiable", partial(Differentiable, recompute=recompute))
     model, positive, _ = company(shapes, "LoRA hook", 2.0)
     check_slope(shapes, lambda: host_guider(model, positive, encode(shapes[1], ""), 3.0))
 
@@ -285,8 +286,8 @@ def test_what_is_captured_is_the_predictions_not_pags_own_call(shapes, keep):
 def test_the_local_blend_looks_at_the_prediction_not_at_pags_own_call(shapes, monkeypatch):
     added, edit = [], SteerPromptEdit.execute(shapes[1], RED, GREEN, "auto", "").args
     change = SteerLocalBlend.execute(edit[2], "circle", "circle", 0.3).args[0]
-    add = _host_prompt_to_prompt.BlendMask.add
-    monkeypatch.setattr(_host_prompt_to_prompt.BlendMask, "add", lambda *args: (added.append(args[1]), add(*args)))
+    add = prompt_to_prompt_run.BlendMask.add
+    monkeypatch.setattr(prompt_to_prompt_run.BlendMask, "add", lambda *args: (added.append(args[1]), add(*args)))
     for model in (shapes[0], companion(shapes, "PAG").model):
         guider = SteerPromptToPromptGuider.execute(model, *edit[:2], encode(shapes[1], ""), 3.0, change, 0.8, 0.4)[0]
         run(guider, EULER, sigmas_of(shapes[0], 3)[[0, -1]], noise_of((1, 4, 16, 16)))

@@ -3,7 +3,7 @@
 import folder_paths
 import nodes
 import pytest
-from steer.nodes._example_pictures import PICTURES, copy_example_pictures
+from steer.nodes.example_pictures import PICTURES, copy_example_pictures
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from steer.files.classifier_file import write_classifier
 from steer.lab.models import stock
 from steer.lab.package import ROOT
 from steer.nodes import METHODS
-from steer.nodes._host import noise_law
 from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, SteerInjectAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.classifier import SteerClassifierLoader, SteerClassifierLoss
@@ -26,6 +25,7 @@ from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.diffedit import SteerDiffEditMask
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
+from steer.nodes.host.law import noise_law
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.inversion_file import SteerLoadInversion, SteerSaveInversion
 from steer.nodes.null_text import SteerNullText

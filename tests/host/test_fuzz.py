@@ -26,12 +26,12 @@ from steer.lab.demo.runner import WORKFLOWS, load_workflow
 from steer.lab.models import stock
 from steer.lab.package import ROOT
 from steer.lab.weights import CLASSIFIER
-from steer.nodes._host_prompt_to_prompt import PromptToPromptGuider
 from steer.nodes.classifier import FOLDER
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.inversion_file import SteerSaveInversion
 from steer.nodes.paint_with_words import SteerPaintWithWords
 from steer.nodes.prompt_to_prompt import SteerPromptToPromptGuider
+from steer.nodes.runs.prompt_to_prompt import PromptToPromptGuider
 from steer.tests.fuzz_inputs import (
     BAD_NUMBERS,
     BAD_TEXTS,

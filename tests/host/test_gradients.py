@@ -5,7 +5,10 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
-from steer.nodes._host_gradients import Differentiable, _graph_within, blocks_of, gradient_options, gradients
+from steer.nodes.host.gradients.model import Differentiable, gradient_options
+from steer.nodes.host.gradients.recompute import blocks_of
+from steer.nodes.host.gradients.tensors import gradients
+from steer.nodes.host.gradients.tensors import graph_within as graph_within
 from steer.tests.host_run import encode, free_memory, host_guider, noise_of, run, sigmas_of, tiny_flux
 
 DEVICE = comfy.model_management.get_torch_device()
@@ -165,7 +168,7 @@ def test_weights_at_hand_are_not_copied(shapes):
     limit = 0.5 * sum(weight.nbytes for weight in model.parameters())
     with gradients():
         x = noise_of((1, 4, 8, 8)).to(DEVICE).requires_grad_()
-        with _graph_within(limit, model):
+        with graph_within(limit, model):
             denoised = predict(differentiable, x, CONTEXT)
         (gradient,) = torch.autograd.grad(denoised.square().sum(), x)
     assert gradient.abs().sum() > 0

@@ -8,22 +8,22 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from steer.attention.paint_with_words import Region
-from steer.nodes import _host
-from steer.nodes._host_checks import fitted_mask
-from steer.nodes._host_paint_with_words import check_region
-from steer.nodes._pictures import mask_like
 from steer.nodes.attention_maps import SteerCaptureAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.diffedit import SteerDiffEditMask
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
+from steer.nodes.host import progress
+from steer.nodes.host.checks import fitted_mask
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion, SteerRegionsFromSegmentation
+from steer.nodes.picture_inputs import mask_like
 from steer.nodes.poisson_blend import SteerPoissonBlend
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
 from steer.nodes.repaint import SteerRePaintSampler
+from steer.nodes.runs.paint_with_words import check_region
 from steer.nodes.stitch import SteerStitch
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.families import FAMILIES
@@ -265,7 +265,7 @@ class TestOfAnotherPicture:
 def told(monkeypatch):
     """What the nodes show on themselves."""
     lines = []
-    monkeypatch.setattr(_host, "show_progress_text", lines.append)
+    monkeypatch.setattr(progress, "show_progress_text", lines.append)
     return lines
 
 

@@ -14,9 +14,9 @@ import torch
 from steer.lab.models import stock
 from steer.lab.world.data import render, scene_of
 from steer.lab.world.metrics import psnr
-from steer.nodes._host import noise_law
-from steer.nodes._host_null_text import with_branches
+from steer.nodes.host.law import noise_law
 from steer.nodes.null_text import SteerNullText, report, windows
+from steer.nodes.runs.null_text import with_branches
 from steer.samplers.inversion import Inversion, spread
 from steer.samplers.noise_law import VARIANCE_EXPLODING
 from steer.samplers.null_text import InnerStep

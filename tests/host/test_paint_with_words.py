@@ -10,9 +10,9 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from steer.attention.paint_with_words import LARGEST_RATIO
 from steer.lab.world.reader import read_image
-from steer.nodes._host_attention import attention_sites
 from steer.nodes.attention_maps import SteerCaptureAttention
 from steer.nodes.guidance import SteerCFGGuider
+from steer.nodes.host.attention.unet import attention_sites
 from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion, SteerRegionsFromSegmentation
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.tests.host_run import (

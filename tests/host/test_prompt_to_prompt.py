@@ -15,11 +15,12 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from steer.lab.world.data import caption, render, sample_scene
-from steer.nodes._host_attention import HALF, attention_sites
 from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.gradient_guidance import SteerGradientGuider
+from steer.nodes.host.attention.unet import attention_sites
+from steer.nodes.host.conditioning import HALF
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider

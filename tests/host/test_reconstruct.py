@@ -12,11 +12,14 @@ from comfy.cli_args import LatentPreviewMethod, args
 from comfy.pixel_space_convert import PixelspaceConversionVAE
 from steer.lab.world.inputs import photo
 from steer.lab.world.metrics import psnr
-from steer.nodes import _host_reconstruct
-from steer.nodes._host_clip_guidance import decoded
-from steer.nodes._host_gradients import Differentiable, gradients
-from steer.nodes._host_reconstruct import Problem, loaded, memory_needed, own_weights
+from steer.nodes.host import vae as host_vae
+from steer.nodes.host.gradients.model import Differentiable
+from steer.nodes.host.gradients.tensors import gradients
+from steer.nodes.host.gradients.weights import own_weights
+from steer.nodes.host.vae import decoded, loaded, memory_needed
 from steer.nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
+from steer.nodes.runs import reconstruct as reconstruct_run
+from steer.nodes.runs.reconstruct import Problem
 from steer.tests.host_run import ON_GPU, noise_of, random_kl, relative
 from torch.nn.functional import mse_loss
 from torchvision.transforms.functional import pil_to_tensor
@@ -192,7 +195,7 @@ def test_a_batch_is_its_singles(shapes, node):
 def test_the_vae_is_as_before(vaes, kind, node, how, monkeypatch):
     vae = vaes[kind]
     before, shown = state(vae), []
-    show = _host_reconstruct.Progress.show
+    show = reconstruct_run.Progress.show
 
     def stopping(progress, item):
         shown.append(item.updates)
@@ -202,7 +205,7 @@ def test_the_vae_is_as_before(vaes, kind, node, how, monkeypatch):
             comfy.model_management.interrupt_current_processing()
         show(progress, item)
 
-    monkeypatch.setattr(_host_reconstruct.Progress, "show", stopping)
+    monkeypatch.setattr(reconstruct_run.Progress, "show", stopping)
     expected = {
         "failure": RuntimeError,
         "interrupt": comfy.model_management.InterruptProcessingException,
@@ -243,7 +246,7 @@ def test_memory_after_an_interrupt_while_its_traceback_is_kept(shapes, monkeypat
         if item.updates == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_host_reconstruct.Progress, "show", stop)
+    monkeypatch.setattr(reconstruct_run.Progress, "show", stop)
     smallest = min(weight.numel() for weight in shapes[2].first_stage_model.taesd_decoder.parameters())
 
     def parameters_alive():
@@ -273,7 +276,7 @@ def test_a_vae_in_half_precision_is_fitted_in_float32(kl, dtype):
 @pytest.mark.parametrize("recompute", [True, False])
 def test_activations_computed_again_are_the_same(kl, recompute, monkeypatch):
     expected = by_decoder(kl, source_of(), latent_of(), mask_of())
-    monkeypatch.setattr(_host_reconstruct, "Differentiable", partial(Differentiable, recompute=recompute))
+    monkeypatch.setattr(host_vae, "Differentiable", partial(Differentiable, recompute=recompute))
     out = by_decoder(kl, source_of(), latent_of(), mask_of())
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-4)
     moved = by_latent(kl, source_of(), latent_of(), mask_of())
@@ -329,7 +332,7 @@ def test_the_best_picture_is_kept(shapes):
     losses = []
     with loaded("test", shapes[2], latent.shape, True) as decoder:
         problem = Problem(source, latent, mask, 6, 0.03)
-        out = _host_reconstruct.fitted_picture(shapes[2], decoder, problem, lambda item: losses.append(item.loss))
+        out = reconstruct_run.fitted_picture(shapes[2], decoder, problem, lambda item: losses.append(item.loss))
     assert max(losses) > losses[0]
     first = by_decoder(shapes[2], source, latent, torch.ones(1, SIZE, SIZE), 1)
     assert min(losses) < losses[0] or torch.equal(out, first)
@@ -411,7 +414,7 @@ def test_running_out_of_memory_says_what_would_help(shapes, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     before = state(shapes[2])
-    monkeypatch.setattr(_host_reconstruct, "fitted_picture", out)
+    monkeypatch.setattr(reconstruct_run, "fitted_picture", out)
     monkeypatch.setattr("steer.nodes.reconstruct.fitted_picture", out)
     with pytest.raises(torch.OutOfMemoryError, match="SteerReconstructDecoder: .*smaller picture.*CUDA out of memory"):
         by_decoder(shapes[2], source_of(), latent_of(), mask_of())

@@ -10,10 +10,10 @@ from latent_preview import Latent2RGBPreviewer
 from steer.attention.paint_with_words import Region
 from steer.lab.comfy.server import HostError
 from steer.nodes import METHODS
-from steer.nodes._host_shown import latent_picture
-from steer.nodes._schema import PICTURES
 from steer.nodes.attention_maps import report
+from steer.nodes.host.progress import latent_picture
 from steer.nodes.paint_with_words import SteerRegion, SteerRegionsFromSegmentation
+from steer.nodes.schema import PICTURES
 from steer.pictures.maps import COLOURS, LINE, PAPER, outlined, regions_picture
 from steer.tests.host_run import noise_of
 

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 import torch
-from steer.nodes._pictures import mask_like
+from steer.nodes.picture_inputs import mask_like
 from steer.nodes.poisson_blend import SteerPoissonBlend
 from steer.nodes.stitch import SteerStitch
 

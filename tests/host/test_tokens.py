@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from steer.attention.alignment import mapper
 from steer.attention.paint_with_words import Painting, Region
 from steer.attention.tokens import prompt_of, word_values
-from steer.nodes._host_embeddings import embeddings_of
 from steer.nodes.attention_maps import phrases_of
+from steer.nodes.host.text import embeddings_of
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit
 from steer.pictures.legend import parse_legend
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from steer.lab.models import stock
 from steer.nodes import METHODS
-from steer.nodes._host_wires import KINDS
 from steer.nodes.attention_maps import SteerCaptureAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.clip_guidance import SteerCLIPImageLoss
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
+from steer.nodes.node import KINDS
 from steer.nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
 from steer.tests.host_run import Noise, encode, host_guider, noise_of, run
 

@@ -1,5 +1,6 @@
-"""What the host's editor is shown of nodes beside their outputs, and how the host shows latents."""
+"""What the log and the host's editor are told while a node runs, and how the host shows latents."""
 
+import logging
 import sys
 from collections.abc import Callable
 
@@ -7,7 +8,10 @@ from comfy_execution.utils import get_executing_context
 from torch import Tensor, tensor
 from torch.nn.functional import interpolate
 
-from ._schema import PICTURES
+from ...samplers.masks import paints
+from ..schema import PICTURES
+
+log = logging.getLogger("steer")
 
 
 def show_progress_text(text: str) -> None:
@@ -59,3 +63,27 @@ def source_picture(model, samples: Tensor, size: tuple[int, int]) -> Tensor | No
     """The same of latents as they are on wires."""
     latent_format = model.get_model_object("latent_format")
     return latent_picture(latent_format, latent_format.process_in(samples), size)
+
+
+def tell(node: str, text: str) -> None:
+    """A warning in the log and, in the editor, on the node that is running."""
+    log.warning("%s: %s", node, text)
+    show_progress_text(f"{node}: {text}")
+
+
+def tell_empty(node: str, name: str, masks: Tensor, outcome: str) -> bool:
+    """Whether all of a batch of masks (batch, ...) are empty; tells which are, and what comes of it."""
+    text = empty_of(name, masks, outcome)
+    if text:
+        tell(node, text)
+    return not any(map(paints, masks))
+
+
+def empty_of(name: str, masks: Tensor, outcome: str) -> str:
+    """Which of a batch of masks (batch, ...) are empty, and what comes of it; nothing where none is."""
+    empty = [str(number) for number, mask in enumerate(masks, 1) if not paints(mask)]
+    if len(empty) == len(masks):
+        return f"the {name} is empty (0 everywhere): {outcome}"
+    if not empty:
+        return ""
+    return f"{name} {', '.join(empty)} of {len(masks)} is empty (0 everywhere): there {outcome}"

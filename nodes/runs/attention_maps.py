@@ -7,22 +7,18 @@ import comfy.samplers
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
-from ..attention.attention_maps import Recorder, Recording
-from ..attention.core import Attention, Site, Term, nearest
-from ..attention.prompt_to_prompt import Edit, Timing, coarse, edited, shared_queries
-from ..samplers.window import Window
-from ._host import CheckedGuider, WrappedGuider, log, sigma_at
-from ._host_attention import (
-    HALF,
-    Transform,
-    attention_sites,
-    edits_of,
-    half_of,
-    with_edits,
-    with_marked_edits,
-    with_patches_unwatched,
-)
-from ._host_checks import check_every_call, check_given, check_ready, errors_of, samples_of
+from ...attention.attention_maps import Recorder, Recording
+from ...attention.core import Attention, Site, Term, nearest
+from ...attention.prompt_to_prompt import Edit, Timing, coarse, edited, shared_queries
+from ...samplers.window import Window
+from ..host.attention.edits import Transform, edits_of
+from ..host.attention.rows import with_edits, with_marked_edits, with_patches_unwatched
+from ..host.attention.unet import attention_sites
+from ..host.checks import check_every_call, check_given, check_ready, errors_of, samples_of
+from ..host.conditioning import HALF, half_of
+from ..host.law import sigma_at
+from ..host.progress import log
+from ..host.run import CheckedGuider, WrappedGuider
 
 
 class Recorded(Transform):

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..attention.core import Attention, Site
-from ..attention.prompt_to_prompt import (
+from ...attention.core import Attention, Site
+from ...attention.prompt_to_prompt import (
     NOTHING_TO_BLEND,
     BlendedTarget,
     BlendMask,
@@ -18,14 +18,19 @@ from ..attention.prompt_to_prompt import (
     edited,
     shared_queries,
 )
-from ..pictures.maps import PIXELS, outlined
-from ..samplers.direct_inversion import PinnedSource
-from ..samplers.same_noise import SameNoise
-from ._host import CheckedGuider, InversionSampler, WrappedGuider, check_inversion_fits, noise_law
-from ._host_attention import Transform, attention_sites, edits_of, half_of, paired, with_edits, with_patches_unwatched
-from ._host_checks import check_given, check_ready, errors_of
-from ._host_shown import latent_picture, show_output
-from ._schema import PICTURES, shown
+from ...pictures.maps import PIXELS, outlined
+from ...samplers.direct_inversion import PinnedSource
+from ...samplers.same_noise import SameNoise
+from ..host.attention.edits import Transform, edits_of
+from ..host.attention.rows import with_edits, with_patches_unwatched
+from ..host.attention.unet import attention_sites
+from ..host.checks import check_given, check_ready, errors_of
+from ..host.conditioning import half_of, paired
+from ..host.law import check_inversion_fits, noise_law
+from ..host.progress import latent_picture, show_output
+from ..host.run import CheckedGuider, WrappedGuider
+from ..schema import PICTURES, shown
+from .inversion import InversionSampler
 
 
 class Lockstep(Transform):

@@ -9,8 +9,8 @@ from comfy.model_sampling import CONST
 from torch import Tensor
 from torch.nn import GroupNorm
 
-from ..samplers.core import check_values, noise_levels
-from ..samplers.masks import check_axes, check_mask, for_latents, lies_over
+from ...samplers.core import check_values, noise_levels
+from ...samplers.masks import check_axes, check_mask, for_latents, lies_over
 
 
 @contextmanager
@@ -22,32 +22,6 @@ def errors_of(node: str):
         if str(error).startswith(f"{node}: "):
             raise
         raise ValueError(f"{node}: {error}") from error
-
-
-def check_share(node: str, name: str, value: float) -> None:
-    """ValueError unless it is from 0 to 1: the host leaves the bounds of an input to a node that validates it."""
-    if not 0.0 <= value <= 1.0:  # a NaN fails every comparison
-        raise ValueError(f"{node}: {name} is {value}; it needs to be from 0 to 1")
-
-
-def check_interval(node: str, start_percent: float, end_percent: float) -> None:
-    """ValueError unless the two are shares of a run, the first before the second."""
-    check_share(node, "start_percent", start_percent)
-    check_share(node, "end_percent", end_percent)
-    if start_percent >= end_percent:
-        raise ValueError(
-            f"{node}: start_percent {start_percent:g} is not before end_percent {end_percent:g}; "
-            "0 and 1 guide the whole run"
-        )
-
-
-def check_strength(node: str, strength: float) -> None:
-    """ValueError unless it is a share of diffusion time of which something is left to do."""
-    check_share(node, "strength", strength)
-    if strength == 0.0:
-        raise ValueError(
-            f"{node}: strength is 0, at which there is no noise and nothing can change; use more than 0, at most 1"
-        )
 
 
 def samples_of(model, latent: dict) -> Tensor:

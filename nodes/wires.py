@@ -15,7 +15,7 @@ SteerRegions = io.Custom("STEER_REGIONS")
 """A tuple of `attention.paint_with_words.Region`."""
 
 SteerLoss = io.Custom("STEER_LOSS")
-"""A `_host_gradient_guidance.SteerLossValue`: what is to become less."""
+"""A `runs.gradient_guidance.SteerLossValue`: what is to become less."""
 
 SteerClassifier = io.Custom("STEER_CLASSIFIER")
 """A `samplers.classifier.Classifier`."""

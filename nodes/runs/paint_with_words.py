@@ -3,11 +3,12 @@
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..attention.core import Attention, Site
-from ..attention.paint_with_words import Painting, Region, painted
-from ._host import noise_law
-from ._host_attention import Transform, with_marked_edits
-from ._host_checks import errors_of, fitted_mask
+from ...attention.core import Attention, Site
+from ...attention.paint_with_words import Painting, Region, painted
+from ..host.attention.edits import Transform
+from ..host.attention.rows import with_marked_edits
+from ..host.checks import errors_of, fitted_mask
+from ..host.law import noise_law
 
 MARK = "steer_paint"
 

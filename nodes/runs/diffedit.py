@@ -5,10 +5,13 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..samplers.diffedit import contrast, draws, found
-from ..samplers.masks import check_mask
-from ._host import checked_run, noise_law, strength_sigma, tell_places
-from ._host_checks import check_answer, check_every_call, check_given, errors_of, fitted_noise_mask
+from ...samplers.diffedit import contrast, draws, found
+from ...samplers.masks import check_mask
+from ..host.checks import check_answer, check_every_call, check_given, errors_of, fitted_noise_mask
+from ..host.conditioning import check_active, equal
+from ..host.guider import tell_places
+from ..host.law import noise_law, strength_sigma
+from ..host.run import checked_run
 
 FREE = 1.5  # times what the host reckons a call takes has to be free, as where it batches conditionings itself
 
@@ -90,28 +93,6 @@ def draws_at_once(model, shape, samples: int, device) -> int:
     free = getattr(model.current_patcher, "get_free_memory", comfy.model_management.get_free_memory)(device)
     fitting = (n for n in range(samples, 1, -1) if FREE * model.memory_required([2 * n * shape[0], *shape[1:]]) < free)
     return next(fitting, 1)
-
-
-def check_active(conds: dict[str, list[dict]], sigma: float) -> None:
-    """ValueError for a prompt that is limited to other noise levels: the host would take zero for its estimate."""
-    for name, entries in conds.items():
-        ranges = [(entry.get("timestep_start"), entry.get("timestep_end")) for entry in entries]
-        if not any((start is None or sigma <= start) and (end is None or sigma >= end) for start, end in ranges):
-            raise ValueError(
-                f"{name} is limited to a part of the run, and sigma {sigma:.4g}, the level of this strength, is not in "
-                "it; give it without a time range, or choose another strength"
-            )
-
-
-def equal(a, b) -> bool:
-    """Whether two conditionings are the same in all that they hold."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b.to(a.device))
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a is b or (type(a) is type(b) and isinstance(a, str | int | float | bool) and a == b)
 
 
 def pixels_of(model) -> int:

@@ -14,21 +14,15 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..samplers.classifier import Classifier
-from ..samplers.gradient_guidance import (
-    Loss,
-    at_top,
-    change_by_estimate,
-    change_by_x,
-    limited,
-    near_top,
-    round_top,
-)
-from ..samplers.masks import check_mask
-from ..samplers.window import Window
-from ._host import CheckedGuider, Run, WrappedGuider, checked_run, log, noise_law, tell_empty, window_of
-from ._host_checks import check_every_call, check_given, errors_of, fitted_mask, fitted_noise_mask
-from ._host_gradients import Differentiable, DoesNotFit, gradient_options, gradients
+from ...samplers.gradient_guidance import Loss, at_top, change_by_estimate, change_by_x, limited, near_top, round_top
+from ...samplers.masks import check_mask
+from ...samplers.window import Window
+from ..host.checks import check_every_call, check_given, errors_of, fitted_mask, fitted_noise_mask
+from ..host.gradients.model import Differentiable, DoesNotFit, gradient_options
+from ..host.gradients.tensors import gradients
+from ..host.law import noise_law, window_of
+from ..host.progress import log, tell_empty
+from ..host.run import CheckedGuider, Run, WrappedGuider, checked_run
 
 KEY = "steer_gradient_guidance"
 
@@ -315,42 +309,3 @@ def _memory_advice(acting):
 def term_of(node: str, guider, loss, scale, interval, through_model, most, mask) -> Term:
     """The term, its percents as sigmas of the guider's model."""
     return Term(node, loss, scale, window_of(guider.model_patcher, interval), through_model, most, mask)
-
-
-@dataclass(frozen=True)
-class ClassifierLoss:
-    """`-log p(label | x, sigma)` of the noisy latent."""
-
-    classifier: Classifier
-    index: int
-    patchers: tuple
-
-    noisy = True
-
-    @classmethod
-    def of(cls, classifier: Classifier, index: int):
-        management, network = comfy.model_management, classifier.network
-        # one as long as there is the network: the host takes a network without its patcher for a memory leak
-        if not hasattr(network, "steer_patcher"):
-            network.steer_patcher = comfy.model_patcher.ModelPatcher(
-                network, management.get_torch_device(), management.unet_offload_device()
-            )
-        return cls(classifier, index, (network.steer_patcher,))
-
-    def memory(self, shape: tuple[int, ...]) -> float:
-        return 0.0
-
-    def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
-        made_for, given = (self.classifier.law, self.classifier.latent_format), (run.law, type(latent_format).__name__)
-        if made_for != given:
-            raise ValueError(
-                f"the classifier is of a {made_for[0].name} model with {made_for[1]} latents, and this model is a "
-                f"{given[0].name} one with {given[1]} latents; use one that was trained for this model"
-            )
-        self.classifier.check_shape(run.known)
-        network = differentiable(self.patchers[0])
-
-        def loss(x: Tensor, sigma: float) -> Tensor:
-            return network(lambda: -self.classifier.log_probs(x, sigma)[:, self.index])
-
-        return loss

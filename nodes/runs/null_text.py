@@ -7,11 +7,11 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..samplers.inversion import Inversion
-from ._host import read_by_patches
-from ._host_attention import HALF
-from ._host_checks import check_answer, check_every_call, check_ready
-from ._host_gradients import Differentiable, gradient_options
+from ...samplers.inversion import Inversion
+from ..host.checks import check_answer, check_every_call, check_ready
+from ..host.conditioning import same
+from ..host.gradients.model import Differentiable, gradient_options
+from ..host.guider import read_by_patches
 
 
 class Branches:
@@ -56,10 +56,6 @@ class Branches:
         return comfy.samplers.calc_cond_batch(self._model, conds, x, sigmas, options)[-1]
 
 
-def same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a, b.to(a))
-
-
 class _WithBranches(comfy.samplers.Sampler):
     """Not a sampler, but what to do where the host samples: with models loaded and conditionings processed."""
 
@@ -96,15 +92,3 @@ def with_branches(model, positive, negative, inversion: Inversion, work: Callabl
         torch.zeros_like(source), source, _WithBranches(work, differentiable), torch.tensor(inversion.sigmas),
         disable_pbar=True, seed=0,
     )  # fmt: skip
-
-
-def negative_takes_over(positive, negative) -> dict:
-    """The options of a single negative, with the ControlNet that the host would lend it from the positive.
-
-    The host lends it to the first entry of the negative only, which is not enough for one that has many.
-    """
-    options = {name: value for name, value in negative[0][1].items() if name != HALF}  # no edit is about it any more
-    lent = [given for _, given in positive if given.get("control_apply_to_uncond") and given.get("control") is not None]
-    if lent and options.get("control") is None:
-        options["control"] = lent[0]["control"]
-    return options

@@ -113,7 +113,6 @@ KINDS = {
     "COMBO": Kind(of(str), "one of its choices, a text"),
 }
 """By the host's name of the type. Which numbers, texts and shapes fit, the nodes say themselves."""
-
 WIDGETS = {"INT", "FLOAT", "BOOLEAN", "STRING", "COMBO"}
 NAMED = re.compile(r"Steer\w+: ")
 """How an error begins that says already which node it is of."""

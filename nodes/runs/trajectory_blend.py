@@ -2,10 +2,11 @@
 
 import comfy.samplers
 
-from ..samplers.inversion import Inversion
-from ..samplers.trajectory_blend import TrajectoryBlend
-from ._host import BlendedGuider, CheckedGuider, Run, check_inversion_fits, checked_run, noise_to
-from ._host_checks import errors_of
+from ...samplers.inversion import Inversion
+from ...samplers.trajectory_blend import TrajectoryBlend
+from ..host.checks import errors_of
+from ..host.law import check_inversion_fits, noise_to
+from ..host.run import BlendedGuider, CheckedGuider, Run, checked_run
 
 CLOSE = 1e-3  # of the largest value: what rounding on the wires may do to a latent
 

@@ -1,0 +1,117 @@
+"""Guiders of the host: classifier-free guidance with an interval, and guiders round others for one run."""
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import node_helpers
+from torch import Tensor
+
+from ...samplers.guidance import branch_weights, cfg_with_empty
+from .checks import check_given, errors_of, fitted_noise_mask
+from .law import window_of
+from .progress import tell_empty
+from .run import CheckedGuider, CheckedSampler, masks_itself
+
+
+def read_by_patches(model_options: dict) -> bool:
+    """Whether a patch reads the predictions, so that one that weighs nothing is needed all the same."""
+    needed = "disable_cfg1_optimization", *(f"sampler_{hook}cfg_function" for hook in ("pre_", "post_", ""))
+    return any(map(model_options.get, needed))
+
+
+def tell_places(model_options: dict) -> bool:
+    """Whether patches of the model may tell a positive, 0, from a negative, 1, by their places in a call."""
+    return bool(model_options.get("transformer_options", {}).keys() & {"patches", "patches_replace"})
+
+
+def guidance_of(guider, model_options: dict) -> str:
+    """What a run does beside predicting by one prompt, for a report; "" where it does nothing, as at cfg 1."""
+    while isinstance(guider, CheckedGuider):
+        guider = guider._guider
+    kind = type(guider)
+    if kind is not SteerCFG and getattr(kind, "predict_noise", None) is not comfy.samplers.CFGGuider.predict_noise:
+        return f"the guider ({kind.__name__}) guides in a way of its own"
+    if guider.cfg > 1.0:
+        return f"the guider is at cfg {guider.cfg:g}"
+    if "empty" in guider.conds and guider.negative_scale > 0.0:
+        return f"the guider is at negative_scale {guider.negative_scale:g}"
+    return "a patch on the model changes guidance" if read_by_patches(model_options) else ""
+
+
+class SteerCFG(comfy.samplers.CFGGuider):
+    """The host's CFGGuider with an interval, a third conditioning, and its input checked before anything runs."""
+
+    fits_masks = True
+
+    def __init__(self, node: str, model, cfg: float, negative_scale: float, interval: tuple[float, float]):
+        super().__init__(model)
+        self.node, self.cfg, self.negative_scale = node, cfg, negative_scale
+        self.window = window_of(model, interval)
+
+    def set_conds(self, positive, negative, empty=None):
+        conds = {"positive": positive, "negative": negative}
+        if empty is not None:
+            conds["empty"] = node_helpers.conditioning_set_values(empty, {"prompt_type": "negative"})
+        self.inner_set_conds(conds)
+
+    def sample(self, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
+        with errors_of(self.node):
+            check_given(self.model_patcher.model, sigmas, latent_image, denoise_mask)
+            if "empty" in self.original_conds and "sampler_cfg_function" in self.model_options:
+                raise ValueError(
+                    "the model has a patch that replaces the CFG formula (such as RescaleCFG), and `empty` asks for "
+                    "another one; disconnect `empty` or remove the patch"
+                )
+            denoise_mask = fitted_noise_mask(denoise_mask, latent_image)
+        changed = "denoise_mask_function" in self.model_options or masks_itself(sampler)
+        if denoise_mask is not None and not denoise_mask.is_nested and not changed:
+            tell_empty(self.node, "noise mask", denoise_mask, "the picture stays as it is")
+        sampler = CheckedSampler(self.node, sampler)
+        return super().sample(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        # samplers with several calls in a step are stopped by the host between steps only
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        positive, negative, empty = (self.conds.get(name) for name in ("positive", "negative", "empty"))
+        inside = float(timestep.max()) in self.window
+        if inside and empty is not None and self.negative_scale:
+            return self._three_terms([positive, empty], negative, x, timestep, model_options)
+        # at cfg 1 the host leaves the unconditional out, unless a patch or a CFG++ sampler asked for it
+        cfg, unconditional = self.cfg if inside else 1.0, negative if empty is None else empty
+        if cfg == 0.0 and not read_by_patches(model_options):
+            positive = None
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, unconditional, positive, cfg, model_options=model_options, seed=seed
+        )
+
+    def _three_terms(self, pair, negative, x, timestep, model_options):
+        """The host's guidance by the pair, positive and empty, and the negative's term besides.
+
+        Who reads predictions sees the pair's: the empty's is the unconditional one, with which CFG++ samplers renoise
+        (Chung et al. 2024, arXiv:2406.08070), and that by which patches tell what the positive adds.
+        """
+        if not read_by_patches(model_options):
+            weights = branch_weights(self.cfg, self.negative_scale)[::2]
+            pair = [cond if weight else None for cond, weight in zip(pair, weights, strict=True)]
+        args = {"input": x, "sigma": timestep, "model": self.inner_model, "model_options": model_options}
+        calculate = model_options.get("sampler_calc_cond_batch_function")
+
+        def predictions(conds: list) -> list[Tensor]:
+            if calculate is not None:
+                return calculate({**args, "conds": conds})
+            return comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
+
+        if calculate is not None or tell_places(model_options):  # they have nothing for a third
+            against = predictions([None, negative])[1]
+            out = predictions(pair)
+        else:
+            *out, against = predictions([*pair, negative])
+        args.update(conds=pair, cond_scale=self.cfg, timestep=timestep)
+        for patch in model_options.get("sampler_pre_cfg_function", []):
+            out = patch({**args, "conds_out": out})
+        denoised = cfg_with_empty(out[0], against, out[1], self.cfg, self.negative_scale)
+        args.update(cond=pair[0], uncond=pair[1], cond_denoised=out[0], uncond_denoised=out[1])
+        for patch in model_options.get("sampler_post_cfg_function", []):
+            denoised = patch({**args, "denoised": denoised})
+        return denoised

@@ -1,0 +1,54 @@
+"""A classifier as a loss on noisy latents."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.sampler_helpers
+import comfy.samplers
+from torch import Tensor
+
+from ...samplers.classifier import Classifier
+from ...samplers.gradient_guidance import Loss
+from ..host.run import Run
+
+
+@dataclass(frozen=True)
+class ClassifierLoss:
+    """`-log p(label | x, sigma)` of the noisy latent."""
+
+    classifier: Classifier
+    index: int
+    patchers: tuple
+
+    noisy = True
+
+    @classmethod
+    def of(cls, classifier: Classifier, index: int):
+        management, network = comfy.model_management, classifier.network
+        # one as long as there is the network: the host takes a network without its patcher for a memory leak
+        if not hasattr(network, "steer_patcher"):
+            network.steer_patcher = comfy.model_patcher.ModelPatcher(
+                network, management.get_torch_device(), management.unet_offload_device()
+            )
+        return cls(classifier, index, (network.steer_patcher,))
+
+    def memory(self, shape: tuple[int, ...]) -> float:
+        return 0.0
+
+    def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
+        made_for, given = (self.classifier.law, self.classifier.latent_format), (run.law, type(latent_format).__name__)
+        if made_for != given:
+            raise ValueError(
+                f"the classifier is of a {made_for[0].name} model with {made_for[1]} latents, and this model is a "
+                f"{given[0].name} one with {given[1]} latents; use one that was trained for this model"
+            )
+        self.classifier.check_shape(run.known)
+        network = differentiable(self.patchers[0])
+
+        def loss(x: Tensor, sigma: float) -> Tensor:
+            return network(lambda: -self.classifier.log_probs(x, sigma)[:, self.index])
+
+        return loss

@@ -1,0 +1,80 @@
+"""CLIP's towers and the VAE joined to a loss on latents."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ...samplers.clip_guidance import cutouts, inside, spherical_distance, within_range
+from ...samplers.gradient_guidance import Loss
+from ..host.clip import embedded
+from ..host.run import Run
+from ..host.vae import decoded
+
+
+@dataclass(frozen=True)
+class CLIPLoss:
+    """Half the squared angle between a target's embedding and those of a decoded estimate's cutouts, their mean."""
+
+    clip_vision: object
+    vae: object
+    target: Tensor
+    """(1 or batch, width)"""
+    cutouts: int
+    smallest: float = 0.0
+    """Of the cutouts' sides, as a share of the picture's shorter side."""
+
+    noisy = False
+
+    @property
+    def patchers(self) -> tuple:
+        return self.vae.patcher, self.clip_vision.patcher
+
+    def memory(self, shape: tuple[int, ...]) -> float:
+        # at the least, in float32, as measured at the sizes of SD1.x's VAE and CLIP-ViT-L, where what does not fit is
+        # computed again: of the tower each layer's input is kept, and one layer takes about 33 times as much
+        tower = self.clip_vision.model
+        weights = sum(weight.numel() for weight in tower.parameters())
+        width = next(weight.shape[0] for weight in tower.parameters() if weight.ndim == 4)
+        positions = next(weight.shape[0] for name, weight in tower.named_parameters() if "position_embedding" in name)
+        layers = weights / (12 * width**2)
+        kept = shape[0] * self.cutouts * positions * width * (layers + 33) * 4
+        decoder = self.vae.memory_used_decode(shape, self.vae.vae_dtype)
+        return decoder + max(kept, 0.15 * decoder + 2**26)  # the tower's way back, or then the decoder's
+
+    def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
+        _check_fits(self, run)
+        decoder, tower = (differentiable(patcher) for patcher in self.patchers)
+        draw = run.noise("cutouts")
+        target = self.target.to(run.known.device, torch.float32)
+
+        def loss(denoised: Tensor, sigma: float) -> Tensor:
+            pictures = within_range(decoded(self.vae, decoder, latent_format.process_out(denoised)))
+            if run.mask is not None:
+                places = run.mask.reshape(-1, 1, *run.mask.shape[-2:])  # of one frame
+                pictures = inside(pictures, interpolate(places, pictures.shape[-2:], mode="bilinear"))
+            uniform = torch.special.ndtr(draw(denoised.new_empty(denoised.shape[0], self.cutouts, 3)))
+            squares = cutouts(pictures, uniform, self.clip_vision.image_size, self.smallest)
+            found = embedded(self.clip_vision, tower, squares.flatten(0, 1)).unflatten(0, squares.shape[:2])
+            return spherical_distance(found, target[:, None]).mean(1)
+
+        return loss
+
+
+def _check_fits(loss: CLIPLoss, run: Run) -> None:
+    batch, channels = run.known.shape[:2]
+    if channels != loss.vae.latent_channels:
+        raise ValueError(
+            f"vae has {loss.vae.latent_channels} latent channels and the model works on {channels}; connect the VAE "
+            "that belongs to the model"
+        )
+    if not hasattr(loss.vae.first_stage_model, "decode"):
+        raise ValueError("vae has no decoder (the file it was loaded from holds none); connect the VAE of the model")
+    if run.known.ndim == 5 and run.known.shape[2] != 1:
+        raise ValueError(f"latent_image has {run.known.shape[2]} frames; CLIP judges single pictures")
+    if loss.target.shape[0] not in (1, batch):
+        raise ValueError(
+            f"the loss has {loss.target.shape[0]} targets for a batch of {batch}; give one, or one for each"
+        )
