@@ -11,9 +11,10 @@ from ..attention.prompt_to_prompt import Timing
 from ..pictures.heatmap import heatmap_picture
 from ..pictures.maps import PIXELS
 from .host.law import sigma_at
+from .host.run import RunSampler, sampled_advanced
 from .host.text import tokenized
 from .picture_inputs import check_picture
-from .runs.attention_maps import recorded, with_recording
+from .runs.attention_maps import capturing, with_recording
 from .schema import advanced, shown, where_known
 from .wires import SteerAttention, SteerEdit
 
@@ -75,9 +76,10 @@ class SteerCaptureAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, noise, guider, sampler, sigmas, latent_image, cross_end=0.8, self_end=0.4) -> io.NodeOutput:
-        node = "SteerCaptureAttention"
-        latent, attention = recorded(node, noise, guider, sampler, sigmas, latent_image, cross_end, self_end)
-        return io.NodeOutput(latent, attention)
+        method = capturing(guider.model_patcher, sampler, cross_end, self_end)
+        sampler = RunSampler("SteerCaptureAttention", method, sampler)
+        latent = sampled_advanced(noise, guider, sampler, sigmas, latent_image)
+        return io.NodeOutput(latent, method.recording)
 
 
 class SteerInjectAttention(io.ComfyNode):

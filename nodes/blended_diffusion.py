@@ -1,8 +1,12 @@
 """Blended Latent Diffusion around any sampler of the host."""
 
-from comfy_api.latest import io
+from functools import partial
 
-from .host.run import BlendedSampler
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..samplers.blended_diffusion import Blend
+from .host.run import Run, RunSampler, check_plain
 from .schema import where_known
 
 NODE = "SteerBlendedSampler"
@@ -44,12 +48,18 @@ class SteerBlendedSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, sampler, dilation) -> io.NodeOutput:
-        if getattr(sampler, "needs_mask", False):
-            raise ValueError(
-                f"sampler is {sampler.node}, which keeps the masked-out part itself; "
-                "connect a plain sampler such as KSamplerSelect or SteerDDIMSampler"
-            )
-        return io.NodeOutput(BlendedSampler(NODE, sampler, dilation))
+        check_plain(sampler)
+        method = partial(blended, sampler=sampler, dilation=dilation)
+        return io.NodeOutput(RunSampler(NODE, method, sampler, masks_itself=True))
+
+
+def blended(run: Run, sampler, dilation: int) -> Tensor:
+    """What another SAMPLER makes where the mask is 1, of a guider that blends and a source without what lies there."""
+    run.check_source()
+    blend = Blend(run.sigmas, run.law, run.known, run.mask, run.noise("known"), dilation)
+    if run.nothing_to_do():
+        return run.known
+    return run.result(blend.finish(run.scaled(run.sample(sampler, blend.denoise))))
 
 
 NODES = [SteerBlendedSampler]

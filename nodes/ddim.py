@@ -1,9 +1,10 @@
 """DDIM as a sampler of the host."""
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..samplers.ddim import ddim
-from .host.run import SteerSampler
+from .host.run import Run, RunSampler
 from .schema import where_known
 
 NODE = "SteerDDIMSampler"
@@ -37,11 +38,10 @@ class SteerDDIMSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, eta) -> io.NodeOutput:
+        def sampled(run: Run) -> Tensor:
+            return run.walk(lambda x: ddim(run.denoise, x, run.sigmas, run.law, eta, run.noise("step")))
 
-        def steps(denoise, x, run):
-            return ddim(denoise, x, run.sigmas, run.law, eta, run.noise("step"))
-
-        return io.NodeOutput(SteerSampler(NODE, steps))
+        return io.NodeOutput(RunSampler(NODE, sampled))
 
 
 NODES = [SteerDDIMSampler]

@@ -12,7 +12,7 @@ from ..pictures.heatmap import overlaid
 from ..pictures.maps import outlined
 from .host.checks import samples_of
 from .host.progress import log, source_picture
-from .runs.diffedit import contrasted, pixels_of
+from .runs.diffedit import Settings, contrasted, pixels_of
 from .schema import PICTURES, answer_of, check_strength, shown, where_known
 
 NODE = "SteerDiffEditMask"
@@ -89,9 +89,12 @@ class SteerDiffEditMask(io.ComfyNode):
     def execute(cls, model, source, target, latent_image, strength, samples, threshold, seed) -> io.NodeOutput:
         check_strength(NODE, strength)
         latent = samples_of(model, latent_image)
-        settings, callback = (strength, samples, threshold, seed), latent_preview.prepare_callback(model, samples)
-        quiet = not comfy.utils.PROGRESS_BAR_ENABLED
-        mask, heat, looked = contrasted(NODE, model, source, target, latent_image, latent, settings, callback, quiet)
+        settings, noise_mask = Settings(strength, samples, threshold, seed), latent_image.get("noise_mask")
+        quiet, callback = not comfy.utils.PROGRESS_BAR_ENABLED, latent_preview.prepare_callback(model, samples)
+        mask, heat, looked = contrasted(
+            NODE, model, {"source": source, "target": target}, latent, noise_mask, settings, callback=callback,
+            disable_pbar=quiet,
+        )  # fmt: skip
         text, usual = report(mask, heat, looked), all(0.0 < share < 1.0 for share in mask.flatten(1).mean(1))
         (log.info if usual else log.warning)("%s: %s", NODE, text)
         # nothing between 0 and 1: reduced by the host, which looks at the middle of each square, it is the same again

@@ -2,14 +2,14 @@
 
 import comfy.utils
 import latent_preview
-import torch
 from comfy_api.latest import io
 
 from ..samplers.inversion import Inversion
 from ..samplers.inversion_report import AMISS
 from .host.checks import samples_of
 from .host.progress import log
-from .runs.inversion import InversionSampler, InvertedNoise, inversion_start
+from .host.run import RunSampler, run_once
+from .runs.inversion import InvertedNoise, Inverting, inversion_start
 from .schema import advanced, shown, where_known
 from .wires import SteerInversion
 
@@ -87,20 +87,18 @@ class SteerDDIMInversion(io.ComfyNode):
     @classmethod
     def execute(cls, guider, sigmas, latent_image, refine, tolerance, check=True) -> io.NodeOutput:
         samples = samples_of(guider.model_patcher, latent_image)
-        sampler = InversionSampler(NODE, refine, tolerance, check)
+        inverting = Inverting(refine, tolerance, check)
         steps = max(1, len(sigmas) - 1) * (2 if check else 1)
         callback = latent_preview.prepare_callback(guider.model_patcher, steps)
-        quiet = not comfy.utils.PROGRESS_BAR_ENABLED
-        guider.sample(
-            torch.zeros_like(samples), samples, sampler, sigmas, callback=callback, disable_pbar=quiet, seed=0
-        )
-        if sampler.inversion is None:
+        sampler = RunSampler(NODE, inverting, one_prompt=True)
+        run_once(guider, sampler, sigmas, samples, callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED)
+        if inverting.inversion is None:
             raise ValueError("sigmas is empty, so there is nothing to invert along")
-        log.info("%s: %s", NODE, sampler.report)
-        latent, noise = inversion_outputs(sampler.inversion)
-        amiss = next((line for line in sampler.report.splitlines() if line.startswith(AMISS)), "")
-        text = shown(sampler.report, amiss)
-        return io.NodeOutput({**latent_image, **latent}, noise, sampler.inversion, ui=text)
+        log.info("%s: %s", NODE, inverting.report)
+        latent, noise = inversion_outputs(inverting.inversion)
+        amiss = next((line for line in inverting.report.splitlines() if line.startswith(AMISS)), "")
+        text = shown(inverting.report, amiss)
+        return io.NodeOutput({**latent_image, **latent}, noise, inverting.inversion, ui=text)
 
 
 def inversion_outputs(inversion: Inversion) -> tuple[dict, InvertedNoise]:

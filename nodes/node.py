@@ -4,9 +4,7 @@ The host checks the types of connected outputs. It does not look at a literal in
 send, nor at what comes from an output of any type.
 """
 
-import re
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from functools import cache, wraps
 from inspect import signature
 from numbers import Real
@@ -21,6 +19,7 @@ from ..attention.paint_with_words import Region
 from ..attention.prompt_to_prompt import Edit
 from ..samplers.classifier import Classifier
 from ..samplers.inversion import Inversion
+from .host.checks import errors_of
 
 
 class Kind(NamedTuple):
@@ -114,8 +113,6 @@ KINDS = {
 }
 """By the host's name of the type. Which numbers, texts and shapes fit, the nodes say themselves."""
 WIDGETS = {"INT", "FLOAT", "BOOLEAN", "STRING", "COMBO"}
-NAMED = re.compile(r"Steer\w+: ")
-"""How an error begins that says already which node it is of."""
 
 
 def check_inputs(node: type) -> None:
@@ -136,7 +133,7 @@ def check_inputs(node: type) -> None:
     @wraps(execute)
     def checked(cls, *args, **kwargs):
         (node_id, inputs), given = schema(), parameters.bind(cls, *args, **kwargs)
-        with named(node_id):
+        with errors_of(node_id):
             there = [item for item in inputs if item.id in given.arguments]
             for item in there:
                 check_kind(item, given.arguments[item.id])
@@ -146,17 +143,6 @@ def check_inputs(node: type) -> None:
             return execute(*given.args, **given.kwargs)
 
     node.execute = classmethod(checked)
-
-
-@contextmanager
-def named(node_id: str):
-    """Puts the node's name before ValueErrors that have none: those of what it runs have their own."""
-    try:
-        yield
-    except ValueError as error:
-        if NAMED.match(str(error)):
-            raise
-        raise ValueError(f"{node_id}: {error}") from error
 
 
 def check_kind(item, value) -> None:

@@ -1,10 +1,15 @@
 """RePaint as a sampler of the host."""
 
-from comfy_api.latest import io
+from collections.abc import Iterator
+from functools import partial
 
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..samplers.core import Step
 from ..samplers.repaint import model_calls, repaint
 from .host.progress import log
-from .host.run import SteerSampler
+from .host.run import Run, RunSampler
 from .schema import advanced, where_known
 
 NODE = "SteerRePaintSampler"
@@ -67,20 +72,24 @@ class SteerRePaintSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, resamples, jump_length, eta) -> io.NodeOutput:
+        method = partial(repainted, resamples=resamples, jump_length=jump_length, eta=eta)
+        return io.NodeOutput(RunSampler(NODE, method, masks_itself=True))
 
-        def calls(count):
-            return model_calls(count, resamples, jump_length)
 
-        def steps(denoise, x, run):
-            count = len(run.sigmas) - 1
-            log.info("%s: %d model calls for %d steps", NODE, calls(count), count)
-            if count <= jump_length and resamples > 1:
-                log.warning("%s: %d steps are too few to jump back %d, so nothing is resampled; use more steps or a "
-                            "smaller jump_length", NODE, count, jump_length)  # fmt: skip
-            streams = run.noise("step"), run.noise("known")
-            return repaint(denoise, x, run.sigmas, run.law, run.known, run.mask, *streams, resamples, jump_length, eta)
+def repainted(run: Run, resamples: int, jump_length: int, eta: float) -> Tensor:
+    """The result of RePaint, after a word on what it costs."""
 
-        return io.NodeOutput(SteerSampler(NODE, steps, calls, needs_mask=True))
+    def steps(x: Tensor) -> Iterator[Step]:
+        log.info("%s: %d model calls for %d steps", NODE, calls, count)
+        if count <= jump_length and resamples > 1:
+            log.warning("%s: %d steps are too few to jump back %d, so nothing is resampled; use more steps or a "
+                        "smaller jump_length", NODE, count, jump_length)  # fmt: skip
+        streams = run.noise("step"), run.noise("known")
+        return repaint(run.denoise, x, run.sigmas, run.law, run.known, run.mask, *streams, resamples, jump_length, eta)
+
+    count = len(run.sigmas) - 1
+    calls = model_calls(count, resamples, jump_length)
+    return run.walk(steps, calls)
 
 
 NODES = [SteerRePaintSampler]

@@ -1,8 +1,11 @@
 """DiffEdit's decoding around any sampler of the host: outside the mask the recorded inversion."""
 
+from functools import partial
+
 from comfy_api.latest import io
 
-from .runs.trajectory_blend import TrajectoryBlendSampler
+from .host.run import RunSampler, check_plain
+from .runs.trajectory_blend import blended_with_trajectory
 from .schema import where_known
 from .wires import SteerInversion
 
@@ -39,12 +42,9 @@ class SteerTrajectoryBlendSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, sampler, inversion) -> io.NodeOutput:
-        if getattr(sampler, "needs_mask", False):
-            raise ValueError(
-                f"sampler is {sampler.node}, which keeps the masked-out part itself; "
-                "connect a plain sampler such as KSamplerSelect or SteerDDIMSampler"
-            )
-        return io.NodeOutput(TrajectoryBlendSampler(NODE, sampler, inversion))
+        check_plain(sampler)
+        method = partial(blended_with_trajectory, sampler=sampler, inversion=inversion)
+        return io.NodeOutput(RunSampler(NODE, method, sampler, masks_itself=True))
 
 
 NODES = [SteerTrajectoryBlendSampler]

@@ -1,5 +1,6 @@
 """What is asked of the inputs of nodes, guiders and samplers before the first model call; each failure says why."""
 
+import re
 from contextlib import contextmanager
 
 import comfy.sample
@@ -12,16 +13,19 @@ from torch.nn import GroupNorm
 from ...samplers.core import check_values, noise_levels
 from ...samplers.masks import check_axes, check_mask, for_latents, lies_over
 
+NAMED = re.compile(r"Steer\w+: ")
+"""How an error begins that says already which node it is of."""
+
 
 @contextmanager
-def errors_of(node: str):
-    """Puts the name of the node, or of one of its inputs, before the ValueErrors that do not begin with it."""
+def errors_of(name: str):
+    """Puts the name of a node, or of one of its inputs, before ValueErrors that do not begin with a node's."""
     try:
         yield
     except ValueError as error:
-        if str(error).startswith(f"{node}: "):
+        if NAMED.match(str(error)):
             raise
-        raise ValueError(f"{node}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
 
 
 def samples_of(model, latent: dict) -> Tensor:
@@ -94,6 +98,33 @@ def check_own_masks(guider, mask: Tensor) -> None:
             f"the host's guiders take the masks of {len(mask)} clips (such as pictures of Qwen-Image and Wan) for "
             "those of frames and mix them, before any sampler can see it; use SteerCFGGuider, which at its defaults is "
             "the host's CFGGuider and gives each its own, or sample one at a time"
+        )
+
+
+def check_masked_run(guider, mask: Tensor | None, model_options: dict) -> None:
+    """ValueError for a run without a noise mask, or with one that a method which masks itself cannot follow."""
+    if mask is None:
+        raise ValueError(
+            "latent_image has no noise mask, so there is nothing to keep; "
+            "put 'Set Latent Noise Mask' between the VAE encode and the sampler"
+        )
+    check_own_masks(guider, mask)
+    if "denoise_mask_function" in model_options:
+        raise ValueError(
+            "the model changes the mask at each step (Differential Diffusion), which this sampler does not follow; "
+            "remove that patch, or use it with SteerDDIMSampler or a sampler of the host"
+        )
+
+
+def check_source(sigma: float, known: Tensor, mask: Tensor, noise: Tensor) -> None:
+    """ValueError for a latent that comes without noise and is to be kept in part: it is not the source, but noised."""
+    mask = mask.expand_as(known).flatten(1)
+    parted = (mask > 0.0).any(1) & (mask < 1.0 - 1e-4).any(1)
+    if (parted & ~noise.flatten(1).any(1)).any():
+        raise ValueError(
+            f"latent_image comes without noise (Disable Noise) at sigma {sigma:.4g}, so it is that of a run "
+            "that was stopped there, and not the picture to keep where the mask is 0; sample all sigmas in one run, "
+            "or, to go on with another model, connect the first run's denoised_output here and RandomNoise as noise"
         )
 
 

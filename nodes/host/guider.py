@@ -1,17 +1,18 @@
-"""Guiders of the host: classifier-free guidance with an interval, and guiders round others for one run."""
+"""GUIDERs of Steer: what each checks and changes before the host samples, and classifier-free guidance."""
 
-import comfy.latent_formats
+from typing import NamedTuple
+
 import comfy.model_management
-import comfy.sample
 import comfy.samplers
 import node_helpers
 from torch import Tensor
 
 from ...samplers.guidance import branch_weights, cfg_with_empty
 from .checks import check_given, errors_of, fitted_noise_mask
+from .guiders import CheckedGuider
 from .law import window_of
 from .progress import tell_empty
-from .run import CheckedGuider, CheckedSampler, masks_itself
+from .run import RunSampler, checked_sampler
 
 
 def read_by_patches(model_options: dict) -> bool:
@@ -39,7 +40,34 @@ def guidance_of(guider, model_options: dict) -> str:
     return "a patch on the model changes guidance" if read_by_patches(model_options) else ""
 
 
-class SteerCFG(comfy.samplers.CFGGuider):
+class SampleCall(NamedTuple):
+    """What the host calls a guider's `sample` with, in its order, as far as methods change it."""
+
+    noise: Tensor
+    latent_image: Tensor
+    sampler: object
+    sigmas: Tensor
+    denoise_mask: Tensor | None
+
+
+class RunGuider:
+    """A GUIDER of Steer: the one place that overrides a guider's `sample`. Mixed in before the host's class."""
+
+    node: str
+
+    def sample(self, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
+        with errors_of(self.node):
+            check_given(self.model_patcher.model, sigmas, latent_image, denoise_mask)
+            guider, call = self.prepared(SampleCall(noise, latent_image, sampler, sigmas, denoise_mask))
+        run = super(RunGuider, guider).sample if type(guider) is type(self) else guider.sample
+        return run(*call, *args, **kwargs)
+
+    def prepared(self, call: SampleCall) -> tuple[object, SampleCall]:
+        """The guider that samples, itself or a copy or another, and what with. ValueError for what it cannot run on."""
+        raise NotImplementedError
+
+
+class SteerCFG(RunGuider, comfy.samplers.CFGGuider):
     """The host's CFGGuider with an interval, a third conditioning, and its input checked before anything runs."""
 
     fits_masks = True
@@ -55,20 +83,18 @@ class SteerCFG(comfy.samplers.CFGGuider):
             conds["empty"] = node_helpers.conditioning_set_values(empty, {"prompt_type": "negative"})
         self.inner_set_conds(conds)
 
-    def sample(self, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
-        with errors_of(self.node):
-            check_given(self.model_patcher.model, sigmas, latent_image, denoise_mask)
-            if "empty" in self.original_conds and "sampler_cfg_function" in self.model_options:
-                raise ValueError(
-                    "the model has a patch that replaces the CFG formula (such as RescaleCFG), and `empty` asks for "
-                    "another one; disconnect `empty` or remove the patch"
-                )
-            denoise_mask = fitted_noise_mask(denoise_mask, latent_image)
-        changed = "denoise_mask_function" in self.model_options or masks_itself(sampler)
-        if denoise_mask is not None and not denoise_mask.is_nested and not changed:
-            tell_empty(self.node, "noise mask", denoise_mask, "the picture stays as it is")
-        sampler = CheckedSampler(self.node, sampler)
-        return super().sample(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
+    def prepared(self, call: SampleCall) -> tuple[object, SampleCall]:
+        if "empty" in self.original_conds and "sampler_cfg_function" in self.model_options:
+            raise ValueError(
+                "the model has a patch that replaces the CFG formula (such as RescaleCFG), and `empty` asks for "
+                "another one; disconnect `empty` or remove the patch"
+            )
+        mask = fitted_noise_mask(call.denoise_mask, call.latent_image)
+        keeps = isinstance(call.sampler, RunSampler) and call.sampler.masks_itself
+        changed = keeps or "denoise_mask_function" in self.model_options
+        if mask is not None and not mask.is_nested and not changed:
+            tell_empty(self.node, "noise mask", mask, "the picture stays as it is")
+        return self, call._replace(sampler=checked_sampler(self.node, call.sampler), denoise_mask=mask)
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
         # samplers with several calls in a step are stopped by the host between steps only

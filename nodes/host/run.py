@@ -1,113 +1,231 @@
-"""How the host runs samplers: what a method is given there, checked, and the way back to the host's scale."""
+"""A run of the host as a method sees it, with verbs, and the one SAMPLER that all methods are.
+
+A method is a function of a `Run` that returns the latents at the last sigma. It stands where the host samples: models
+are loaded, conditionings are processed, and the latent is in the model's scale.
+"""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from copy import copy
+from functools import cached_property
+from typing import NamedTuple, TypeVar
 
-import comfy.latent_formats
 import comfy.model_management
-import comfy.sample
 import comfy.samplers
 import torch
+from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...samplers.batch import per_sample
-from ...samplers.blended_diffusion import Blend
-from ...samplers.core import Denoiser, SampleNoise, Step, descending
+from ...samplers.core import SampleNoise, Step, descending
 from ...samplers.masks import composite
 from ...samplers.noise_law import Noise, NoiseLaw
-from .checks import check_answer, check_every_call, check_own_masks, check_ready, errors_of
+from .checks import (
+    check_answer,
+    check_every_call,
+    check_given,
+    check_masked_run,
+    check_ready,
+    check_source,
+    errors_of,
+    samples_of,
+)
+from .guiders import ChangedGuider, CheckedGuider, WrappedGuider
 from .keyframes import Keyframes
-from .law import noise_law
+from .law import noise_law, noise_to
 from .progress import tell_empty
 
-
-class WrappedGuider:
-    """A guider as samplers use it, for one run; what a child does not change is the guider's."""
-
-    def __init__(self, guider):
-        self._guider = guider
-
-    def __getattr__(self, name):
-        return getattr(self._guider, name)
-
-
-class CheckedGuider(WrappedGuider):
-    """A guider whose predictions are looked at: one that holds NaN ends the run, in this node's name."""
-
-    def __init__(self, node: str, guider):
-        super().__init__(guider)
-        self._node = node
-
-    def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
-        denoised = self._guider(x, sigma, model_options=model_options, seed=seed)
-        with errors_of(self._node):
-            check_answer(x, denoised, sigma)
-        return denoised
-
-
-def masks_itself(sampler) -> bool:
-    """Whether a SAMPLER, or one that it is round, keeps the masked-out part itself."""
-    return getattr(sampler, "needs_mask", False) or (hasattr(sampler, "sampler") and masks_itself(sampler.sampler))
+Shown = TypeVar("Shown")
 
 
 class InvertedSeed(int):
     """The seed of a NOISE that was not drawn: a run starts where it leads to from the whole source."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a sampler was given, checked, in the terms of the math. `known` is the source latent (model space)."""
+class Given(NamedTuple):
+    """What the host calls a SAMPLER with, in its order."""
 
-    sigmas: list[float]
-    law: NoiseLaw
-    known: Tensor
-    mask: Tensor | None
-    seed: int
-    start_noise: Tensor
-    start: Tensor
-    """What `start_noise` is added to at the first sigma: the source, or what of it counts there (model space)."""
-    lockstep: int = 1
-    """How many equal parts of the batch are to get the same noise."""
-    watched: bool = False
-    """Whether the model's calls are wanted even if they change nothing (its attention is recorded)."""
+    guider: object
+    sigmas: Tensor
+    extra_args: dict
+    callback: Callable | None
+    noise: Tensor
+    latent_image: Tensor
+    denoise_mask: Tensor | None
+    disable_pbar: bool
+
+
+class Run:
+    """What a method was given, checked, in the terms of the mathematics, and what it can do.
+
+    Latents are (batch, channels, [frames,] height, width), in the model's scale.
+    """
+
+    def __init__(self, node: str, given: Given, masks_itself: bool):
+        self.node, self._given, self._masks_itself = node, given, masks_itself
+        self.guider: WrappedGuider = CheckedGuider(node, given.guider)
+        self.model = self.guider.inner_model
+        self.options: dict = given.extra_args["model_options"]
+        self.seed = given.extra_args.get("seed")
+        self.start_noise, self.known, self.mask = given.noise, given.latent_image, given.denoise_mask
+        """`known` is the source latent; `start_noise` is what comes on the noise wire."""
+        with self.errors():
+            check_ready(self.guider, given.sigmas, self.known, self.start_noise, self.mask)
+            if masks_itself:
+                check_masked_run(self.guider, self.mask, self.options)
+
+    def errors(self) -> AbstractContextManager:
+        """Puts the node's name before ValueErrors."""
+        return errors_of(self.node)
+
+    def under(self, node: str, mask: Tensor | None = None) -> "Run":
+        """The same run for a part of it that another node asked for, with another mask."""
+        part = copy(self)
+        part.node, part.mask = node, mask
+        return part
+
+    @cached_property
+    def sigmas(self) -> list[float]:
+        """The levels, descending; ValueError for others."""
+        with self.errors():
+            return descending(self._given.sigmas.tolist())
+
+    @cached_property
+    def law(self) -> NoiseLaw:
+        """ValueError for a model that is sampled by none that Steer knows."""
+        with self.errors():
+            return noise_law(self.model.model_sampling)
+
+    @property
+    def levels(self) -> list[float]:
+        """The sigmas as they were given, descending or not."""
+        return self._given.sigmas.tolist()
+
+    @cached_property
+    def from_top(self) -> bool:
+        """Whether the run starts at the model's highest level, where the host adds noise in its own way."""
+        return comfy.samplers.Sampler().max_denoise(self.guider, self._given.sigmas)
+
+    @cached_property
+    def start(self) -> Tensor:
+        """What `start_noise` is added to at the first sigma: the source, or what of it counts there."""
+        whole = not self._masks_itself or not self.from_top or isinstance(self.seed, InvertedSeed)
+        return self.known if whole else without_hole(self.known, self.mask, self.start_noise)
+
+    def begin(self) -> Tensor:
+        """x at the first sigma."""
+        sigma = self._given.sigmas[0]
+        return self.model.model_sampling.noise_scaling(sigma, self.start_noise, self.start, self.from_top)
 
     def noise(self, stream: str) -> Noise:
         """Fresh noise of this run, per sample; streams of different names are independent."""
-        size = self.known.shape[0] // self.lockstep
-        drawn = SampleNoise(self.seed, stream, self.start_noise[:size], self.start[:size])
-        return lambda like: torch.cat([drawn(like[:size])] * self.lockstep)
+        halves = self.guider.halves
+        size = self.known.shape[0] // halves
+        drawn = SampleNoise(self.seed or 0, stream, self.start_noise[:size], self.start[:size])
+        return lambda like: torch.cat([drawn(like[:size])] * halves)
 
-    def nothing_to_do(self, node: str) -> bool:
+    def check_every_call(self) -> None:
+        """ValueError for a model that answers some calls from earlier ones."""
+        with self.errors():
+            check_every_call(self.options)
+
+    def check_source(self) -> None:
+        """ValueError for a source that is to be kept in part, and comes noised."""
+        with self.errors():
+            check_source(self.sigmas[0], self.known, self.mask, self.start_noise)
+
+    def nothing_to_do(self) -> bool:
         """Whether no model call is needed, since the noise mask is empty; says so, and which masks of a batch are."""
-        size = self.known.shape[0] // self.lockstep
-        return tell_empty(node, "noise mask", self.mask[:size], "the picture stays as it is") and not self.watched
+        size = self.known.shape[0] // self.guider.halves
+        empty = tell_empty(self.node, "noise mask", self.mask[:size], "the picture stays as it is")
+        return empty and not self.guider.watched
 
+    @cached_property
+    def keyframes(self) -> Keyframes:
+        return Keyframes(self.guider, self.options, self.sigmas)
 
-def checked_run(
-    guider, sigmas: Tensor, extra_args: dict, noise: Tensor, latent: Tensor, mask: Tensor | None, needs_mask: bool
-) -> Run:
-    """The run, after everything that can be checked before the first model call. Raises ValueError."""
-    model = guider.inner_model
-    check_ready(guider, sigmas, latent, noise, mask)
-    if needs_mask:
-        if mask is None:
-            raise ValueError(
-                "latent_image has no noise mask, so there is nothing to keep; "
-                "put 'Set Latent Noise Mask' between the VAE encode and the sampler"
-            )
-        check_own_masks(guider, mask)
-        if "denoise_mask_function" in extra_args["model_options"]:
-            raise ValueError(
-                "the model changes the mask at each step (Differential Diffusion), which this sampler does not follow; "
-                "remove that patch, or use it with SteerDDIMSampler or a sampler of the host"
-            )
-    seed, start = extra_args.get("seed"), latent
-    if needs_mask and comfy.samplers.Sampler().max_denoise(guider, sigmas) and not isinstance(seed, InvertedSeed):
-        start = without_hole(latent, mask, noise)
-    levels, law = descending(sigmas.tolist()), noise_law(model.model_sampling)
-    lockstep, watched = getattr(guider, "lockstep", 1), getattr(guider, "watched", False)
-    return Run(levels, law, latent, mask, seed or 0, noise, start, lockstep, watched)
+    @cached_property
+    def _masked(self) -> Callable:
+        """The guider as the host masks it for its own samplers."""
+        if self._masks_itself or self.mask is None:
+            return self.guider
+        masked = comfy.samplers.KSamplerX0Inpaint(self.guider, self._given.sigmas)
+        masked.latent_image, masked.noise = self.known, self.start_noise
+        return lambda *args, **kwargs: masked(*args, denoise_mask=self.mask, **kwargs)
+
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        """The guider's estimate, masked by the host unless the method masks; an interrupt stops it before."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self.keyframes.go_to(sigma)
+        return self._masked(x, x.new_full((x.shape[0],), sigma), **self._given.extra_args)
+
+    def predict(self, conds: list[list[dict] | None], x: Tensor, sigma: float, options: dict | None = None) -> list:
+        """The model's estimates under processed conditionings, unguided; None for one keeps its place in the call."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        level = x.new_full((x.shape[0],), sigma)
+        return comfy.samplers.calc_cond_batch(self.model, conds, x, level, options or self.options)
+
+    def check_answer(self, x: Tensor, denoised: Tensor, sigma: float) -> None:
+        """ValueError for an estimate with NaN or infinite values."""
+        with self.errors():
+            check_answer(x, denoised, x.new_tensor(sigma))
+
+    def sample(self, sampler, change: Callable | None = None, x: Tensor | None = None, **declared) -> Tensor:
+        """What another SAMPLER makes of the run, in the host's scale, where `change(denoise, x, sigma)` answers it.
+
+        `denoise` is a `guiders.Call`. With x the sampler starts there; `declared` is of `WrappedGuider`. The sampler
+        sees no mask where the method masks.
+        """
+        guider = self.guider if change is None else ChangedGuider(self.guider, change, **declared)
+        noise, start, mask = self.start_noise, self.start, None if self._masks_itself else self.mask
+        if x is not None:
+            start = self.known
+            noise = noise_to(x, start, self.sigmas[0], self.law, self.from_top)
+        _, sigmas, extra_args, callback, *_, quiet = self._given
+        # a copy of the sigmas: uni_pc writes into them
+        return sampler.sample(guider, sigmas.clone(), extra_args, callback, noise, start, mask, quiet)
+
+    def scaled(self, samples: Tensor) -> Tensor:
+        """Another sampler's result at the last sigma, in the flow law's scale, out of which the host has taken it."""
+        return samples * self.law.alpha(self.levels[-1])
+
+    def result(self, x: Tensor) -> Tensor:
+        """x at the last sigma in the host's scale."""
+        return self.model.model_sampling.inverse_noise_scaling(self._given.sigmas[-1], x)
+
+    def walk(self, steps: Callable[[Tensor], Iterator[Step]], calls: int | None = None) -> Tensor:
+        """The result of a generator that starts from x at the first sigma and calls the model `calls` times.
+
+        Without `calls` once a step; with more the levels go up again, which not every patch takes.
+        """
+        total = calls or len(self.sigmas) - 1
+        self._check_walk(total)
+        if self._masks_itself and self.nothing_to_do():
+            return self.known
+        x = self.begin()
+        for step in self.shown(steps(x), total):
+            x = step.x
+        return self.result(x)
+
+    def _check_walk(self, total: int) -> None:
+        """Everything that can be refused before the first model call."""
+        assert self.law
+        if self._masks_itself:
+            self.check_source()
+        if total > len(self.sigmas) - 1:
+            self.check_every_call()
+
+    def shown(self, steps: Iterator[Shown], total: int, first: int = 0, of: int | None = None) -> Iterator[Shown]:
+        """The steps, each of which moves the bar and shows a preview: number `first` and on, of `of`."""
+        for index, step in enumerate(tqdm(steps, total=total, disable=self._given.disable_pbar)):
+            yield step
+            self.show(first + index, step.denoised, step.x, of or total)
+
+    def show(self, index: int, denoised: Tensor, x: Tensor, total: int) -> None:
+        """Moves the bar and shows the estimate."""
+        if self._given.callback is not None:
+            self._given.callback(index, denoised, x, total)
 
 
 def without_hole(latent: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
@@ -120,129 +238,56 @@ def without_hole(latent: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
     return torch.where(drawn, composite(torch.zeros_like(latent), latent, mask), latent)
 
 
-def check_source(run: Run) -> None:
-    """ValueError for a latent that comes without noise and is to be kept in part: it is not the source, but noised."""
-    mask = run.mask.expand_as(run.known).flatten(1)
-    parted = (mask > 0.0).any(1) & (mask < 1.0 - 1e-4).any(1)
-    if (parted & ~run.start_noise.flatten(1).any(1)).any():
-        raise ValueError(
-            f"latent_image comes without noise (Disable Noise) at sigma {run.sigmas[0]:.4g}, so it is that of a run "
-            "that was stopped there, and not the picture to keep where the mask is 0; sample all sigmas in one run, "
-            "or, to go on with another model, connect the first run's denoised_output here and RandomNoise as noise"
-        )
+class RunSampler(comfy.samplers.Sampler):
+    """A SAMPLER that is a method: the one subclass of the host's class.
 
-
-def denoiser(guider, extra_args: dict, keyframes: Keyframes, **also) -> Denoiser:
-    """The guider, or what the host wraps round it, as the math calls it; an interrupt stops it before the next call."""
-
-    def denoise(x: Tensor, sigma: float) -> Tensor:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        keyframes.go_to(sigma)
-        return guider(x, x.new_full((x.shape[0],), sigma), **extra_args, **also)
-
-    return denoise
-
-
-class SteerSampler(comfy.samplers.Sampler):
-    """A host SAMPLER made of a generator of steps.
-
-    `steps(denoise, x, run)` starts the generator from x at level run.sigmas[0]; `calls(n)` is its number of model
-    calls for n steps. With `needs_mask` the generator does the masking itself; without, the host's own masked
-    denoiser does it, as for the host's samplers.
+    `method(run)` returns the latents. What is declared: `masks_itself`, that it keeps what is masked out, so that the
+    host shall not; `sampler`, the SAMPLER that it runs, if any; `prompts`, of how many prompts its guider may be.
     """
 
     def __init__(
         self,
         node: str,
-        steps: Callable[[Denoiser, Tensor, Run], Iterator[Step]],
-        calls: Callable[[int], int] = lambda count: count,
-        needs_mask: bool = False,
+        method: Callable[[Run], Tensor],
+        sampler: comfy.samplers.Sampler | None = None,
+        masks_itself: bool = False,
+        one_prompt: bool = False,
     ):
-        self.node, self.steps, self.calls, self.needs_mask = node, steps, calls, needs_mask
+        self.node, self.method, self._masks = node, method, masks_itself
+        within = sampler if isinstance(sampler, RunSampler) else None
+        self.masks_itself = masks_itself or bool(within and within.masks_itself)
+        self.one_prompt = one_prompt or bool(within and within.one_prompt)
 
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
-        model_wrap = CheckedGuider(self.node, model_wrap)
-        with errors_of(self.node):
-            run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, self.needs_mask)
-            if self.needs_mask:
-                check_source(run)
-            count = len(run.sigmas) - 1
-            total = self.calls(count)
-            if total > count:  # it goes back up
-                check_every_call(extra_args["model_options"])
-        if self.needs_mask and run.nothing_to_do(self.node):
-            return latent_image
-        model_sampling = model_wrap.inner_model.model_sampling
-        x = model_sampling.noise_scaling(sigmas[0], noise, run.start, self.max_denoise(model_wrap, sigmas))
-        masked = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
-        masked.latent_image, masked.noise = latent_image, noise
-        keyframes = Keyframes(model_wrap, extra_args["model_options"], run.sigmas)
-        denoise = denoiser(masked, extra_args, keyframes, denoise_mask=None if self.needs_mask else denoise_mask)
-        for index, step in enumerate(tqdm(self.steps(denoise, x, run), total=total, disable=disable_pbar)):
-            x = step.x
-            if callback is not None:
-                callback(index, step.denoised, step.x, total)
-        return model_sampling.inverse_noise_scaling(sigmas[-1], x)
+        given = Given(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
+        return self.method(Run(self.node, given, self._masks))
 
 
-class CheckedSampler(comfy.samplers.Sampler):
-    """Another SAMPLER, after a look at what it is given, and with one at each prediction."""
-
-    def __init__(self, node: str, sampler: comfy.samplers.Sampler):
-        self.node, self.sampler = node, sampler
-
-    def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
-    ):
-        model_wrap = CheckedGuider(self.node, model_wrap)
-        with errors_of(self.node):
-            check_ready(model_wrap, sigmas, latent_image, noise, denoise_mask)
-        # a copy of the sigmas, here and wherever a sampler calls another: uni_pc writes into them
-        return self.sampler.sample(
-            model_wrap, sigmas.clone(), extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
+def check_plain(sampler) -> None:
+    """ValueError for a SAMPLER that keeps the masked-out part itself, inside one that does so too."""
+    if isinstance(sampler, RunSampler) and sampler.masks_itself:
+        raise ValueError(
+            f"sampler is {sampler.node}, which keeps the masked-out part itself; "
+            "connect a plain sampler such as KSamplerSelect or SteerDDIMSampler"
         )
 
 
-class BlendedSampler(comfy.samplers.Sampler):
-    """Blended Latent Diffusion around another SAMPLER, which sees a guider that blends and no mask of its own."""
-
-    needs_mask = True
-
-    def __init__(self, node: str, sampler: comfy.samplers.Sampler, dilation: int):
-        self.node, self.sampler, self.dilation = node, sampler, dilation
-
-    def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
-    ):
-        model_wrap = CheckedGuider(self.node, model_wrap)
-        with errors_of(self.node):
-            run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, needs_mask=True)
-            check_source(run)
-        if run.nothing_to_do(self.node):
-            return latent_image
-        blend = Blend(run.sigmas, run.law, run.known, run.mask, run.noise("known"), self.dilation)
-        guider = BlendedGuider(model_wrap, blend)
-        samples = self.sampler.sample(
-            guider, sigmas.clone(), extra_args, callback, noise, run.start, None, disable_pbar
-        )
-        # the inner sampler's result has been taken out of the flow law's scale; the source has to go the same way
-        x = blend.finish(samples * run.law.alpha(run.sigmas[-1]))
-        return model_wrap.inner_model.model_sampling.inverse_noise_scaling(sigmas[-1], x)
+def checked_sampler(node: str, sampler) -> RunSampler:
+    """Another SAMPLER, after a look at what it is given, and with one at each estimate."""
+    return RunSampler(node, lambda run: run.sample(sampler), sampler)
 
 
-class BlendedGuider(WrappedGuider):
-    """A guider whose every prediction is blended."""
+def run_once(guider, method: RunSampler, sigmas: Tensor, samples: Tensor, **options) -> None:
+    """Calls a method within one run of a guider on these latents, without noise, for what it leaves behind."""
+    guider.sample(torch.zeros_like(samples), samples, method, sigmas, **{"seed": 0, "disable_pbar": True} | options)
 
-    def __init__(self, guider, blend: Blend):
-        super().__init__(guider)
-        self._blend = blend
 
-    def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
-        comfy.model_management.throw_exception_if_processing_interrupted()
-
-        def denoise(x: Tensor, _: float) -> Tensor:
-            return self._guider(x, sigma, model_options=model_options, seed=seed)
-
-        return self._blend.denoise(denoise, x, float(sigma.max()))
+def sampled_advanced(noise, guider, sampler: RunSampler, sigmas: Tensor, latent: dict) -> dict:
+    """The LATENT that SamplerCustomAdvanced gives. ValueError for what the guider cannot run on."""
+    samples = samples_of(guider.model_patcher, latent)
+    check_given(guider.model_patcher.model, sigmas, samples, latent.get("noise_mask"))
+    run = getattr(SamplerCustomAdvanced, "execute", None) or SamplerCustomAdvanced().sample  # the host's old form
+    output = run(noise, guider, sampler, sigmas, latent)
+    return getattr(output, "args", output)[0]

@@ -1,11 +1,10 @@
 """Recording the attention of the host's runs, and putting a recording into another run."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import comfy.model_management
-import comfy.samplers
 import torch
-from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+from torch import Tensor
 
 from ...attention.attention_maps import Recorder, Recording
 from ...attention.core import Attention, Site, Term, nearest
@@ -14,11 +13,11 @@ from ...samplers.window import Window
 from ..host.attention.edits import Transform, edits_of
 from ..host.attention.rows import with_edits, with_marked_edits, with_patches_unwatched
 from ..host.attention.unet import attention_sites
-from ..host.checks import check_every_call, check_given, check_ready, errors_of, samples_of
 from ..host.conditioning import HALF, half_of
+from ..host.guiders import Call
 from ..host.law import sigma_at
 from ..host.progress import log
-from ..host.run import CheckedGuider, WrappedGuider
+from ..host.run import Run
 
 
 class Recorded(Transform):
@@ -38,57 +37,56 @@ class Recorded(Transform):
         return rows
 
 
-class RecordingSampler(comfy.samplers.Sampler):
-    """Another SAMPLER, with the attention under the positive conditioning recorded; made for one run."""
-
-    def __init__(self, node: str, sampler: comfy.samplers.Sampler, recorder: Recorder):
-        self.node, self.sampler, self.recorder = node, sampler, recorder
-        self.finished: list[Recording] = []  # a copy of this sampler leaves its recording here too
-
-    def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
-    ):
-        model_wrap = CheckedGuider(self.node, model_wrap)
-        with errors_of(self.node):
-            check_ready(model_wrap, sigmas, latent_image, noise, denoise_mask)
-            check_every_call(extra_args["model_options"])
-            guider = RecordingGuider(model_wrap, self.recorder, sigmas.tolist())
-            samples = self.sampler.sample(
-                guider, sigmas.clone(), extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
-            )
-            tokens = guider.positive["cross_attn"].shape[1]
-            guider.correct()
-            half, *texts = half_of(guider.positive) or ("both",)
-            own = {"source": texts[:1], "target": texts[1:]}.get(half, texts)
-            self.finished.append(replace(self.recorder.finish(tuple(guider.levels), tokens), texts=tuple(own)))
-        return samples
-
-
 SAID = "attention of %d steps: %.1f MiB of memory, not on the GPU"
 
 
-class RecordingGuider(WrappedGuider):
-    """A guider whose attention is recorded."""
+@dataclass
+class Capturing:
+    """Another SAMPLER, with the attention under the positive conditioning recorded: the method of one run.
 
-    watched = True
+    It leaves the recording.
+    """
 
-    def __init__(self, guider, recorder: Recorder, sigmas: list[float]):
-        super().__init__(guider)
-        self._recorder, self._sigmas = recorder, sigmas
-        positives = guider.conds.get("positive", [])
+    sampler: object
+    recorder: Recorder
+    recording: Recording | None = None
+
+    def __call__(self, run: Run) -> Tensor:
+        run.check_every_call()
+        with run.errors():
+            watch = Watch(run, self.recorder)
+            samples = run.sample(self.sampler, watch, watched=True)
+            watch.correct()
+            recording = self.recorder.finish(tuple(watch.levels), watch.positive["cross_attn"].shape[1])
+            self.recording = replace(recording, texts=own_texts(watch.positive))
+        return samples
+
+
+def own_texts(positive: dict) -> tuple[str, ...]:
+    """The text that was sampled, of an edit's halves; both where it was both, none where it was no edit's."""
+    half, *texts = half_of(positive) or ("both",)
+    return tuple({"source": texts[:1], "target": texts[1:]}.get(half, texts))
+
+
+class Watch:
+    """Answers a sampler's calls, with the attention recorded."""
+
+    def __init__(self, run: Run, recorder: Recorder):
+        self._recorder, self._ahead = recorder, run.levels[:-1]
+        positives = run.guider.conds.get("positive", [])
         if len(positives) != 1 or "area" in positives[0]:
             raise ValueError(
                 f"the guider has {len(positives)} positive conditionings (or one with an area); attention is recorded "
                 "for one prompt over the whole picture"
             )
         self.positive, self.levels, self._said = positives[0], [], 0
-        self._sites = attention_sites(guider.inner_model)
+        self._sites = attention_sites(run.model)
         self._edits = edits_of(positives, Recorded(recorder))
 
-    def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
-        options = with_patches_unwatched(with_edits(model_options, self._sites, self._edits))
-        denoised = self._guider(x, sigma, model_options=options, seed=seed)
-        self.levels.append(float(sigma.max()))
+    def __call__(self, denoise: Call, x: Tensor, sigma: float) -> Tensor:
+        options = with_patches_unwatched(with_edits(denoise.options, self._sites, self._edits))
+        denoised = denoise(x, options=options)
+        self.levels.append(sigma)
         self._check_memory()
         return denoised
 
@@ -99,7 +97,7 @@ class RecordingGuider(WrappedGuider):
             log.info(SAID, len(set(self.levels)), kept / 2**20)
 
     def _check_memory(self) -> None:
-        ahead = set(self._sigmas[:-1]).difference(self.levels)
+        ahead = set(self._ahead).difference(self.levels)
         needed = self._recorder.ahead(ahead)
         if not self._said and self._recorder.nbytes():
             self._said = self._recorder.nbytes() + needed
@@ -113,18 +111,10 @@ class RecordingGuider(WrappedGuider):
             )
 
 
-def recorded(
-    node: str, noise, guider, sampler, sigmas, latent: dict, cross_end: float, self_end: float
-) -> tuple[dict, Recording]:
-    """Samples as SamplerCustomAdvanced does: the LATENT, and the attention of the run."""
-    with errors_of(node):
-        samples = samples_of(guider.model_patcher, latent)
-        check_given(guider.model_patcher.model, sigmas, samples, latent.get("noise_mask"))
-    at = sigma_at(guider.model_patcher)
-    sampler = RecordingSampler(node, sampler, Recorder(Window.until(at(cross_end)), Window.until(at(self_end))))
-    run = getattr(SamplerCustomAdvanced, "execute", None) or SamplerCustomAdvanced().sample  # the host's old form
-    output = run(noise, guider, sampler, sigmas, latent)
-    return getattr(output, "args", output)[0], sampler.finished[-1]
+def capturing(model, sampler, cross_end: float, self_end: float) -> Capturing:
+    """The method for this model, which records queries until these shares of the run."""
+    at = sigma_at(model)
+    return Capturing(sampler, Recorder(Window.until(at(cross_end)), Window.until(at(self_end))))
 
 
 class Injected(Transform):

@@ -4,25 +4,25 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.sampler_helpers
-import comfy.samplers
 import torch
 from torch import Tensor
 
 from ...samplers.gradient_guidance import Loss, at_top, change_by_estimate, change_by_x, limited, near_top, round_top
 from ...samplers.masks import check_mask
 from ...samplers.window import Window
-from ..host.checks import check_every_call, check_given, errors_of, fitted_mask, fitted_noise_mask
+from ..host.checks import errors_of, fitted_mask, fitted_noise_mask
 from ..host.gradients.model import Differentiable, DoesNotFit, gradient_options
 from ..host.gradients.tensors import gradients
+from ..host.guider import RunGuider, SampleCall
+from ..host.guiders import Call, WrappedGuider
 from ..host.law import noise_law, window_of
 from ..host.progress import log, tell_empty
-from ..host.run import CheckedGuider, Run, WrappedGuider, checked_run
+from ..host.run import Run, RunSampler
 
 KEY = "steer_gradient_guidance"
 
@@ -79,7 +79,7 @@ class Term:
         return self.through_model and not self.loss.noisy
 
 
-class GradientGuider(WrappedGuider):
+class GradientGuider(RunGuider, WrappedGuider):
     """A GUIDER of the host or of Steer, guided by a loss too.
 
     Nested ones become one with several terms, which share the model's calls.
@@ -89,29 +89,18 @@ class GradientGuider(WrappedGuider):
         nested = isinstance(guider, GradientGuider)
         super().__init__(guider._guider if nested else guider)
         self.terms = (*guider.terms, term) if nested else (term,)
+        self.node = term.node
 
-    def sample(self, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
-        guider = copy(self._guider)
-        with errors_of(self.terms[-1].node):
-            check_given(guider.model_patcher.model, sigmas, latent_image, denoise_mask)
-            denoise_mask = fitted_noise_mask(denoise_mask, latent_image)
-            noise_law(guider.model_patcher.get_model_object("model_sampling"))
-            terms = [term.fitted(latent_image) for term in self.terms]
-        terms = tuple(term for term in terms if not term.nothing_to_do())
-        if not terms:
-            guided = GuidedSampler(self.terms[-1].node, sampler, (), None, {})
-            return guider.sample(noise, latent_image, guided, sigmas, denoise_mask, *args, **kwargs)
-        model = Differentiable(guider.model_patcher)
-        through = any(term.differentiates_model for term in terms)
-        guider.model_patcher = patcher = model.patcher if through else guider.model_patcher.clone()
-        others = {id(each): Differentiable(each) for term in terms for each in term.loss.patchers}
-        # the host would copy what only the first of several GPUs has beside its model to the others too
-        for each in (patcher, *patcher.get_additional_models_with_key("multigpu")):
-            each.set_additional_models(KEY, [other.patcher for other in others.values()])
-        room = _Room(terms, through, latent_image.shape)
-        patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, KEY, room)
-        guided = GuidedSampler(self.terms[-1].node, sampler, terms, model if through else None, others)
-        return guider.sample(noise, latent_image, guided, sigmas, denoise_mask, *args, **kwargs)
+    def prepared(self, call: SampleCall) -> tuple[object, SampleCall]:
+        guider, shape = copy(self._guider), call.latent_image.shape
+        mask = fitted_noise_mask(call.denoise_mask, call.latent_image)
+        noise_law(guider.model_patcher.get_model_object("model_sampling"))
+        terms = [term.fitted(call.latent_image) for term in self.terms]
+        guidance = Guidance(call.sampler, tuple(term for term in terms if not term.nothing_to_do()))
+        if guidance.terms:
+            guider.model_patcher = guidance.loaded_with(guider.model_patcher, tuple(shape))
+        sampler = RunSampler(self.node, guidance, call.sampler)
+        return guider, call._replace(sampler=sampler, denoise_mask=mask)
 
 
 class _Room:
@@ -143,118 +132,124 @@ class _Room:
 LESS = "turn through_model off, or take fewer or smaller cutouts, a smaller picture or a smaller batch"
 
 
-class GuidedSampler(comfy.samplers.Sampler):
-    """Another SAMPLER, with a guider that is guided by losses too; made for one run."""
+class Acting(NamedTuple):
+    """A term of one run."""
 
-    def __init__(self, node: str, sampler: comfy.samplers.Sampler, terms, model: Differentiable | None, others: dict):
-        self.node, self.sampler, self.terms, self.model, self.others = node, sampler, terms, model, others
-
-    def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
-    ):
-        model_wrap = CheckedGuider(self.node, model_wrap)
-        model, started = model_wrap.inner_model, []
-        for term in self.terms:
-            with errors_of(term.node):
-                run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, None, needs_mask=False)
-                if term.differentiates_model:
-                    check_every_call(extra_args["model_options"])
-                if term.mask is not None:
-                    mask = comfy.sampler_helpers.prepare_mask(term.mask, noise.shape, noise.device)
-                    run = replace(run, mask=mask[:, :1].float())
-                loss = term.loss.start(run, model.latent_format, lambda patcher: self.others[id(patcher)])
-                started.append((term, loss, run))
-        guider = GuidedGuider(model_wrap, started, self.model, list(self.others.values()))
-        return self.sampler.sample(
-            guider, sigmas.clone(), extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
-        )
+    term: Term
+    loss: Loss
+    run: Run
+    """With the term's mask."""
 
 
-class GuidedGuider(WrappedGuider):
-    """A guider as samplers use it, for one run, every estimate changed by the losses that act at its level."""
+class Guidance:
+    """Another SAMPLER, whose every estimate is changed by the losses that act at its level: the method of one run."""
 
-    fits_masks = True
+    def __init__(self, sampler, terms: tuple[Term, ...]):
+        self.sampler, self.terms = sampler, terms
+        self._model: Differentiable | None = None
+        self._others = {id(each): Differentiable(each) for term in terms for each in term.loss.patchers}
+        self._acting: list[Acting] = []
 
-    def __init__(
-        self, guider, started: list[tuple[Term, Loss, Run]], model: Differentiable | None, others: list[Differentiable]
-    ):
-        super().__init__(guider)
-        self._started, self._model = started, model
-        self._models = [*others, *([model] if model else ())]
+    def loaded_with(self, patcher, shape: tuple[int, ...]):
+        """The patcher to sample with: the host loads the losses' models with it, and room for their gradients."""
+        through = any(term.differentiates_model for term in self.terms)
+        if through:
+            self._model = Differentiable(patcher)
+        patcher = self._model.patcher if through else patcher.clone()
+        # the host would copy what only the first of several GPUs has beside its model to the others too
+        for each in (patcher, *patcher.get_additional_models_with_key("multigpu")):
+            each.set_additional_models(KEY, [other.patcher for other in self._others.values()])
+        room = _Room(self.terms, through, shape)
+        patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, KEY, room)
+        return patcher
 
-    def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        level = float(sigma.max())
-        acting = [item for item in self._started if item[0].acts(level)]
+    def __call__(self, run: Run) -> Tensor:
+        self._acting = [self._started(term, run) for term in self.terms]
+        return run.sample(self.sampler, self.change, fits_masks=True)
+
+    def _started(self, term: Term, run: Run) -> Acting:
+        with errors_of(term.node):
+            assert run.sigmas and run.law
+            if term.differentiates_model:
+                run.check_every_call()
+            mask = None
+            if term.mask is not None:
+                noise = run.start_noise
+                mask = comfy.sampler_helpers.prepare_mask(term.mask, noise.shape, noise.device)[:, :1].float()
+            run = run.under(term.node, mask)
+            loss = term.loss.start(run, run.model.latent_format, lambda patcher: self._others[id(patcher)])
+            return Acting(term, loss, run)
+
+    def change(self, denoise: Call, x: Tensor, level: float) -> Tensor:
+        """The estimate with what each loss changes of it."""
+        acting = [item for item in self._acting if item.term.acts(level)]
         if not acting:
-            return self._guider(x, sigma, model_options=model_options, seed=seed)
+            return denoise(x)
         with _memory_advice(acting):
-            denoised, changes = self._again_where_it_did_not_fit(
-                lambda: self._changes(x, sigma, level, model_options, seed, acting)
-            )
+            denoised, changes = self._again_where_it_did_not_fit(lambda: self._changes(denoise, x, level, acting))
         for (term, _, run), change in zip(acting, changes, strict=True):
             denoised = denoised + limited(term.scale * change, level, run.law, term.most, run.mask).to(denoised)
         return denoised
 
-    def _changes(self, x, sigma, level, model_options, seed, acting) -> tuple[Tensor, list[Tensor]]:
+    def _changes(self, denoise: Call, x: Tensor, level: float, acting: list[Acting]) -> tuple[Tensor, list[Tensor]]:
         """The estimate, and by how much each loss changes it at scale 1."""
-        law = self._started[0][2].law
-        by_x = [item for item in acting if item[0].loss.noisy or item[0].through_model]
-        denoised, found = self._by_x(x, sigma, level, model_options, seed, by_x)
+        law = acting[0].run.law
+        by_x = [item for item in acting if item.term.loss.noisy or item.term.through_model]
+        denoised, slopes = self._by_x(denoise, x, level, by_x)
         if denoised is None:
-            denoised = self._guider(x, sigma, model_options=model_options, seed=seed)
+            denoised = denoise(x)
         if by_x and at_top(level, law):
-            found = {key: -0.5 * each for key, each in found.items()}
+            slopes = {key: -0.5 * slope for key, slope in slopes.items()}
             for near, beside, weight in round_top(x, denoised, level, law):
-                _, there = self._by_x(near, sigma, beside, told(model_options, beside), seed, by_x)
-                found = {key: each + weight * there[key] for key, each in found.items()}
-            changes = {key: change_by_x(each, near_top(law), law) for key, each in found.items()}
+                there = denoise._replace(options=told(denoise.options, beside))
+                _, beyond = self._by_x(there, near, beside, by_x)
+                slopes = {key: slope + weight * beyond[key] for key, slope in slopes.items()}
+            level_of_slopes = near_top(law)
         else:
-            changes = {key: change_by_x(each, level, law) for key, each in found.items()}
+            level_of_slopes = level
+        changes = {key: change_by_x(slope, level_of_slopes, law) for key, slope in slopes.items()}
         for item in acting:
             if id(item) not in changes:
-                term, loss, _ = item
-                changes[id(item)] = change_by_estimate(gradient(term.node, loss, denoised, level), level, law)
+                slope = gradient(item.term.node, item.loss, denoised, level)
+                changes[id(item)] = change_by_estimate(slope, level, law)
         return denoised, [changes[id(item)] for item in acting]
 
-    def _by_x(self, x, sigma, level, model_options, seed, items) -> tuple[Tensor | None, dict[int, Tensor]]:
+    def _by_x(self, denoise: Call, x: Tensor, level: float, items: list[Acting]) -> tuple[Tensor | None, dict]:
         """The estimate, None where no loss needs it here, and the gradients by x of these items' losses, by id."""
-        through = [item for item in items if item[0].differentiates_model]
-        denoised, found = None, {}
-        if through:
-            denoised, found = self._through_model(x, sigma, level, model_options, seed, through)
+        through = [item for item in items if item.term.differentiates_model]
+        denoised, slopes = self._through_model(denoise, x, level, through) if through else (None, {})
         for item in items:
-            if item[0].loss.noisy:
-                found[id(item)] = gradient(item[0].node, item[1], x, level)
-        return denoised, found
+            if item.term.loss.noisy:
+                slopes[id(item)] = gradient(item.term.node, item.loss, x, level)
+        return denoised, slopes
 
-    def _through_model(self, x, sigma, level, model_options, seed, through) -> tuple[Tensor, dict[int, Tensor]]:
+    def _through_model(self, denoise: Call, x: Tensor, level: float, through: list[Acting]) -> tuple[Tensor, dict]:
         """The estimate, and the gradients by x of the losses that are differentiated through the model."""
-        found = {}
+        slopes = {}
         with gradients():
-            x, options = x.detach().clone().requires_grad_(), gradient_options(model_options)
-            denoised = self._model(lambda: self._guider(x, sigma, model_options=options, seed=seed))
+            x, options = x.detach().clone().requires_grad_(), gradient_options(denoise.options)
+            denoised = self._model(lambda: denoise(x, options=options))
             if not denoised.requires_grad:
                 raise ValueError(
-                    f"{through[0][0].node}: a patch on the model cuts its estimate off from x, so there is no gradient "
-                    "through it; turn through_model off"
+                    f"{through[0].term.node}: a patch on the model cuts its estimate off from x, so there is no "
+                    "gradient through it; turn through_model off"
                 )
             for index, item in enumerate(through):
-                term, loss, _ = item
                 comfy.model_management.throw_exception_if_processing_interrupted()
-                back = gradient(term.node, loss, denoised, level)
+                back = gradient(item.term.node, item.loss, denoised, level)
                 # a model in half precision loses small gradients: it gets one of unit size, which is undone after
                 size = back.abs().amax(tuple(range(1, back.ndim)), keepdim=True).clamp(min=1e-30)
                 (back,) = torch.autograd.grad(denoised, x, back / size, retain_graph=index + 1 < len(through))
-                found[id(item)] = _finite(term.node, back * size)
-            return denoised.detach(), found
+                slopes[id(item)] = _finite(item.term.node, back * size)
+            return denoised.detach(), slopes
 
     def _again_where_it_did_not_fit(self, compute: Callable):
         """What `compute` returns; where the memory did not last to its end, computed again with less of it kept."""
+        models = [*self._others.values(), *([self._model] if self._model else ())]
         try:
             return compute()
         except comfy.model_management.OOM_EXCEPTION as error:
-            keeping = [model for model in self._models if not model.recompute]
+            keeping = [model for model in models if not model.recompute]
             if not keeping or not isinstance(error, torch.OutOfMemoryError):
                 raise
         for model in keeping:  # the error is gone, and with it what it held of the graph
@@ -299,11 +294,11 @@ def _memory_advice(acting):
     try:
         yield
     except DoesNotFit as error:
-        raise ValueError(f"{acting[-1][0].node}: {error}; {LESS}") from error
+        raise ValueError(f"{acting[-1].term.node}: {error}; {LESS}") from error
     except comfy.model_management.OOM_EXCEPTION as error:
         if not isinstance(error, torch.OutOfMemoryError):
             raise
-        raise type(error)(f"{acting[-1][0].node}: the gradients do not fit into memory; {LESS}. ({error})") from error
+        raise type(error)(f"{acting[-1].term.node}: the gradients do not fit into memory; {LESS}. ({error})") from error
 
 
 def term_of(node: str, guider, loss, scale, interval, through_model, most, mask) -> Term:

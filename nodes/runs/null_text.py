@@ -1,17 +1,40 @@
-"""The two branches of a guided prediction apart, inside a run of the host, for null-text optimization."""
+"""Null-text optimization inside a run of the host: the two branches of a guided prediction, and the search."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass
+from math import inf, sqrt
 
-import comfy.model_management
 import comfy.samplers
+import comfy.utils
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from ...samplers.inversion import Inversion
-from ..host.checks import check_answer, check_every_call, check_ready
+from ...samplers.inversion import Inversion, spread
+from ...samplers.null_text import InnerStep, null_text, step_early_stop
+from ..host.checks import check_every_call
 from ..host.conditioning import same
 from ..host.gradients.model import Differentiable, gradient_options
+from ..host.gradients.tensors import gradients
 from ..host.guider import read_by_patches
+from ..host.progress import show_progress_text
+from ..host.run import Run, RunSampler, run_once
+
+NODE = "SteerNullText"
+BACK, GONE = "the picture comes back", "the picture does not come back"
+MISSED = 0.1  # of the latents' std, RMS, above which the picture is not back
+MORE = "raise inner_steps, lower the cfg, or invert again with the picture's own prompt at cfg 1"
+TIMED = {"start_percent", "end_percent", "clip_start_percent", "timestep_start", "timestep_end"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the search is for and how far it goes, in the order of `samplers.null_text.null_text`."""
+
+    cfg: float
+    inner_steps: int
+    learning_rate: float
+    early_stop: float
 
 
 class Branches:
@@ -20,9 +43,8 @@ class Branches:
     Made by the host's own processing of conditionings, so that ControlNets, masks and LoRA hooks act as in sampling.
     """
 
-    def __init__(self, guider, model_options: dict, differentiable: Differentiable):
-        self._model, self._conds, self._options = guider.inner_model, guider.conds, model_options
-        self._gradient_options, self._differentiable = gradient_options(model_options), differentiable
+    def __init__(self, run: Run, differentiable: Differentiable):
+        self._run, self._conds, self._differentiable = run, run.guider.conds, differentiable
 
     def embedding(self, batch: int) -> Tensor:
         """The negative's (batch, tokens, channels), float32; ValueError where the model does not use it as given."""
@@ -30,15 +52,15 @@ class Branches:
         context, given = entry["model_conds"].get("c_crossattn"), entry.get("cross_attn")
         if context is None or given is None or not same(context.cond, given):
             raise ValueError(
-                f"{type(self._model).__name__} does not use its text embedding as it is given, so there is nothing to "
-                "optimise; models of the SD1.x, SD2.x, SDXL and SD3 kind work"
+                f"{type(self._run.model).__name__} does not use its text embedding as it is given, so there is nothing "
+                "to optimise; models of the SD1.x, SD2.x, SDXL and SD3 kind work"
             )
         given = given.to(self._differentiable.patcher.load_device, torch.float32)
         return given.repeat(batch // given.shape[0], 1, 1)
 
     def conditional(self, x: Tensor, sigma: float) -> Tensor:
-        denoised = self._predict([self._conds["positive"]], x, sigma, self._options)
-        check_answer(x, denoised, x.new_tensor(sigma))
+        denoised = self._run.predict([self._conds["positive"]], x, sigma)[-1]
+        self._run.check_answer(x, denoised, sigma)
         return denoised
 
     def unconditional(self, x: Tensor, sigma: float, embedding: Tensor) -> Tensor:
@@ -46,28 +68,9 @@ class Branches:
         (entry,) = self._conds["negative"]
         context = entry["model_conds"]["c_crossattn"]._copy_with(embedding)
         entry = {**entry, "model_conds": {**entry["model_conds"], "c_crossattn": context}}
+        options = gradient_options(self._run.options)
         # in the second place, by which patches tell the negative
-        return self._differentiable(lambda: self._predict([None, [entry]], x, sigma, self._gradient_options))
-
-    def _predict(self, conds: list[list[dict] | None], x: Tensor, sigma: float, options: dict) -> Tensor:
-        """Of the last of the conditionings."""
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        sigmas = x.new_full((x.shape[0],), sigma)
-        return comfy.samplers.calc_cond_batch(self._model, conds, x, sigmas, options)[-1]
-
-
-class _WithBranches(comfy.samplers.Sampler):
-    """Not a sampler, but what to do where the host samples: with models loaded and conditionings processed."""
-
-    def __init__(self, work: Callable[[Branches], None], differentiable: Differentiable):
-        self.work, self.differentiable = work, differentiable
-
-    def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
-    ):
-        check_ready(model_wrap, sigmas, latent_image, noise, denoise_mask)
-        self.work(Branches(model_wrap, extra_args["model_options"], self.differentiable))
-        return latent_image
+        return self._differentiable(lambda: self._run.predict([None, [entry]], x, sigma, options)[-1])
 
 
 def check_guidance(model) -> None:
@@ -88,7 +91,99 @@ def with_branches(model, positive, negative, inversion: Inversion, work: Callabl
     guider.model_patcher = differentiable.patcher
     # the models' own preparation looks at the latent (inpainting models take the picture from it)
     source = model.get_model_object("latent_format").process_out(inversion.latents[-1])
-    guider.sample(
-        torch.zeros_like(source), source, _WithBranches(work, differentiable), torch.tensor(inversion.sigmas),
-        disable_pbar=True, seed=0,
-    )  # fmt: skip
+
+    def method(run: Run) -> Tensor:
+        work(Branches(run, differentiable))
+        return run.known
+
+    run_once(guider, RunSampler(NODE, method), torch.tensor(inversion.sigmas), source)
+
+
+def check_conditionings(positive, negative, inversion: Inversion) -> None:
+    """ValueError for what cannot become one negative for each step."""
+    if len(negative) != 1:
+        raise ValueError(
+            f"negative holds {len(negative)} conditionings, and only one can be optimised; give it without "
+            "Conditioning Combine"
+        )
+    rows, batch = negative[0][0].shape[0], inversion.latents[0].shape[0]
+    if batch % rows:
+        raise ValueError(f"negative holds {rows} prompts and the inversion {batch} pictures; give one prompt for all")
+    timed = TIMED & set(negative[0][1])
+    if timed:
+        raise ValueError(
+            f"negative is limited to a part of the run ({', '.join(sorted(timed))}); give a plain prompt, since each "
+            "step gets a negative of its own"
+        )
+    for name, entries in (("positive", positive), ("negative", negative)):
+        if any("area" in options or options.get("set_area_to_bounds") for _, options in entries):
+            raise ValueError(
+                f"{name} has an area, for which the host makes a second negative of its own; use a mask without "
+                "bounds (Conditioning Set Mask, set_cond_area: default)"
+            )
+
+
+def optimise(model, positive, negative, inversion: Inversion, settings: Settings) -> tuple[list[InnerStep], int]:
+    """The last inner step of each step, and the number of inner predictions."""
+    if settings.cfg == 1.0:  # the negative has no part in it
+        return list(null_text(None, None, negative[0][0].float(), inversion, settings.cfg)), 0
+    results, counts = {}, []
+
+    def search(branches: Branches) -> None:
+        start = branches.embedding(inversion.latents[0].shape[0])
+        steps = null_text(branches.conditional, branches.unconditional, start, inversion, *astuple(settings), gradients)
+        for item in shown(steps, len(inversion.sigmas) - 1, settings.inner_steps):
+            results[item.step] = item
+            counts.append(1)
+
+    with_branches(model, positive, negative, inversion, search)
+    return list(results.values()), len(counts)
+
+
+def shown(searching: Iterator[InnerStep], steps: int, inner_steps: int) -> Iterator[InnerStep]:
+    """The search, with a bar, and its loss on the node."""
+    bar = comfy.utils.ProgressBar(steps * inner_steps)
+    with tqdm(total=steps, desc="null-text") as line:
+        for item in searching:
+            yield item
+            bar.update_absolute(item.step * inner_steps + item.inner + 1)
+            loss = f"loss {float(item.losses.mean()):.2e}"
+            line.set_postfix_str(f"update={item.inner}, {loss}", refresh=False)
+            line.update(item.step + 1 - line.n)
+            show_progress_text(f"{NODE}: step {item.step + 1} of {steps}, update {item.inner}: {loss}")
+
+
+def windows(embeddings: list[Tensor], sigmas: tuple[float, ...], options: dict) -> list:
+    """A conditioning with an entry for each step, of which exactly one is active at any sigma.
+
+    The entries meet midway between the steps, in log sigma, and reach from infinity to 0. The host takes a window's
+    ends inclusive and compares in float32: the next window starts one float32 below the last one's end, so that a
+    sampler which calls the model exactly midway (dpm_2) does not find two.
+    """
+    levels = torch.tensor(sigmas[:-1], dtype=torch.float64)
+    cuts = (levels[:-1] * levels[1:]).sqrt().float()
+    starts = [inf, *torch.nextafter(cuts, torch.zeros_like(cuts)).tolist()]
+    ends = [*cuts.tolist(), 0.0]
+    return [
+        [embedding.cpu(), {**options, "timestep_start": start, "timestep_end": end}]
+        for embedding, start, end in zip(embeddings, starts, ends, strict=True)
+    ]
+
+
+def report(results: list[InnerStep], predictions: int, inversion: Inversion, settings: Settings) -> str:
+    """What came of it, the verdict first."""
+    steps = len(results)
+    if settings.cfg == 1.0:
+        return "cfg is 1, where the negative has no part: it is returned as it was, for each step"
+    source = inversion.latents[-1]
+    error = sqrt(float((results[-1].x.to(source) - source).square().mean())) / spread(source)
+    stopped = sum(
+        bool((item.losses < step_early_stop(settings.early_stop, item.step, steps)).all()) for item in results
+    )
+    share = f"{100 * error:.3g}% of its latents' std"
+    back = f"{BACK} with an RMS error of {share}" if error <= MISSED else f"{GONE}: its RMS error is {share}; {MORE}"
+    return (
+        f"{back}\n"
+        f"{steps} steps at cfg {settings.cfg:g}, {steps + predictions} predictions: {stopped} steps reached the early "
+        f"stop, the others made {settings.inner_steps} updates"
+    )

@@ -1,45 +1,25 @@
 """A SAMPLER round another one, whose latents outside the noise mask are those of a recorded inversion."""
 
-import comfy.samplers
+from torch import Tensor
 
 from ...samplers.inversion import Inversion
 from ...samplers.trajectory_blend import TrajectoryBlend
-from ..host.checks import errors_of
-from ..host.law import check_inversion_fits, noise_to
-from ..host.run import BlendedGuider, CheckedGuider, Run, checked_run
+from ..host.law import check_inversion_fits
+from ..host.run import Run
 
 CLOSE = 1e-3  # of the largest value: what rounding on the wires may do to a latent
 
 
-class TrajectoryBlendSampler(comfy.samplers.Sampler):
-    """Another SAMPLER, which sees a guider that blends with the trajectory and no mask of its own."""
-
-    needs_mask = True
-
-    def __init__(self, node: str, sampler: comfy.samplers.Sampler, inversion: Inversion):
-        self.node, self.sampler, self.inversion = node, sampler, inversion
-
-    def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
-    ):
-        model_wrap = CheckedGuider(self.node, model_wrap)
-        with errors_of(self.node):
-            run = checked_run(model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, needs_mask=True)
-            check_inversion_fits(self.inversion, model_wrap.model_patcher)
-            goes_on = continues(run, self.inversion)
-            blend = TrajectoryBlend(self.inversion, run.sigmas, run.mask)
-        if run.nothing_to_do(self.node):
-            return self.inversion.latents[-1].to(run.known)
-        model_sampling, level = model_wrap.inner_model.model_sampling, run.sigmas[0]
-        if not goes_on:
-            noise = noise_to(blend.start(run.known), run.known, level, run.law, self.max_denoise(model_wrap, sigmas))
-        guider = BlendedGuider(model_wrap, blend)
-        samples = self.sampler.sample(
-            guider, sigmas.clone(), extra_args, callback, noise, latent_image, None, disable_pbar
-        )
-        # the inner sampler's result has been taken out of the flow law's scale; the trajectory has not
-        x = blend.finish(samples * run.law.alpha(run.sigmas[-1]))
-        return model_sampling.inverse_noise_scaling(sigmas[-1], x)
+def blended_with_trajectory(run: Run, sampler, inversion: Inversion) -> Tensor:
+    """What another SAMPLER makes where the mask is 1, of a guider that blends with the trajectory."""
+    with run.errors():
+        check_inversion_fits(inversion, run.guider.model_patcher)
+        goes_on = continues(run, inversion)
+        blend = TrajectoryBlend(inversion, run.sigmas, run.mask)
+    if run.nothing_to_do():
+        return inversion.latents[-1].to(run.known)
+    samples = run.sample(sampler, blend.denoise, None if goes_on else blend.start(run.known))
+    return run.result(blend.finish(run.scaled(samples)))
 
 
 def continues(run: Run, inversion: Inversion) -> bool:

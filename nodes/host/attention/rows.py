@@ -11,7 +11,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key, get_wrappe
 from torch import Tensor
 
 from ..checks import check_given, errors_of
-from ..run import CheckedSampler
+from ..run import checked_sampler
 from .edits import EDITS, KEY, SITES, Edits, Transform, edits_of
 from .unet import attention_sites, with_hooks
 
@@ -89,7 +89,7 @@ def with_marked_edits(
                 )
             check_given(executor.class_obj.model_patcher.model, sigmas, latent_image, None)
             check(marked, noise, sigmas)
-        return executor(noise, latent_image, CheckedSampler(node, sampler), sigmas, *args, **kwargs)
+        return executor(noise, latent_image, checked_sampler(node, sampler), sigmas, *args, **kwargs)
 
     def during(executor, model, conds, x_in, timestep, model_options):
         edits = {}

@@ -1,0 +1,68 @@
+"""Guiders as samplers call them, for one run: looked at, or changed by a method."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import comfy.model_management
+from torch import Tensor
+
+from .checks import check_answer, errors_of
+
+
+class WrappedGuider:
+    """A guider as samplers use it; what a child does not change is the guider's.
+
+    What it declares for the methods inside it: `halves`, how many equal parts of the batch get the same noise;
+    `watched`, that the model's calls are wanted even if they change nothing (its attention is recorded); `fits_masks`,
+    that each picture has a mask of its own.
+    """
+
+    def __init__(self, guider, halves: int = 1, watched: bool = False, fits_masks: bool = False):
+        self._guider = guider
+        # the guiders of others declare nothing
+        self.halves = max(halves, getattr(guider, "halves", 1))
+        self.watched = watched or getattr(guider, "watched", False)
+        self.fits_masks = fits_masks or getattr(guider, "fits_masks", False)
+
+    def __getattr__(self, name):
+        return getattr(self._guider, name)
+
+
+class CheckedGuider(WrappedGuider):
+    """A guider whose estimates are looked at: one that holds NaN ends the run, in this node's name."""
+
+    def __init__(self, node: str, guider):
+        super().__init__(guider)
+        self._node = node
+
+    def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        denoised = self._guider(x, sigma, model_options=model_options, seed=seed)
+        with errors_of(self._node):
+            check_answer(x, denoised, sigma)
+        return denoised
+
+
+class Call(NamedTuple):
+    """A sampler's call of its guider, as a denoiser that may also be asked under other model options."""
+
+    guider: WrappedGuider
+    sigmas: Tensor
+    options: dict
+    seed: int | None
+
+    def __call__(self, x: Tensor, sigma: float | None = None, options: dict | None = None) -> Tensor:
+        """The guider's estimate at the level of the call, the only one that it is asked at."""
+        return self.guider(x, self.sigmas, model_options=options or self.options, seed=self.seed)
+
+
+class ChangedGuider(WrappedGuider):
+    """A guider whose every estimate is `change(denoise, x, sigma)`, where `denoise` is a `Call` of the guider."""
+
+    def __init__(self, guider, change: Callable[[Call, Tensor, float], Tensor], **declared):
+        super().__init__(guider, **declared)
+        self._change = change
+
+    def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        # samplers with several calls in a step are stopped by the host between steps only
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        return self._change(Call(self._guider, sigma, model_options, seed), x, float(sigma.max()))
