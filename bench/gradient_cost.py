@@ -4,6 +4,7 @@ import statistics
 import time
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from unittest import mock
 
 import comfy.model_management as management
@@ -15,10 +16,9 @@ from comfy.ldm.models.autoencoder import AutoencoderKL
 from ..lab.world.metrics import markdown_table
 from ..nodes.gradient_guidance import SteerGradientGuider
 from ..nodes.host.gradients.model import Differentiable
-from ..nodes.host.run import Run
 from ..nodes.runs import gradient_guidance as guidance
 from ..nodes.runs.clip_guidance import CLIPLoss
-from ..samplers.noise_law import NoiseLaw
+from ..samplers.core import SampleNoise
 from .attention_cost import EULER, peak_bytes, random_texts, ratio, sd15, sigmas_of
 from .host_run import guider_of, random_weights, sample_noise
 
@@ -96,8 +96,8 @@ def variants(model, vae, vision) -> dict:
     others = {id(patcher): Differentiable(patcher) for patcher in clip.patchers}
     management.load_models_gpu([other.patcher for other in others.values()])
     there = noise.to(model.load_device)
-    known = Run([1.0, 0.0], NoiseLaw(), there, None, 0, there, there)
-    alone = clip.start(known, model.model.latent_format, lambda p: others[id(p)])
+    run = SimpleNamespace(known=there, mask=None, noise=lambda stream: SampleNoise(0, stream, there, there))
+    alone = clip.start(run, model.model.latent_format, lambda p: others[id(p)])
     return {
         PLAIN: lambda: step(plain),
         OFF: lambda: step(guided(Square(), False)),

@@ -11,8 +11,8 @@ from ..lab.world.data import caption, render, sample_scene
 from ..lab.world.metrics import aggregate, markdown_table, psnr
 from ..nodes.host.gradients.tensors import gradients
 from ..nodes.inversion import SteerDDIMInversion
-from ..nodes.null_text import SteerNullText, windows
-from ..nodes.runs.null_text import with_branches
+from ..nodes.null_text import SteerNullText
+from ..nodes.runs.null_text import windows, with_branches
 from .host_run import encode_texts, guider_of
 
 PICTURES, STEPS, CFG = 4, 50, 7.5

@@ -10,9 +10,7 @@ from ..attention.attention_maps import heat
 from ..attention.prompt_to_prompt import Timing
 from ..pictures.heatmap import heatmap_picture
 from ..pictures.maps import PIXELS
-from .host.law import sigma_at
-from .host.run import RunSampler, sampled_advanced
-from .host.text import tokenized
+from .host import RunSampler, sampled_advanced, sigma_at, tokenized
 from .picture_inputs import check_picture
 from .runs.attention_maps import capturing, with_recording
 from .schema import advanced, shown, where_known

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.blended_diffusion import Blend
-from .host.run import Run, RunSampler, check_plain
+from .host import Run, RunSampler, check_plain
 from .schema import where_known
 
 NODE = "SteerBlendedSampler"

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host.clip import image_target, text_target
+from .host import image_target, text_target
 from .runs.clip_guidance import CLIPLoss
 from .schema import advanced, answer_of, where_known
 from .wires import SteerLoss

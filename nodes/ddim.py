@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.ddim import ddim
-from .host.run import Run, RunSampler
+from .host import Run, RunSampler
 from .schema import where_known
 
 NODE = "SteerDDIMSampler"

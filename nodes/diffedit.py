@@ -1,7 +1,5 @@
 """DiffEdit's mask: the part of a picture that a change of prompt is about."""
 
-import comfy.utils
-import latent_preview
 import numpy as np
 import torch
 from comfy_api.latest import io
@@ -10,8 +8,7 @@ from torch.nn.functional import interpolate
 
 from ..pictures.heatmap import overlaid
 from ..pictures.maps import outlined
-from .host.checks import samples_of
-from .host.progress import log, source_picture
+from .host import log, previews, samples_of, source_picture
 from .runs.diffedit import Settings, contrasted, pixels_of
 from .schema import PICTURES, answer_of, check_strength, shown, where_known
 
@@ -90,11 +87,8 @@ class SteerDiffEditMask(io.ComfyNode):
         check_strength(NODE, strength)
         latent = samples_of(model, latent_image)
         settings, noise_mask = Settings(strength, samples, threshold, seed), latent_image.get("noise_mask")
-        quiet, callback = not comfy.utils.PROGRESS_BAR_ENABLED, latent_preview.prepare_callback(model, samples)
-        mask, heat, looked = contrasted(
-            NODE, model, {"source": source, "target": target}, latent, noise_mask, settings, callback=callback,
-            disable_pbar=quiet,
-        )  # fmt: skip
+        conds = {"source": source, "target": target}
+        mask, heat, looked = contrasted(NODE, model, conds, latent, noise_mask, settings, **previews(model, samples))
         text, usual = report(mask, heat, looked), all(0.0 < share < 1.0 for share in mask.flatten(1).mean(1))
         (log.info if usual else log.warning)("%s: %s", NODE, text)
         # nothing between 0 and 1: reduced by the host, which looks at the middle of each square, it is the same again

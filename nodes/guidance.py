@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host.guider import SteerCFG
+from .host import SteerCFG
 from .schema import advanced, answer_of, check_interval, where_known
 
 NODE = "SteerCFGGuider"

@@ -1,15 +1,11 @@
 """DDIM inversion, plain and exact."""
 
-import comfy.utils
-import latent_preview
 from comfy_api.latest import io
 
 from ..samplers.inversion import Inversion
 from ..samplers.inversion_report import AMISS
-from .host.checks import samples_of
-from .host.progress import log
-from .host.run import RunSampler, run_once
-from .runs.inversion import InvertedNoise, Inverting, inversion_start
+from .host import InvertedNoise, RunSampler, inversion_start, log, previews, run_once, samples_of
+from .runs.inversion import Inverting
 from .schema import advanced, shown, where_known
 from .wires import SteerInversion
 
@@ -89,9 +85,8 @@ class SteerDDIMInversion(io.ComfyNode):
         samples = samples_of(guider.model_patcher, latent_image)
         inverting = Inverting(refine, tolerance, check)
         steps = max(1, len(sigmas) - 1) * (2 if check else 1)
-        callback = latent_preview.prepare_callback(guider.model_patcher, steps)
         sampler = RunSampler(NODE, inverting, one_prompt=True)
-        run_once(guider, sampler, sigmas, samples, callback=callback, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED)
+        run_once(guider, sampler, sigmas, samples, **previews(guider.model_patcher, steps))
         if inverting.inversion is None:
             raise ValueError("sigmas is empty, so there is nothing to invert along")
         log.info("%s: %s", NODE, inverting.report)

@@ -11,9 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..files import inversion_file
 from ..files.safetensors import EXTENSION
-from .host.checks import errors_of
-from .host.law import latent_format_of
-from .host.progress import log
+from .host import errors_of, latent_format_of, log
 from .inversion import inversion_outputs
 from .schema import where_known
 from .wires import SteerInversion

@@ -19,7 +19,7 @@ from ..attention.paint_with_words import Region
 from ..attention.prompt_to_prompt import Edit
 from ..samplers.classifier import Classifier
 from ..samplers.inversion import Inversion
-from .host.checks import errors_of
+from .host import errors_of
 
 
 class Kind(NamedTuple):

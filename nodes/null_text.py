@@ -2,9 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host.conditioning import negative_takes_over
-from .host.law import check_inversion_fits
-from .host.progress import log
+from .host import check_inversion_fits, log, negative_takes_over
 from .runs.null_text import (
     GONE,
     NODE,

@@ -7,8 +7,7 @@ from torch import Tensor
 from ..attention.paint_with_words import Painting, Region, check_phrase
 from ..pictures.legend import absent, parse_legend, segments
 from ..pictures.maps import COLOURS, regions_picture
-from .host.progress import empty_of, log
-from .host.text import encoded, tokenized
+from .host import empty_of, encoded, log, tokenized
 from .picture_inputs import check_picture
 from .runs.paint_with_words import MARK, with_painting
 from .schema import PICTURES, answer_of, shown, where_known

@@ -1,12 +1,10 @@
 """Gradient-domain blending: the edit takes on the source's colours at its edge."""
 
-import comfy.model_management
-import comfy.utils
 import torch
 from comfy_api.latest import io
 
 from ..pictures.poisson_blend import poisson_blend
-from .host.progress import log, tell_empty
+from .host import log, progress_bar, stop_if_interrupted, tell_empty
 from .picture_inputs import three_together
 from .schema import where_known
 
@@ -49,9 +47,9 @@ class SteerPoissonBlend(io.ComfyNode):
     def execute(cls, source, edited, mask) -> io.NodeOutput:
         source, edited, mask = three_together(source, edited, mask)
         tell_empty(NODE, "mask", mask > 0.5, "the source stays as it is")
-        bar, blended = comfy.utils.ProgressBar(len(source)), []
+        bar, blended = progress_bar(len(source)), []
         for number, (before, after, inside) in enumerate(zip(source, edited, mask > 0.5, strict=True), 1):
-            comfy.model_management.throw_exception_if_processing_interrupted()
+            stop_if_interrupted()
             if inside.all():
                 log.warning("%s: mask %d covers everything, so the edit is returned as it is", NODE, number)
             blended.append(poisson_blend(before, after, inside))

@@ -9,11 +9,7 @@ from ..attention.alignment import chosen, mapper, told
 from ..attention.prompt_to_prompt import Edit, LocalBlend, Timing
 from ..attention.tokens import Prompt, numbers, windows, word_values
 from ..attention.tokens import word_windows as windows_of
-from .host.checks import errors_of
-from .host.conditioning import HALF
-from .host.law import sigma_at
-from .host.progress import log, running_node
-from .host.text import encoded, tokenized
+from .host import HALF, encoded, errors_of, log, running_node, sigma_at, tokenized
 from .runs.prompt_to_prompt import PromptToPromptGuider
 from .schema import advanced, answer_of, shown, where_known
 from .wires import SteerEdit, SteerInversion

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..samplers.core import check_values
-from .host.vae import check_tunable, decoded_size
+from .host import check_tunable, decoded_size
 from .picture_inputs import check_batches, check_picture, mask_like, sides
 from .runs.reconstruct import Problem, fit_each, fitted_latent, fitted_picture
 from .schema import advanced, where_known

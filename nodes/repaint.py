@@ -8,8 +8,7 @@ from torch import Tensor
 
 from ..samplers.core import Step
 from ..samplers.repaint import model_calls, repaint
-from .host.progress import log
-from .host.run import Run, RunSampler
+from .host import Run, RunSampler, log
 from .schema import advanced, where_known
 
 NODE = "SteerRePaintSampler"

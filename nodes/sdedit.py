@@ -1,11 +1,10 @@
 """SDEdit: the sigmas of a partial run, by strength in diffusion time."""
 
-import comfy.samplers
 import torch
 from comfy_api.latest import io
 
 from ..samplers.sdedit import sdedit_sigmas
-from .host.law import strength_sigma
+from .host import SCHEDULERS, host_sigmas, strength_sigma
 from .schema import answer_of, check_strength, where_known
 
 NODE = "SteerSDEditSigmas"
@@ -39,7 +38,7 @@ class SteerSDEditSigmas(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    options=SCHEDULERS,
                     default="normal",
                     tooltip="Whose spacing of steps to use.",
                 ),  # fmt: skip
@@ -77,7 +76,7 @@ class SteerSDEditSigmas(io.ComfyNode):
         model_sampling = model.get_model_object("model_sampling")
         start_sigma = strength_sigma(model_sampling, strength)
         sigmas, start_step = sdedit_sigmas(
-            lambda count: comfy.samplers.calculate_sigmas(model_sampling, scheduler, count), start_sigma, steps
+            lambda count: host_sigmas(model_sampling, scheduler, count), start_sigma, steps
         )
         return io.NodeOutput(torch.tensor(sigmas), start_step, start_sigma)
 

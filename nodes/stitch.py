@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..pictures.stitch import feathered, stitch
-from .host.progress import log, tell_empty
+from .host import log, tell_empty
 from .picture_inputs import three_together
 from .schema import where_known
 

@@ -4,7 +4,7 @@ from functools import partial
 
 from comfy_api.latest import io
 
-from .host.run import RunSampler, check_plain
+from .host import RunSampler, check_plain
 from .runs.trajectory_blend import blended_with_trajectory
 from .schema import where_known
 from .wires import SteerInversion

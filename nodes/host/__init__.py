@@ -1,0 +1,120 @@
+"""The one door to ComfyUI's insides: what faces and runs may take of this package, by subject."""
+
+from .attention.edits import Transform, edits_of
+from .attention.rows import with_edits, with_marked_edits, with_patches_unwatched
+from .attention.unet import attention_sites
+from .checks import check_every_call, check_given, errors_of, fitted_mask, fitted_noise_mask, free_ram, samples_of
+from .clip import embedded, image_target, text_target
+from .conditioning import HALF, check_active, equal, half_of, negative_takes_over, same
+from .gradients.model import Differentiable, gradient_options, patcher_of
+from .gradients.models import GuidedModels, memory_advice
+from .gradients.tensors import gradients
+from .gradients.weights import own_weights
+from .guider import RunGuider, SampleCall, SteerCFG, guidance_of, plain_guider, read_by_patches, tell_places
+from .guiders import Call, WrappedGuider
+from .inverted import InvertedNoise, check_inversion_fits, inversion_start, latent_format_of
+from .law import SCHEDULERS, host_sigmas, noise_law, sigma_at, strength_sigma, window_of
+from .lockstep import TwoPromptGuider, in_lockstep
+from .progress import (
+    empty_of,
+    latent_picture,
+    log,
+    picture_preview,
+    previews,
+    progress_bar,
+    running_node,
+    show_output,
+    show_progress_text,
+    source_picture,
+    stop_if_interrupted,
+    tell_empty,
+)
+from .run import Run, RunSampler, check_plain, checked_sampler, run_once, sampled_advanced
+from .text import encoded, tokenized
+from .vae import check_tunable, decoded, decoded_size, loaded
+
+__all__ = [
+    # A run and what a method does in it
+    "Run",
+    "RunSampler",
+    "check_plain",
+    "checked_sampler",
+    "run_once",
+    "sampled_advanced",
+    # GUIDERs, and guiders as samplers call them
+    "RunGuider",
+    "SampleCall",
+    "SteerCFG",
+    "guidance_of",
+    "plain_guider",
+    "read_by_patches",
+    "tell_places",
+    "Call",
+    "WrappedGuider",
+    "TwoPromptGuider",
+    "in_lockstep",
+    # Noise laws and levels
+    "SCHEDULERS",
+    "host_sigmas",
+    "noise_law",
+    "sigma_at",
+    "strength_sigma",
+    "window_of",
+    # Inversions
+    "InvertedNoise",
+    "check_inversion_fits",
+    "inversion_start",
+    "latent_format_of",
+    # What fits a model
+    "check_every_call",
+    "check_given",
+    "errors_of",
+    "fitted_mask",
+    "fitted_noise_mask",
+    "free_ram",
+    "samples_of",
+    # Conditionings and texts
+    "HALF",
+    "check_active",
+    "equal",
+    "half_of",
+    "negative_takes_over",
+    "same",
+    "encoded",
+    "tokenized",
+    # Attention
+    "Transform",
+    "edits_of",
+    "with_edits",
+    "with_marked_edits",
+    "with_patches_unwatched",
+    "attention_sites",
+    # Gradients, the VAE and CLIP
+    "Differentiable",
+    "gradient_options",
+    "patcher_of",
+    "GuidedModels",
+    "memory_advice",
+    "gradients",
+    "own_weights",
+    "check_tunable",
+    "decoded",
+    "decoded_size",
+    "loaded",
+    "embedded",
+    "image_target",
+    "text_target",
+    # What the log and the editor are told
+    "empty_of",
+    "latent_picture",
+    "log",
+    "picture_preview",
+    "previews",
+    "progress_bar",
+    "running_node",
+    "show_output",
+    "show_progress_text",
+    "source_picture",
+    "stop_if_interrupted",
+    "tell_empty",
+]

@@ -3,6 +3,7 @@
 import re
 from contextlib import contextmanager
 
+import comfy.model_management
 import comfy.sample
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -240,3 +241,8 @@ def text_widths(network) -> dict[str, int]:
     pooled = (layer.in_features for layer in pooled if hasattr(layer, "in_features"))
     widths = {"c_crossattn": next(keys, None), "y": next(pooled, None)}
     return {key: width for key, width in widths.items() if width is not None}
+
+
+def free_ram() -> float:
+    """How many bytes of memory are free, not on the GPU."""
+    return comfy.model_management.get_free_memory(torch.device("cpu"))

@@ -40,6 +40,13 @@ def guidance_of(guider, model_options: dict) -> str:
     return "a patch on the model changes guidance" if read_by_patches(model_options) else ""
 
 
+def plain_guider(model, conds: dict[str, list]) -> comfy.samplers.CFGGuider:
+    """The host's guider of these conditionings, by name."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds(conds)
+    return guider
+
+
 class SampleCall(NamedTuple):
     """What the host calls a guider's `sample` with, in its order, as far as methods change it."""
 

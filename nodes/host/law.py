@@ -1,17 +1,12 @@
-"""A host model's noise law and levels, and the latents that an inversion is of."""
+"""A host model's noise law, its levels and windows, and the schedules of its sigmas."""
 
 from collections.abc import Callable
-from math import hypot
 
-import comfy.latent_formats
-import comfy.model_management
-import comfy.sample
 import comfy.samplers
 import torch
 from comfy.model_sampling import CONST
 from torch import Tensor
 
-from ...samplers.inversion import Inversion
 from ...samplers.noise_law import NoiseLaw
 from ...samplers.window import Window
 
@@ -47,36 +42,9 @@ def noise_law(model_sampling) -> NoiseLaw:
     return law
 
 
-def noise_to(x: Tensor, source: Tensor, sigma: float, law: NoiseLaw, from_top: bool) -> Tensor:
-    """The noise from which the host makes x at level sigma of the source; `from_top`: the model's highest level."""
-    # what the host multiplies the noise by; at the highest level more, where alpha is 1
-    factor = hypot(1.0, sigma) if from_top and not law.flow else law.std(sigma)
-    return ((x.double() - law.alpha(sigma) * source.double()) / factor).float()
+SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
 
 
-def latent_format_of(inversion: Inversion):
-    """The host's latent format of an inversion; ValueError unless this host has it and the channels agree."""
-    name, channels = inversion.latent_format[:100], inversion.latents[0].shape[1]
-    kind = getattr(comfy.latent_formats, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, comfy.latent_formats.LatentFormat)):
-        raise ValueError(
-            f"the inversion is of a model with the latent format {name!r}, which this ComfyUI does not have; "
-            "update ComfyUI"
-        )
-    if channels != kind.latent_channels:
-        raise ValueError(
-            f"the inversion has {channels} channels, and its latent format {name} has {kind.latent_channels}; "
-            "invert again with the model that will sample"
-        )
-    return kind()
-
-
-def check_inversion_fits(inversion: Inversion, model) -> None:
-    """ValueError for an inversion that this model cannot have made."""
-    made_for, format_name = inversion.latent_format, type(model.get_model_object("latent_format")).__name__
-    law = noise_law(model.get_model_object("model_sampling"))
-    if made_for != format_name or inversion.law != law:
-        raise ValueError(
-            f"the inversion is of a {inversion.law.name} model with {made_for} latents, and this model is a "
-            f"{law.name} one with {format_name} latents; use the model that it was made with"
-        )
+def host_sigmas(model_sampling, scheduler: str, steps: int) -> Tensor:
+    """The sigmas of the host's scheduler for a whole run."""
+    return comfy.samplers.calculate_sigmas(model_sampling, scheduler, steps)

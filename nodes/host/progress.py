@@ -4,13 +4,19 @@ import logging
 import sys
 from collections.abc import Callable
 
+import comfy.model_management
+import comfy.utils
+import latent_preview
+from comfy.cli_args import LatentPreviewMethod, args
 from comfy_execution.utils import get_executing_context
+from PIL import Image
 from torch import Tensor, tensor
 from torch.nn.functional import interpolate
 
 from ...samplers.masks import paints
 from ..schema import PICTURES
 
+PREVIEW = 512  # pixels that a preview has at most
 log = logging.getLogger("steer")
 
 
@@ -87,3 +93,21 @@ def empty_of(name: str, masks: Tensor, outcome: str) -> str:
     if not empty:
         return ""
     return f"{name} {', '.join(empty)} of {len(masks)} is empty (0 everywhere): there {outcome}"
+
+
+progress_bar = comfy.utils.ProgressBar
+stop_if_interrupted = comfy.model_management.throw_exception_if_processing_interrupted
+
+
+def previews(model, steps: int) -> dict:
+    """What a guider's `sample` is given so that its steps are shown, in the editor and in the terminal."""
+    callback = latent_preview.prepare_callback(model, steps)
+    return {"callback": callback, "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED}
+
+
+def picture_preview(picture: Tensor) -> tuple | None:
+    """A picture (3, height, width), 0 to 1, as the bar takes it for a preview; None where previews are off."""
+    if args.preview_method == LatentPreviewMethod.NoPreviews:
+        return None
+    pixels = (picture.clamp(0, 1) * 255).round().byte().movedim(0, -1)
+    return "JPEG", Image.fromarray(pixels.cpu().numpy()), PREVIEW

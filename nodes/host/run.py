@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 import comfy.model_management
+import comfy.sampler_helpers
 import comfy.samplers
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
@@ -32,15 +33,13 @@ from .checks import (
     samples_of,
 )
 from .guiders import ChangedGuider, CheckedGuider, WrappedGuider
+from .inverted import InvertedSeed, noise_to
 from .keyframes import Keyframes
-from .law import noise_law, noise_to
+from .law import noise_law
 from .progress import tell_empty
 
+FREE = 1.5  # the host, too, wants this many times the memory of a call that it batches
 Shown = TypeVar("Shown")
-
-
-class InvertedSeed(int):
-    """The seed of a NOISE that was not drawn: a run starts where it leads to from the whole source."""
 
 
 class Given(NamedTuple):
@@ -80,8 +79,10 @@ class Run:
         return errors_of(self.node)
 
     def under(self, node: str, mask: Tensor | None = None) -> "Run":
-        """The same run for a part of it that another node asked for, with another mask."""
-        part = copy(self)
+        """The same run for a part of it that another node asked for, with a mask of its own, made as the host does."""
+        part, noise = copy(self), self.start_noise
+        if mask is not None:
+            mask = comfy.sampler_helpers.prepare_mask(mask, noise.shape, noise.device)[:, :1].float()
         part.node, part.mask = node, mask
         return part
 
@@ -165,6 +166,13 @@ class Run:
         comfy.model_management.throw_exception_if_processing_interrupted()
         level = x.new_full((x.shape[0],), sigma)
         return comfy.samplers.calc_cond_batch(self.model, conds, x, level, options or self.options)
+
+    def at_once(self, most: int, rows: int) -> int:
+        """How many copies of the batch, each `rows` times, one call has memory for: from 1 to `most`."""
+        free = getattr(self.model.current_patcher, "get_free_memory", comfy.model_management.get_free_memory)
+        room, (size, *shape) = free(self.known.device) / FREE, self.known.shape
+        fitting = (n for n in range(most, 1, -1) if self.model.memory_required([rows * n * size, *shape]) < room)
+        return next(fitting, 1)
 
     def check_answer(self, x: Tensor, denoised: Tensor, sigma: float) -> None:
         """ValueError for an estimate with NaN or infinite values."""

@@ -2,22 +2,27 @@
 
 from dataclasses import dataclass, replace
 
-import comfy.model_management
-import torch
 from torch import Tensor
 
 from ...attention.attention_maps import Recorder, Recording
 from ...attention.core import Attention, Site, Term, nearest
 from ...attention.prompt_to_prompt import Edit, Timing, coarse, edited, shared_queries
 from ...samplers.window import Window
-from ..host.attention.edits import Transform, edits_of
-from ..host.attention.rows import with_edits, with_marked_edits, with_patches_unwatched
-from ..host.attention.unet import attention_sites
-from ..host.conditioning import HALF, half_of
-from ..host.guiders import Call
-from ..host.law import sigma_at
-from ..host.progress import log
-from ..host.run import Run
+from ..host import (
+    HALF,
+    Call,
+    Run,
+    Transform,
+    attention_sites,
+    edits_of,
+    free_ram,
+    half_of,
+    log,
+    sigma_at,
+    with_edits,
+    with_marked_edits,
+    with_patches_unwatched,
+)
 
 
 class Recorded(Transform):
@@ -102,7 +107,7 @@ class Watch:
         if not self._said and self._recorder.nbytes():
             self._said = self._recorder.nbytes() + needed
             log.info(SAID, len(ahead) + 1, self._said / 2**20)
-        free = comfy.model_management.get_free_memory(torch.device("cpu"))
+        free = free_ram()
         if needed > free:
             raise ValueError(
                 f"the queries of the {len(ahead)} steps to come need {needed / 2**30:.1f} GiB of memory and "

@@ -3,16 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import comfy.model_management
-import comfy.model_patcher
-import comfy.patcher_extension
-import comfy.sampler_helpers
-import comfy.samplers
 from torch import Tensor
 
 from ...samplers.classifier import Classifier
 from ...samplers.gradient_guidance import Loss
-from ..host.run import Run
+from ..host import Run, patcher_of
 
 
 @dataclass(frozen=True)
@@ -27,13 +22,7 @@ class ClassifierLoss:
 
     @classmethod
     def of(cls, classifier: Classifier, index: int):
-        management, network = comfy.model_management, classifier.network
-        # one as long as there is the network: the host takes a network without its patcher for a memory leak
-        if not hasattr(network, "steer_patcher"):
-            network.steer_patcher = comfy.model_patcher.ModelPatcher(
-                network, management.get_torch_device(), management.unet_offload_device()
-            )
-        return cls(classifier, index, (network.steer_patcher,))
+        return cls(classifier, index, (patcher_of(classifier.network),))
 
     def memory(self, shape: tuple[int, ...]) -> float:
         return 0.0

@@ -9,9 +9,7 @@ from torch.nn.functional import interpolate
 
 from ...samplers.clip_guidance import cutouts, inside, spherical_distance, within_range
 from ...samplers.gradient_guidance import Loss
-from ..host.clip import embedded
-from ..host.run import Run
-from ..host.vae import decoded
+from ..host import Run, decoded, embedded
 
 
 @dataclass(frozen=True)

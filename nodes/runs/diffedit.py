@@ -3,20 +3,24 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import comfy.model_management
-import comfy.samplers
 import torch
 from torch import Tensor
 
 from ...samplers.diffedit import contrast, draws, found
 from ...samplers.masks import check_mask
-from ..host.checks import check_given, fitted_noise_mask
-from ..host.conditioning import check_active, equal
-from ..host.guider import tell_places
-from ..host.law import noise_law, strength_sigma
-from ..host.run import Run, RunSampler, run_once
-
-FREE = 1.5  # times what the host reckons a call takes has to be free, as where it batches conditionings itself
+from ..host import (
+    Run,
+    RunSampler,
+    check_active,
+    check_given,
+    equal,
+    fitted_noise_mask,
+    noise_law,
+    plain_guider,
+    run_once,
+    strength_sigma,
+    tell_places,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Contrasting:
             return both
 
         noises = draws(run.seed, self.settings.samples, run.known)
-        together = draws_at_once(run.model, run.known.shape, self.settings.samples, run.known.device)
+        together = run.at_once(self.settings.samples, 2)  # each draw under both prompts
         difference = contrast(estimates, run.known, sigma, run.law, noises, together)
         within = None if run.mask is None else run.mask[:, 0]
         self.mask, self.heat = (values.cpu() for values in found(difference, self.settings.threshold, within))
@@ -95,17 +99,9 @@ def contrasted(node: str, model, conds: dict, samples: Tensor, mask: Tensor | No
     if equal(conds["source"], conds["target"]) or not looked.any():
         nothing = torch.zeros(samples.shape[0], *samples.shape[2:])
         return Contrast(nothing, nothing, looked)
-    guider, method = comfy.samplers.CFGGuider(model), Contrasting(settings)
-    guider.inner_set_conds(conds)
+    guider, method = plain_guider(model, conds), Contrasting(settings)
     run_once(guider, RunSampler(node, method), sigmas, samples, denoise_mask=mask, seed=settings.seed, **options)
     return Contrast(method.mask, method.heat, looked)
-
-
-def draws_at_once(model, shape, samples: int, device) -> int:
-    """How many draws, each of the whole batch under both prompts, fit into the memory that is free; at least one."""
-    free = getattr(model.current_patcher, "get_free_memory", comfy.model_management.get_free_memory)(device)
-    fitting = (n for n in range(samples, 1, -1) if FREE * model.memory_required([2 * n * shape[0], *shape[1:]]) < free)
-    return next(fitting, 1)
 
 
 def pixels_of(model) -> int:

@@ -1,30 +1,36 @@
 """A guider round any other, whose estimates losses change; all within one run of the host."""
 
 from collections.abc import Callable
-from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-import comfy.model_management
-import comfy.patcher_extension
-import comfy.sampler_helpers
 import torch
 from torch import Tensor
 
 from ...samplers.gradient_guidance import Loss, at_top, change_by_estimate, change_by_x, limited, near_top, round_top
 from ...samplers.masks import check_mask
 from ...samplers.window import Window
-from ..host.checks import errors_of, fitted_mask, fitted_noise_mask
-from ..host.gradients.model import Differentiable, DoesNotFit, gradient_options
-from ..host.gradients.tensors import gradients
-from ..host.guider import RunGuider, SampleCall
-from ..host.guiders import Call, WrappedGuider
-from ..host.law import noise_law, window_of
-from ..host.progress import log, tell_empty
-from ..host.run import Run, RunSampler
-
-KEY = "steer_gradient_guidance"
+from ..host import (
+    Call,
+    GuidedModels,
+    Run,
+    RunGuider,
+    RunSampler,
+    SampleCall,
+    WrappedGuider,
+    checked_sampler,
+    errors_of,
+    fitted_mask,
+    fitted_noise_mask,
+    gradient_options,
+    gradients,
+    memory_advice,
+    noise_law,
+    stop_if_interrupted,
+    tell_empty,
+    window_of,
+)
 
 
 class SteerLossValue(Protocol):
@@ -92,44 +98,17 @@ class GradientGuider(RunGuider, WrappedGuider):
         self.node = term.node
 
     def prepared(self, call: SampleCall) -> tuple[object, SampleCall]:
-        guider, shape = copy(self._guider), call.latent_image.shape
+        guider = copy(self._guider)
         mask = fitted_noise_mask(call.denoise_mask, call.latent_image)
         noise_law(guider.model_patcher.get_model_object("model_sampling"))
         terms = [term.fitted(call.latent_image) for term in self.terms]
-        guidance = Guidance(call.sampler, tuple(term for term in terms if not term.nothing_to_do()))
-        if guidance.terms:
-            guider.model_patcher = guidance.loaded_with(guider.model_patcher, tuple(shape))
+        terms = tuple(term for term in terms if not term.nothing_to_do())
+        if not terms:
+            return guider, call._replace(sampler=checked_sampler(self.node, call.sampler), denoise_mask=mask)
+        guidance = Guidance(call.sampler, terms, tuple(call.latent_image.shape))
+        guider.model_patcher = guidance.models.loaded_with(guider.model_patcher)
         sampler = RunSampler(self.node, guidance, call.sampler)
         return guider, call._replace(sampler=sampler, denoise_mask=mask)
-
-
-class _Room:
-    """Makes the host load the models with room for the gradients, and says when there is too little for the losses.
-
-    The room is for the least there can be, where activations are computed again. How much they take is known at the
-    first call, by which the `Differentiable`s decide whether to keep them.
-    """
-
-    def __init__(self, terms: tuple[Term, ...], through_model: bool, shape):
-        self.node, self.through_model = terms[-1].node, through_model
-        self.losses = max(term.loss.memory(tuple(shape)) for term in terms)
-
-    def __call__(self, executor, model, noise_shape, conds, *args, **kwargs):
-        # a call needs room for the positive and the negative; the way back through one block about as much again
-        forward = model.model.memory_required([2 * noise_shape[0], *noise_shape[1:]])
-        least = self.losses + (forward if self.through_model else 0.0)
-        rows = round(noise_shape[0] * (1 + least / forward))
-        loaded = executor(model, [rows, *noise_shape[1:]], conds, *args, **kwargs)
-        free = comfy.model_management.get_free_memory(model.load_device)
-        if self.losses > free:
-            raise ValueError(
-                f"{self.node}: about {self.losses / 2**30:.2f} GiB of memory are needed for the gradients of the loss "
-                f"and {free / 2**30:.2f} are free; {LESS}"
-            )
-        return loaded
-
-
-LESS = "turn through_model off, or take fewer or smaller cutouts, a smaller picture or a smaller batch"
 
 
 class Acting(NamedTuple):
@@ -144,24 +123,12 @@ class Acting(NamedTuple):
 class Guidance:
     """Another SAMPLER, whose every estimate is changed by the losses that act at its level: the method of one run."""
 
-    def __init__(self, sampler, terms: tuple[Term, ...]):
+    def __init__(self, sampler, terms: tuple[Term, ...], shape: tuple[int, ...]):
         self.sampler, self.terms = sampler, terms
-        self._model: Differentiable | None = None
-        self._others = {id(each): Differentiable(each) for term in terms for each in term.loss.patchers}
+        patchers = [patcher for term in terms for patcher in term.loss.patchers]
+        through = any(term.differentiates_model for term in terms)
+        self.models = GuidedModels(terms[-1].node, patchers, through, max(term.loss.memory(shape) for term in terms))
         self._acting: list[Acting] = []
-
-    def loaded_with(self, patcher, shape: tuple[int, ...]):
-        """The patcher to sample with: the host loads the losses' models with it, and room for their gradients."""
-        through = any(term.differentiates_model for term in self.terms)
-        if through:
-            self._model = Differentiable(patcher)
-        patcher = self._model.patcher if through else patcher.clone()
-        # the host would copy what only the first of several GPUs has beside its model to the others too
-        for each in (patcher, *patcher.get_additional_models_with_key("multigpu")):
-            each.set_additional_models(KEY, [other.patcher for other in self._others.values()])
-        room = _Room(self.terms, through, shape)
-        patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, KEY, room)
-        return patcher
 
     def __call__(self, run: Run) -> Tensor:
         self._acting = [self._started(term, run) for term in self.terms]
@@ -172,12 +139,8 @@ class Guidance:
             assert run.sigmas and run.law
             if term.differentiates_model:
                 run.check_every_call()
-            mask = None
-            if term.mask is not None:
-                noise = run.start_noise
-                mask = comfy.sampler_helpers.prepare_mask(term.mask, noise.shape, noise.device)[:, :1].float()
-            run = run.under(term.node, mask)
-            loss = term.loss.start(run, run.model.latent_format, lambda patcher: self._others[id(patcher)])
+            run = run.under(term.node, term.mask)
+            loss = term.loss.start(run, run.model.latent_format, lambda patcher: self.models.others[id(patcher)])
             return Acting(term, loss, run)
 
     def change(self, denoise: Call, x: Tensor, level: float) -> Tensor:
@@ -185,8 +148,8 @@ class Guidance:
         acting = [item for item in self._acting if item.term.acts(level)]
         if not acting:
             return denoise(x)
-        with _memory_advice(acting):
-            denoised, changes = self._again_where_it_did_not_fit(lambda: self._changes(denoise, x, level, acting))
+        with memory_advice(acting[-1].term.node):
+            denoised, changes = self.models.again_where_it_did_not_fit(lambda: self._changes(denoise, x, level, acting))
         for (term, _, run), change in zip(acting, changes, strict=True):
             denoised = denoised + limited(term.scale * change, level, run.law, term.most, run.mask).to(denoised)
         return denoised
@@ -228,35 +191,20 @@ class Guidance:
         slopes = {}
         with gradients():
             x, options = x.detach().clone().requires_grad_(), gradient_options(denoise.options)
-            denoised = self._model(lambda: denoise(x, options=options))
+            denoised = self.models.model(lambda: denoise(x, options=options))
             if not denoised.requires_grad:
                 raise ValueError(
                     f"{through[0].term.node}: a patch on the model cuts its estimate off from x, so there is no "
                     "gradient through it; turn through_model off"
                 )
             for index, item in enumerate(through):
-                comfy.model_management.throw_exception_if_processing_interrupted()
+                stop_if_interrupted()
                 back = gradient(item.term.node, item.loss, denoised, level)
                 # a model in half precision loses small gradients: it gets one of unit size, which is undone after
                 size = back.abs().amax(tuple(range(1, back.ndim)), keepdim=True).clamp(min=1e-30)
                 (back,) = torch.autograd.grad(denoised, x, back / size, retain_graph=index + 1 < len(through))
                 slopes[id(item)] = _finite(item.term.node, back * size)
             return denoised.detach(), slopes
-
-    def _again_where_it_did_not_fit(self, compute: Callable):
-        """What `compute` returns; where the memory did not last to its end, computed again with less of it kept."""
-        models = [*self._others.values(), *([self._model] if self._model else ())]
-        try:
-            return compute()
-        except comfy.model_management.OOM_EXCEPTION as error:
-            keeping = [model for model in models if not model.recompute]
-            if not keeping or not isinstance(error, torch.OutOfMemoryError):
-                raise
-        for model in keeping:  # the error is gone, and with it what it held of the graph
-            model.recompute = True
-        log.info("the way back does not fit: what a call computes is not kept, but computed again")
-        comfy.model_management.soft_empty_cache()
-        return compute()
 
 
 def told(model_options: dict, sigma: float) -> dict:
@@ -286,19 +234,6 @@ def _finite(node: str, found: Tensor) -> Tensor:
             "(--fp32-vae, --force-fp32), or lower the scale"
         )
     return found
-
-
-@contextmanager
-def _memory_advice(acting):
-    """Errors of too little memory, with what would help."""
-    try:
-        yield
-    except DoesNotFit as error:
-        raise ValueError(f"{acting[-1].term.node}: {error}; {LESS}") from error
-    except comfy.model_management.OOM_EXCEPTION as error:
-        if not isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise type(error)(f"{acting[-1].term.node}: the gradients do not fit into memory; {LESS}. ({error})") from error
 
 
 def term_of(node: str, guider, loss, scale, interval, through_model, most, mask) -> Term:

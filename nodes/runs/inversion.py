@@ -2,43 +2,12 @@
 
 from dataclasses import dataclass
 
-import comfy.model_management
 from torch import Tensor
 
 from ...samplers.ddim import ddim
 from ...samplers.inversion import Inversion, invert, largest_error
 from ...samplers.inversion_report import holds, report
-from ..host.guider import guidance_of
-from ..host.law import latent_format_of, noise_to
-from ..host.progress import log
-from ..host.run import InvertedSeed, Run
-
-
-class InvertedNoise:
-    """A host NOISE that makes sampling start exactly at an inverted latent, from the LATENT it was given out with."""
-
-    seed = InvertedSeed(0)
-
-    def __init__(self, noise: Tensor):
-        self._noise = noise
-
-    def generate_noise(self, input_latent: dict) -> Tensor:
-        shape = tuple(input_latent["samples"].shape)
-        if shape != tuple(self._noise.shape):
-            raise ValueError(
-                f"SteerDDIMInversion: the inverted noise is for a latent of shape {tuple(self._noise.shape)}, not "
-                f"{shape}; connect the LATENT of the same inversion"
-            )
-        return self._noise.clone()
-
-
-def inversion_start(inversion: Inversion) -> tuple[Tensor, InvertedNoise]:
-    """The source latent as the host passes it on wires, and the noise to start from `inversion.latents[0]` with it."""
-    latent_format, sigma, law = latent_format_of(inversion), inversion.sigmas[0], inversion.law
-    # where runs end, since a GPU divides otherwise: so a run that keeps the source gives these very numbers
-    samples = latent_format.process_out(inversion.latents[-1].to(comfy.model_management.get_torch_device())).cpu()
-    source = latent_format.process_in(samples) if samples.any() else samples
-    return samples, InvertedNoise(noise_to(inversion.latents[0], source, sigma, law, inversion.from_top))
+from ..host import Run, guidance_of, log
 
 
 @dataclass

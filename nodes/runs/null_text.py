@@ -4,21 +4,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from math import inf, sqrt
 
-import comfy.samplers
-import comfy.utils
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...samplers.inversion import Inversion, spread
 from ...samplers.null_text import InnerStep, null_text, step_early_stop
-from ..host.checks import check_every_call
-from ..host.conditioning import same
-from ..host.gradients.model import Differentiable, gradient_options
-from ..host.gradients.tensors import gradients
-from ..host.guider import read_by_patches
-from ..host.progress import show_progress_text
-from ..host.run import Run, RunSampler, run_once
+from ..host import (
+    Differentiable,
+    Run,
+    RunSampler,
+    check_every_call,
+    gradient_options,
+    gradients,
+    plain_guider,
+    progress_bar,
+    read_by_patches,
+    run_once,
+    same,
+    show_progress_text,
+)
 
 NODE = "SteerNullText"
 BACK, GONE = "the picture comes back", "the picture does not come back"
@@ -85,8 +90,8 @@ def check_guidance(model) -> None:
 
 def with_branches(model, positive, negative, inversion: Inversion, work: Callable[[Branches], None]) -> None:
     """Calls `work` once, inside a run of the host on the model and the two conditionings; the model stays as it is."""
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative)  # for LoRA hooks, the host may take another copy of the model
+    # for LoRA hooks, the host may take another copy of the model
+    guider = plain_guider(model, {"positive": positive, "negative": negative})
     differentiable = Differentiable(guider.model_patcher)
     guider.model_patcher = differentiable.patcher
     # the models' own preparation looks at the latent (inpainting models take the picture from it)
@@ -142,7 +147,7 @@ def optimise(model, positive, negative, inversion: Inversion, settings: Settings
 
 def shown(searching: Iterator[InnerStep], steps: int, inner_steps: int) -> Iterator[InnerStep]:
     """The search, with a bar, and its loss on the node."""
-    bar = comfy.utils.ProgressBar(steps * inner_steps)
+    bar = progress_bar(steps * inner_steps)
     with tqdm(total=steps, desc="null-text") as line:
         for item in searching:
             yield item

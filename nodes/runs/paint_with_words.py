@@ -1,14 +1,10 @@
 """The hook that paints under every conditioning that brings a painting."""
 
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...attention.core import Attention, Site
 from ...attention.paint_with_words import Painting, Region, painted
-from ..host.attention.edits import Transform
-from ..host.attention.rows import with_marked_edits
-from ..host.checks import errors_of, fitted_mask
-from ..host.law import noise_law
+from ..host import Transform, errors_of, fitted_mask, noise_law, with_marked_edits
 
 MARK = "steer_paint"
 
@@ -39,8 +35,6 @@ def check_region(region: Region, latent: Tensor) -> None:
 
 def with_painting(model, node: str):
     """A clone of the model that paints what conditionings bring; once is enough for all of them."""
-    if model.get_wrappers(WrappersMP.OUTER_SAMPLE, node):
-        return model.clone()
     flow = noise_law(model.get_model_object("model_sampling")).flow
 
     def check(marked, noise, _) -> None:
@@ -52,4 +46,4 @@ def with_painting(model, node: str):
             for region in cond[MARK].regions:
                 check_region(region, noise)
 
-    return with_marked_edits(model, node, MARK, lambda painting: Painted(painting, flow), check)
+    return with_marked_edits(model, node, MARK, lambda painting: Painted(painting, flow), check, once=True)

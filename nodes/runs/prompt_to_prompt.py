@@ -19,17 +19,23 @@ from ...attention.prompt_to_prompt import (
 )
 from ...pictures.maps import PIXELS, outlined
 from ...samplers.direct_inversion import PinnedSource
-from ..host.attention.edits import Transform, edits_of
-from ..host.attention.rows import with_edits, with_patches_unwatched
-from ..host.attention.unet import attention_sites
-from ..host.checks import errors_of
-from ..host.conditioning import half_of
-from ..host.guider import SampleCall
-from ..host.guiders import Call
-from ..host.law import check_inversion_fits
-from ..host.lockstep import TwoPromptGuider, in_lockstep
-from ..host.progress import latent_picture, show_output
-from ..host.run import Run
+from ..host import (
+    Call,
+    Run,
+    SampleCall,
+    Transform,
+    TwoPromptGuider,
+    attention_sites,
+    check_inversion_fits,
+    edits_of,
+    errors_of,
+    half_of,
+    in_lockstep,
+    latent_picture,
+    show_output,
+    with_edits,
+    with_patches_unwatched,
+)
 from ..schema import PICTURES, shown
 
 

@@ -5,25 +5,26 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from math import inf
 
-import comfy.model_management
-import comfy.utils
 import torch
-from comfy.cli_args import LatentPreviewMethod, args
-from PIL import Image
 from torch import Tensor
 from torch.nn import Parameter
 from tqdm.auto import tqdm
 
 from ...samplers.masks import paints
 from ...samplers.reconstruct import Reconstruction, reconstruct
-from ..host.checks import errors_of
-from ..host.gradients.model import Differentiable
-from ..host.gradients.tensors import gradients
-from ..host.gradients.weights import own_weights
-from ..host.progress import show_progress_text, tell_empty
-from ..host.vae import decoded, loaded
-
-PREVIEW = 512  # pixels that a preview has at most
+from ..host import (
+    Differentiable,
+    decoded,
+    errors_of,
+    gradients,
+    loaded,
+    own_weights,
+    picture_preview,
+    progress_bar,
+    show_progress_text,
+    stop_if_interrupted,
+    tell_empty,
+)
 
 
 class Progress:
@@ -31,23 +32,19 @@ class Progress:
 
     def __init__(self, name: str, pictures: int, steps: int):
         self.node, self.pictures, self.steps, self.done = name, pictures, steps, 0
-        self.bar = comfy.utils.ProgressBar(pictures * (steps + 1))
+        self.bar = progress_bar(pictures * (steps + 1))
         self.shown = tqdm(total=pictures * (steps + 1), desc=name)
 
     def show(self, item: Reconstruction) -> None:
         index, self.done = self.done // (self.steps + 1), self.done + 1
-        preview = None
-        if args.preview_method != LatentPreviewMethod.NoPreviews:
-            pixels = (item.picture[0].clamp(0, 1) * 255).round().byte().movedim(0, -1)
-            preview = ("JPEG", Image.fromarray(pixels.cpu().numpy()), PREVIEW)
-        self.bar.update_absolute(self.done, preview=preview)
+        self.bar.update_absolute(self.done, preview=picture_preview(item.picture[0]))
         self.shown.set_postfix(loss=f"{item.loss:.2e}", refresh=False)
         self.shown.update()
         show_progress_text(
             f"{self.node}: picture {index + 1} of {self.pictures}, update {item.updates} of {self.steps}: "
             f"loss {item.loss:.2e}"
         )
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        stop_if_interrupted()
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from torch import Tensor
 
 from ...samplers.inversion import Inversion
 from ...samplers.trajectory_blend import TrajectoryBlend
-from ..host.law import check_inversion_fits
-from ..host.run import Run
+from ..host import Run, check_inversion_fits
 
 CLOSE = 1e-3  # of the largest value: what rounding on the wires may do to a latent
 

@@ -1,6 +1,7 @@
 """CLIP losses on the host: the towers and the VAE differentiated as they are, and what does not belong together."""
 
 from copy import copy
+from types import SimpleNamespace
 
 import comfy.clip_vision
 import comfy.model_management
@@ -68,16 +69,15 @@ def test_the_gradient_is_the_losses(shapes, pair, monkeypatch, recompute):
     """Against finite differences of the whole way: latent format, decoder, cutouts, tower; but for the clamping."""
     monkeypatch.setattr(clip_run, "within_range", lambda pictures: pictures)
     from steer.nodes.host.gradients.model import Differentiable
-    from steer.nodes.host.run import Run
     from steer.nodes.runs.gradient_guidance import gradient
-    from steer.samplers.noise_law import NoiseLaw
+    from steer.samplers.core import SampleNoise
 
     loss, latent = text_loss(shapes, pair, cutouts=2), shapes[0].model.process_latent_in(shapes[2].encode(picture()))
     made = {id(patcher): Differentiable(patcher, recompute) for patcher in loss.patchers}
     comfy.model_management.load_models_gpu([each.patcher for each in made.values()])
 
     def value(x, step):
-        run = Run([1.0, 0.0], NoiseLaw(), latent, None, 0, latent, latent)
+        run = SimpleNamespace(known=latent, mask=None, noise=lambda stream: SampleNoise(0, stream, latent, latent))
         started = loss.start(run, shapes[0].model.latent_format, lambda patcher: made[id(patcher)])
         return gradient("test", started, x, 1.0) if step is None else started(x + step, 1.0).double()
 

@@ -15,8 +15,8 @@ from steer.lab.models import stock
 from steer.lab.world.data import render, scene_of
 from steer.lab.world.metrics import psnr
 from steer.nodes.host.law import noise_law
-from steer.nodes.null_text import SteerNullText, report, windows
-from steer.nodes.runs.null_text import with_branches
+from steer.nodes.null_text import SteerNullText
+from steer.nodes.runs.null_text import Settings, report, windows, with_branches
 from steer.samplers.inversion import Inversion, spread
 from steer.samplers.noise_law import VARIANCE_EXPLODING
 from steer.samplers.null_text import InnerStep
@@ -68,7 +68,7 @@ def test_the_report_begins_with_its_verdict_and_a_bad_one_says_what_helps(off, b
     source = torch.tensor([[1.0, -1.0]] * 2)
     inversion = Inversion((1.0, 0.0), (source, source), VARIANCE_EXPLODING, "SD15", True)
     result = InnerStep(0, 1, torch.ones(1), torch.zeros(1, 1, 1), source + off * spread(source))
-    verdict, figures = report([result], 2, inversion, (7.5, 2, 0.01, 0.0)).splitlines()
+    verdict, figures = report([result], 2, inversion, Settings(7.5, 2, 0.01, 0.0)).splitlines()
     assert verdict.startswith("the picture comes back" if back else "the picture does not come back")
     assert f"{100 * off:.3g}% of its latents' std" in verdict and ("raise inner_steps" in verdict) != back
     assert figures.startswith("1 steps at cfg 7.5, 3 predictions")

@@ -70,12 +70,15 @@ def with_marked_edits(
     mark: str,
     transform_of: Callable[[object], Transform | None],
     check: Callable[[list[dict], Tensor, Tensor], None],
+    once: bool = False,
 ):
     """A clone of the model that edits the rows of every conditioning with this mark, in whatever guider it runs.
 
     `transform_of(marked value)` is asked at each model call; `check(marked conditionings, noise, sigmas)` once,
-    before the first.
+    before the first. With `once` a model that has this node's edits already is only cloned.
     """
+    if once and model.get_wrappers(WrappersMP.OUTER_SAMPLE, node):
+        return model.clone()
     sites = attention_sites(model.model)
 
     def before(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):

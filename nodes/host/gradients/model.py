@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 import comfy.model_management
+import comfy.model_patcher
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor
@@ -115,3 +116,14 @@ def gradient_options(model_options: dict) -> dict:
 
     transformer_options["optimized_attention_override"] = attention_override
     return {**model_options, "transformer_options": transformer_options}
+
+
+def patcher_of(network: torch.nn.Module) -> comfy.model_patcher.ModelPatcher:
+    """The host's patcher of a network that is not the host's, the same one each time."""
+    # one as long as there is the network: the host takes a network without its patcher for a memory leak
+    if not hasattr(network, "steer_patcher"):
+        management = comfy.model_management
+        network.steer_patcher = comfy.model_patcher.ModelPatcher(
+            network, management.get_torch_device(), management.unet_offload_device()
+        )
+    return network.steer_patcher
