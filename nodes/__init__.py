@@ -1,4 +1,4 @@
-"""ComfyUI nodes, one file per method. Only this package imports the host, and only `_host` reads its internals."""
+"""ComfyUI nodes, one file per method. Only this package imports the host, and only `nodes/host/` knows its insides."""
 
 from comfy_api.latest import ComfyExtension, io
 

@@ -11,6 +11,7 @@ from ..attention.prompt_to_prompt import Timing
 from ..pictures.heatmap import heatmap_picture
 from ..pictures.maps import PIXELS
 from .host import RunSampler, sampled_advanced, sigma_at, tokenized
+from .inputs import cross_end, self_end
 from .picture_inputs import check_picture
 from .runs.attention_maps import capturing, with_recording
 from .schema import advanced, shown, where_known
@@ -44,26 +45,13 @@ class SteerCaptureAttention(io.ComfyNode):
                 io.Sigmas.Input("sigmas", tooltip="The noise levels."),
                 io.Latent.Input("latent_image", tooltip="The latent to start from."),
                 advanced(
-                    io.Float.Input(
-                        "cross_end",
-                        default=0.8,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
+                    cross_end(
+                        "How long to keep what Inject Attention needs of the words; 0 keeps only heatmaps.",
                         optional=True,
-                        tooltip="How long to keep what Inject Attention needs of the words; 0 keeps only heatmaps.",
                     )
                 ),  # fmt: skip
                 advanced(
-                    io.Float.Input(
-                        "self_end",
-                        default=0.4,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
-                        optional=True,
-                        tooltip="How long to keep what Inject Attention needs of the layout.",
-                    )
+                    self_end("How long to keep what Inject Attention needs of the layout.", optional=True)
                 ),  # fmt: skip
             ],
             outputs=[
@@ -104,22 +92,8 @@ class SteerInjectAttention(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model of the captured run; it is not changed."),
                 SteerAttention.Input("attention", tooltip="From Capture Attention, sampled with the source prompt."),
                 SteerEdit.Input("edit", tooltip="From Prompt Edit. Its target goes to the guider as positive."),
-                io.Float.Input(
-                    "cross_end",
-                    default=0.8,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How long, as a share of the run, words keep the source's places. Lower frees the edit.",
-                ),  # fmt: skip
-                io.Float.Input(
-                    "self_end",
-                    default=0.4,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How long the picture keeps the source's layout. Lower it where shapes are to change.",
-                ),  # fmt: skip
+                cross_end(),  # fmt: skip
+                self_end(),  # fmt: skip
             ],
             outputs=[io.Model.Output(tooltip="For a guider with the edit's target as positive.")],
         )

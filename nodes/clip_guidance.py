@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from .host import image_target, text_target
+from .inputs import share
 from .runs.clip_guidance import CLIPLoss
 from .schema import advanced, answer_of, where_known
 from .wires import SteerLoss
@@ -24,16 +25,13 @@ def cutouts_input():
 
 def smallest_input():
     return advanced(
-        io.Float.Input(
+        share(
             "smallest_cutout",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            optional=True,
-            tooltip="The least side of a cutout, as a share of the picture's shorter side (never below CLIP's own "
+            0.0,
+            "The least side of a cutout, as a share of the picture's shorter side (never below CLIP's own "
             "input size, which is what 0 means). Small cutouts ask for it in every part of the picture, large ones "
             "in the picture as a whole: 0.8 for one subject.",
+            optional=True,
         )
     )
 

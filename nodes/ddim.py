@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..samplers.ddim import ddim
 from .host import Run, RunSampler
+from .inputs import share
 from .schema import where_known
 
 NODE = "SteerDDIMSampler"
@@ -23,13 +24,10 @@ class SteerDDIMSampler(io.ComfyNode):
             "One model call per step.",
             **where_known(search_aliases=["ddpm", "eta", "deterministic", "stochastic"]),
             inputs=[
-                io.Float.Input(
+                share(
                     "eta",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How much of each step's noise is drawn afresh: 0 repeats exactly and can be inverted, "
+                    0.0,
+                    "How much of each step's noise is drawn afresh: 0 repeats exactly and can be inverted, "
                     "1 is DDPM's ancestral sampling.",
                 ),
             ],

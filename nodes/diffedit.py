@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 from ..pictures.heatmap import overlaid
 from ..pictures.maps import outlined
 from .host import log, previews, samples_of, source_picture
+from .inputs import share
 from .runs.diffedit import Settings, contrasted, pixels_of
 from .schema import PICTURES, answer_of, check_strength, shown, where_known
 
@@ -45,13 +46,10 @@ class SteerDiffEditMask(io.ComfyNode):
                 io.Latent.Input(
                     "latent_image", tooltip="The encoded picture. With a noise mask, only what is inside is considered."
                 ),
-                io.Float.Input(
+                share(
                     "strength",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How much noise, as a share of diffusion time: with less the model sees the picture too "
+                    0.5,
+                    "How much noise, as a share of diffusion time: with less the model sees the picture too "
                     "well to believe the target, with more it does not see where things are.",
                 ),  # fmt: skip
                 io.Int.Input(
@@ -61,13 +59,10 @@ class SteerDiffEditMask(io.ComfyNode):
                     max=1000,
                     tooltip="Noises to average over, each with one prediction for either prompt.",
                 ),  # fmt: skip
-                io.Float.Input(
+                share(
                     "threshold",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="What is in the mask has more than 3 x threshold times the picture's mean contrast: at 0.5 "
+                    0.5,
+                    "What is in the mask has more than 3 x threshold times the picture's mean contrast: at 0.5 "
                     "one and a half times. Less makes the mask larger; for a new background 0.1 to 0.2.",
                 ),  # fmt: skip
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of the noises."),

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from .inputs import percent
 from .runs.gradient_guidance import GradientGuider, term_of
 from .schema import advanced, answer_of, check_interval, where_known
 from .wires import SteerLoss
@@ -43,24 +44,10 @@ class SteerGradientGuider(io.ComfyNode):
                     tooltip="How strongly. CLIP losses: tens to hundreds. A classifier: 1 is its probability as it is, "
                     "2 to 20 sharpen it. Below 0 pushes away.",
                 ),
+                advanced(percent("start_percent", 0.0, "Where guidance begins, as a share of the run.")),
                 advanced(
-                    io.Float.Input(
-                        "start_percent",
-                        default=0.0,
-                        min=0.0,
-                        max=1.0,
-                        step=0.001,
-                        tooltip="Where guidance begins, as a share of the run.",
-                    )
-                ),
-                advanced(
-                    io.Float.Input(
-                        "end_percent",
-                        default=1.0,
-                        min=0.0,
-                        max=1.0,
-                        step=0.001,
-                        tooltip="Where it ends. Outside the interval the run costs what it costs without.",
+                    percent(
+                        "end_percent", 1.0, "Where it ends. Outside the interval the run costs what it costs without."
                     )
                 ),
                 io.Boolean.Input(

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from .host import SteerCFG
+from .inputs import percent, scale
 from .schema import advanced, answer_of, check_interval, where_known
 
 NODE = "SteerCFGGuider"
@@ -33,40 +34,16 @@ class SteerCFGGuider(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to guide; it is not changed."),
                 io.Conditioning.Input("positive", tooltip="What the picture should show."),
                 io.Conditioning.Input("negative", tooltip="What it should not show."),
-                io.Float.Input(
-                    "cfg",
-                    default=7.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance scale; 1 is off. The papers' (1 + w) is cfg = 1 + w.",
-                ),  # fmt: skip
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where guidance begins, as a share of the run.",
-                ),  # fmt: skip
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where it ends. Outside the interval the model runs on the positive alone.",
+                scale("cfg", 7.5, "Guidance scale; 1 is off. The papers' (1 + w) is cfg = 1 + w."),  # fmt: skip
+                percent("start_percent", 0.0, "Where guidance begins, as a share of the run."),  # fmt: skip
+                percent(
+                    "end_percent", 1.0, "Where it ends. Outside the interval the model runs on the positive alone."
                 ),  # fmt: skip
                 advanced(
-                    io.Float.Input(
+                    scale(
                         "negative_scale",
-                        default=1.0,
-                        min=0.0,
-                        max=100.0,
-                        step=0.1,
-                        round=0.01,
-                        tooltip="How far to push away from the negative, separately from cfg. Needs `empty`.",
+                        1.0,
+                        "How far to push away from the negative, separately from cfg. Needs `empty`.",
                     )
                 ),  # fmt: skip
                 io.Conditioning.Input(

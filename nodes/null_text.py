@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from .host import check_inversion_fits, log, negative_takes_over
+from .inputs import scale
 from .runs.null_text import (
     GONE,
     NODE,
@@ -37,15 +38,7 @@ class SteerNullText(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model that will sample; it is not changed."),
                 io.Conditioning.Input("positive", tooltip="The prompt of the picture, the one it was inverted with."),
                 io.Conditioning.Input("negative", tooltip="Where the search starts: usually an empty prompt."),
-                io.Float.Input(
-                    "cfg",
-                    default=7.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="The guidance scale that will be sampled with.",
-                ),  # fmt: skip
+                scale("cfg", 7.5, "The guidance scale that will be sampled with."),  # fmt: skip
                 SteerInversion.Input("inversion", tooltip="From an inversion at cfg 1 with the same positive."),
                 io.Int.Input(
                     "inner_steps",

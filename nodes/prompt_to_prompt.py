@@ -10,6 +10,7 @@ from ..attention.prompt_to_prompt import Edit, LocalBlend, Timing
 from ..attention.tokens import Prompt, numbers, windows, word_values
 from ..attention.tokens import word_windows as windows_of
 from .host import HALF, encoded, errors_of, log, running_node, sigma_at, tokenized
+from .inputs import cross_end, scale, self_end, share
 from .runs.prompt_to_prompt import PromptToPromptGuider
 from .schema import advanced, answer_of, shown, where_known
 from .wires import SteerEdit, SteerInversion
@@ -154,24 +155,18 @@ class SteerLocalBlend(io.ComfyNode):
                 io.String.Input(
                     "target_words", default="", tooltip="Words of the target prompt whose places may change: `dog`."
                 ),  # fmt: skip
-                io.Float.Input(
+                share(
                     "threshold",
-                    default=0.3,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How strongly a place has to attend to the words, relative to the strongest. "
+                    0.3,
+                    "How strongly a place has to attend to the words, relative to the strongest. "
                     "Lower lets the edit reach further.",
                 ),  # fmt: skip
                 advanced(
-                    io.Float.Input(
+                    share(
                         "start_percent",
-                        default=0.2,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
+                        0.2,
+                        "Where in the run the blending begins; before, the maps are only collected.",
                         optional=True,
-                        tooltip="Where in the run the blending begins; before, the maps are only collected.",
                     )
                 ),  # fmt: skip
             ],
@@ -237,26 +232,12 @@ class SteerPromptToPromptGuider(io.ComfyNode):
                 io.Conditioning.Input("source", tooltip="From Prompt Edit."),
                 io.Conditioning.Input("target", tooltip="From Prompt Edit."),
                 io.Conditioning.Input("negative", tooltip="The negative of both (empty, or from Null-Text)."),
-                io.Float.Input(
-                    "cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance scale; 1 is off."
-                ),  # fmt: skip
+                scale("cfg", 7.5, "Guidance scale; 1 is off."),  # fmt: skip
                 SteerEdit.Input("edit", tooltip="From Prompt Edit, through Local Blend if wanted."),
-                io.Float.Input(
-                    "cross_end",
-                    default=0.8,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How long, as a share of the run, words keep the source's places. Lower frees the edit.",
-                ),  # fmt: skip
-                io.Float.Input(
-                    "self_end",
-                    default=0.4,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How long the picture keeps the source's layout (self-attention up to 16x16). "
-                    "Lower it where shapes are to change.",
+                cross_end(),  # fmt: skip
+                self_end(
+                    "How long the picture keeps the source's layout (self-attention up to 16x16). "
+                    "Lower it where shapes are to change."
                 ),  # fmt: skip
                 io.Conditioning.Input(
                     "source_negative",

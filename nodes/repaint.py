@@ -9,6 +9,7 @@ from torch import Tensor
 from ..samplers.core import Step
 from ..samplers.repaint import model_calls, repaint
 from .host import Run, RunSampler, log
+from .inputs import share
 from .schema import advanced, where_known
 
 NODE = "SteerRePaintSampler"
@@ -55,16 +56,7 @@ class SteerRePaintSampler(io.ComfyNode):
                     tooltip="How many steps a jump goes back up. The schedule needs more steps than this to jump at "
                     "all.",
                 ),
-                advanced(
-                    io.Float.Input(
-                        "eta",
-                        default=1.0,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
-                        tooltip="Randomness of each step: 1 as published (DDPM), 0 deterministic steps.",
-                    )
-                ),
+                advanced(share("eta", 1.0, "Randomness of each step: 1 as published (DDPM), 0 deterministic steps.")),
             ],
             outputs=[io.Sampler.Output(tooltip="For SamplerCustomAdvanced; latent_image needs a noise mask.")],
         )

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from ..samplers.sdedit import sdedit_sigmas
 from .host import SCHEDULERS, host_sigmas, strength_sigma
+from .inputs import share
 from .schema import answer_of, check_strength, where_known
 
 NODE = "SteerSDEditSigmas"
@@ -45,13 +46,10 @@ class SteerSDEditSigmas(io.ComfyNode):
                 io.Int.Input(
                     "steps", default=20, min=1, max=1000, tooltip="Steps really taken, whatever the strength."
                 ),  # fmt: skip
-                io.Float.Input(
+                share(
                     "strength",
-                    default=0.6,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="SDEdit's t0, the share of diffusion time that is redone: 0.3 keeps much of the picture, "
+                    0.6,
+                    "SDEdit's t0, the share of diffusion time that is redone: 0.3 keeps much of the picture, "
                     "0.6 keeps its layout, 1 keeps nothing.",
                 ),
             ],

@@ -3,9 +3,10 @@
 from .attention.edits import Transform, edits_of
 from .attention.rows import with_edits, with_marked_edits, with_patches_unwatched
 from .attention.unet import attention_sites
-from .checks import check_every_call, check_given, errors_of, fitted_mask, fitted_noise_mask, free_ram, samples_of
+from .checks import check_every_call, check_given, free_ram, samples_of
 from .clip import embedded, image_target, text_target
 from .conditioning import HALF, check_active, equal, half_of, negative_takes_over, same
+from .errors import errors_of
 from .gradients.model import Differentiable, gradient_options, patcher_of
 from .gradients.models import GuidedModels, memory_advice
 from .gradients.tensors import gradients
@@ -15,6 +16,7 @@ from .guiders import Call, WrappedGuider
 from .inverted import InvertedNoise, check_inversion_fits, inversion_start, latent_format_of
 from .law import SCHEDULERS, host_sigmas, noise_law, sigma_at, strength_sigma, window_of
 from .lockstep import TwoPromptGuider, in_lockstep
+from .masks import fitted_mask, fitted_noise_mask
 from .progress import (
     empty_of,
     latent_picture,
@@ -29,7 +31,8 @@ from .progress import (
     stop_if_interrupted,
     tell_empty,
 )
-from .run import Run, RunSampler, check_plain, checked_sampler, run_once, sampled_advanced
+from .run import Run
+from .sampler import RunSampler, check_plain, checked_sampler, run_once, sampled_advanced
 from .text import encoded, tokenized
 from .vae import check_tunable, decoded, decoded_size, loaded
 
@@ -68,11 +71,11 @@ __all__ = [
     # What fits a model
     "check_every_call",
     "check_given",
-    "errors_of",
-    "fitted_mask",
-    "fitted_noise_mask",
     "free_ram",
     "samples_of",
+    "fitted_mask",
+    "fitted_noise_mask",
+    "errors_of",
     # Conditionings and texts
     "HALF",
     "check_active",

@@ -8,11 +8,13 @@ import node_helpers
 from torch import Tensor
 
 from ...samplers.guidance import branch_weights, cfg_with_empty
-from .checks import check_given, errors_of, fitted_noise_mask
+from .checks import check_given
+from .errors import errors_of
 from .guiders import CheckedGuider
 from .law import window_of
+from .masks import fitted_noise_mask
 from .progress import tell_empty
-from .run import RunSampler, checked_sampler
+from .sampler import RunSampler, checked_sampler
 
 
 def read_by_patches(model_options: dict) -> bool:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import comfy.model_management
 from torch import Tensor
 
-from .checks import check_answer, errors_of
+from .checks import check_answer
+from .errors import errors_of
 
 
 class WrappedGuider:

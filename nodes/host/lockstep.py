@@ -12,7 +12,8 @@ from ...samplers.same_noise import SameNoise
 from .conditioning import paired
 from .guider import RunGuider, SampleCall
 from .guiders import Call
-from .run import Run, RunSampler
+from .run import Run
+from .sampler import RunSampler
 
 
 def in_lockstep(run: Run, sampler, change: Callable[[Call, Tensor, float], Tensor]) -> Tensor:

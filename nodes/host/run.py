@@ -1,4 +1,4 @@
-"""A run of the host as a method sees it, with verbs, and the one SAMPLER that all methods are.
+"""A run of the host as a method sees it, with verbs.
 
 A method is a function of a `Run` that returns the latents at the last sigma. It stands where the host samples: models
 are loaded, conditionings are processed, and the latent is in the model's scale.
@@ -14,7 +14,6 @@ import comfy.model_management
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
-from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -22,20 +21,13 @@ from ...samplers.batch import per_sample
 from ...samplers.core import SampleNoise, Step, descending
 from ...samplers.masks import composite
 from ...samplers.noise_law import Noise, NoiseLaw
-from .checks import (
-    check_answer,
-    check_every_call,
-    check_given,
-    check_masked_run,
-    check_ready,
-    check_source,
-    errors_of,
-    samples_of,
-)
+from .checks import check_answer, check_every_call, check_ready
+from .errors import errors_of
 from .guiders import ChangedGuider, CheckedGuider, WrappedGuider
 from .inverted import InvertedSeed, noise_to
 from .keyframes import Keyframes
 from .law import noise_law
+from .masks import check_masked_run, check_source
 from .progress import tell_empty
 
 FREE = 1.5  # the host, too, wants this many times the memory of a call that it batches
@@ -97,6 +89,10 @@ class Run:
         """ValueError for a model that is sampled by none that Steer knows."""
         with self.errors():
             return noise_law(self.model.model_sampling)
+
+    def check(self) -> None:
+        """ValueError unless the sigmas descend and the model has a noise law that Steer knows."""
+        _ = self.sigmas, self.law
 
     @property
     def levels(self) -> list[float]:
@@ -218,7 +214,7 @@ class Run:
 
     def _check_walk(self, total: int) -> None:
         """Everything that can be refused before the first model call."""
-        assert self.law
+        self.check()
         if self._masks_itself:
             self.check_source()
         if total > len(self.sigmas) - 1:
@@ -244,58 +240,3 @@ def without_hole(latent: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
     """
     drawn = per_sample(noise.flatten(1).any(1), noise)
     return torch.where(drawn, composite(torch.zeros_like(latent), latent, mask), latent)
-
-
-class RunSampler(comfy.samplers.Sampler):
-    """A SAMPLER that is a method: the one subclass of the host's class.
-
-    `method(run)` returns the latents. What is declared: `masks_itself`, that it keeps what is masked out, so that the
-    host shall not; `sampler`, the SAMPLER that it runs, if any; `prompts`, of how many prompts its guider may be.
-    """
-
-    def __init__(
-        self,
-        node: str,
-        method: Callable[[Run], Tensor],
-        sampler: comfy.samplers.Sampler | None = None,
-        masks_itself: bool = False,
-        one_prompt: bool = False,
-    ):
-        self.node, self.method, self._masks = node, method, masks_itself
-        within = sampler if isinstance(sampler, RunSampler) else None
-        self.masks_itself = masks_itself or bool(within and within.masks_itself)
-        self.one_prompt = one_prompt or bool(within and within.one_prompt)
-
-    def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
-    ):
-        given = Given(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
-        return self.method(Run(self.node, given, self._masks))
-
-
-def check_plain(sampler) -> None:
-    """ValueError for a SAMPLER that keeps the masked-out part itself, inside one that does so too."""
-    if isinstance(sampler, RunSampler) and sampler.masks_itself:
-        raise ValueError(
-            f"sampler is {sampler.node}, which keeps the masked-out part itself; "
-            "connect a plain sampler such as KSamplerSelect or SteerDDIMSampler"
-        )
-
-
-def checked_sampler(node: str, sampler) -> RunSampler:
-    """Another SAMPLER, after a look at what it is given, and with one at each estimate."""
-    return RunSampler(node, lambda run: run.sample(sampler), sampler)
-
-
-def run_once(guider, method: RunSampler, sigmas: Tensor, samples: Tensor, **options) -> None:
-    """Calls a method within one run of a guider on these latents, without noise, for what it leaves behind."""
-    guider.sample(torch.zeros_like(samples), samples, method, sigmas, **{"seed": 0, "disable_pbar": True} | options)
-
-
-def sampled_advanced(noise, guider, sampler: RunSampler, sigmas: Tensor, latent: dict) -> dict:
-    """The LATENT that SamplerCustomAdvanced gives. ValueError for what the guider cannot run on."""
-    samples = samples_of(guider.model_patcher, latent)
-    check_given(guider.model_patcher.model, sigmas, samples, latent.get("noise_mask"))
-    run = getattr(SamplerCustomAdvanced, "execute", None) or SamplerCustomAdvanced().sample  # the host's old form
-    output = run(noise, guider, sampler, sigmas, latent)
-    return getattr(output, "args", output)[0]

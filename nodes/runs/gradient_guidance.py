@@ -136,7 +136,7 @@ class Guidance:
 
     def _started(self, term: Term, run: Run) -> Acting:
         with errors_of(term.node):
-            assert run.sigmas and run.law
+            run.check()
             if term.differentiates_model:
                 run.check_every_call()
             run = run.under(term.node, term.mask)

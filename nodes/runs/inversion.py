@@ -51,7 +51,7 @@ class Inverting:
 
 def check_invertible(run: Run) -> None:
     """ValueError for a run that cannot be walked up."""
-    assert run.sigmas and run.law
+    run.check()
     run.check_every_call()
     if not run.known.any():
         raise ValueError("latent_image is empty (all zero); encode the picture to invert")

@@ -93,7 +93,7 @@ class PromptToPrompt:
     def _start(self, run: Run) -> None:
         """Everything that can be refused before the first model call."""
         edit, inversion = self.owner.edit, self.owner.inversion
-        assert run.law
+        _ = run.law  # refused now, not at the end
         self._pinned = None
         if inversion is not None:
             noise = run.start_noise

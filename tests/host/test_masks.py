@@ -15,7 +15,7 @@ from steer.nodes.diffedit import SteerDiffEditMask
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.host import progress
-from steer.nodes.host.checks import fitted_mask
+from steer.nodes.host.masks import fitted_mask
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion, SteerRegionsFromSegmentation
 from steer.nodes.picture_inputs import mask_like

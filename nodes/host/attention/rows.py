@@ -10,8 +10,9 @@ from functools import partial
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key, get_wrappers_with_key
 from torch import Tensor
 
-from ..checks import check_given, errors_of
-from ..run import checked_sampler
+from ..checks import check_given
+from ..errors import errors_of
+from ..sampler import checked_sampler
 from .edits import EDITS, KEY, SITES, Edits, Transform, edits_of
 from .unet import attention_sites, with_hooks
 

@@ -1,0 +1,66 @@
+"""The one SAMPLER that all methods are, and how nodes run one themselves."""
+
+from collections.abc import Callable
+
+import comfy.samplers
+import torch
+from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+from torch import Tensor
+
+from .checks import check_given, samples_of
+from .run import Given, Run
+
+
+class RunSampler(comfy.samplers.Sampler):
+    """A SAMPLER that is a method: the one subclass of the host's class.
+
+    `method(run)` returns the latents. What is declared: `masks_itself`, that it keeps what is masked out, so that the
+    host shall not; `sampler`, the SAMPLER that it runs, if any; `prompts`, of how many prompts its guider may be.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        method: Callable[[Run], Tensor],
+        sampler: comfy.samplers.Sampler | None = None,
+        masks_itself: bool = False,
+        one_prompt: bool = False,
+    ):
+        self.node, self.method, self._masks = node, method, masks_itself
+        within = sampler if isinstance(sampler, RunSampler) else None
+        self.masks_itself = masks_itself or bool(within and within.masks_itself)
+        self.one_prompt = one_prompt or bool(within and within.one_prompt)
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        given = Given(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
+        return self.method(Run(self.node, given, self._masks))
+
+
+def check_plain(sampler) -> None:
+    """ValueError for a SAMPLER that keeps the masked-out part itself, inside one that does so too."""
+    if isinstance(sampler, RunSampler) and sampler.masks_itself:
+        raise ValueError(
+            f"sampler is {sampler.node}, which keeps the masked-out part itself; "
+            "connect a plain sampler such as KSamplerSelect or SteerDDIMSampler"
+        )
+
+
+def checked_sampler(node: str, sampler) -> RunSampler:
+    """Another SAMPLER, after a look at what it is given, and with one at each estimate."""
+    return RunSampler(node, lambda run: run.sample(sampler), sampler)
+
+
+def run_once(guider, method: RunSampler, sigmas: Tensor, samples: Tensor, **options) -> None:
+    """Calls a method within one run of a guider on these latents, without noise, for what it leaves behind."""
+    guider.sample(torch.zeros_like(samples), samples, method, sigmas, **{"seed": 0, "disable_pbar": True} | options)
+
+
+def sampled_advanced(noise, guider, sampler: RunSampler, sigmas: Tensor, latent: dict) -> dict:
+    """The LATENT that SamplerCustomAdvanced gives. ValueError for what the guider cannot run on."""
+    samples = samples_of(guider.model_patcher, latent)
+    check_given(guider.model_patcher.model, sigmas, samples, latent.get("noise_mask"))
+    run = getattr(SamplerCustomAdvanced, "execute", None) or SamplerCustomAdvanced().sample  # the host's old form
+    output = run(noise, guider, sampler, sigmas, latent)
+    return getattr(output, "args", output)[0]
