@@ -26,10 +26,26 @@ from . import (
 from .node import check_inputs
 
 METHODS = (
-    guidance, ddim, sdedit, repaint, blended_diffusion, inversion, inversion_file, null_text, prompt_to_prompt,
-    attention_maps, paint_with_words, gradient_guidance, clip_guidance,
-    classifier, diffedit, trajectory_blend, stitch, poisson_blend, reconstruct,
-)  # fmt: skip
+    guidance,
+    ddim,
+    sdedit,
+    repaint,
+    blended_diffusion,
+    inversion,
+    inversion_file,
+    null_text,
+    prompt_to_prompt,
+    attention_maps,
+    paint_with_words,
+    gradient_guidance,
+    clip_guidance,
+    classifier,
+    diffedit,
+    trajectory_blend,
+    stitch,
+    poisson_blend,
+    reconstruct,
+)
 
 for method in METHODS:
     for node in method.NODES:

@@ -37,7 +37,7 @@ class SteerCaptureAttention(io.ComfyNode):
                     "attention control",
                     "feature injection",
                 ]
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Noise.Input("noise", tooltip="The starting noise."),
                 io.Guider.Input("guider", tooltip="Any guider with one positive prompt, on a UNet model."),
@@ -49,10 +49,8 @@ class SteerCaptureAttention(io.ComfyNode):
                         "How long to keep what Inject Attention needs of the words; 0 keeps only heatmaps.",
                         optional=True,
                     )
-                ),  # fmt: skip
-                advanced(
-                    self_end("How long to keep what Inject Attention needs of the layout.", optional=True)
-                ),  # fmt: skip
+                ),
+                advanced(self_end("How long to keep what Inject Attention needs of the layout.", optional=True)),
             ],
             outputs=[
                 io.Latent.Output(tooltip="The sampled latent."),
@@ -87,7 +85,7 @@ class SteerInjectAttention(io.ComfyNode):
                     "attention control",
                     "feature injection",
                 ]
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="The model of the captured run; it is not changed."),
                 SteerAttention.Input("attention", tooltip="From Capture Attention, sampled with the source prompt."),
@@ -154,7 +152,7 @@ class SteerAttentionHeatmap(io.ComfyNode):
                     "segmentation from text",
                     "mask from text",
                 ],
-            ),  # fmt: skip
+            ),
             inputs=[
                 SteerAttention.Input("attention", tooltip="From Capture Attention."),
                 io.Clip.Input("clip", tooltip="The text encoder of the captured run."),
@@ -164,10 +162,10 @@ class SteerAttentionHeatmap(io.ComfyNode):
                     default="",
                     tooltip="Words or phrases of the prompt, with commas: `cat, red hat`. Empty: all but small words "
                     "such as `a` and `of`.",
-                ),  # fmt: skip
+                ),
                 io.Image.Input(
                     "image", optional=True, tooltip="The decoded pictures, to show the heat on: one for each latent."
-                ),  # fmt: skip
+                ),
             ],
             outputs=[
                 io.Image.Output(tooltip="One labelled row for each picture."),

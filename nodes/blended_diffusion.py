@@ -31,7 +31,7 @@ class SteerBlendedSampler(io.ComfyNode):
                     "blended latent diffusion",
                     "local edit",
                 ]
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Sampler.Input("sampler", tooltip="Any sampler, deterministic or stochastic."),
                 io.Int.Input(

@@ -94,7 +94,7 @@ class SteerCLIPImageLoss(io.ComfyNode):
                     "reference image",
                     "image prompt",
                 ]
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.ClipVision.Input("clip_vision", tooltip=VISION),
                 io.Vae.Input("vae", tooltip=VAE),
@@ -102,7 +102,7 @@ class SteerCLIPImageLoss(io.ComfyNode):
                     "image",
                     tooltip="What to come close to: one for all, or one for each of the batch. Its "
                     "middle square counts.",
-                ),  # fmt: skip
+                ),
                 cutouts_input(),
                 smallest_input(),
             ],

@@ -36,7 +36,7 @@ class SteerDiffEditMask(io.ComfyNode):
                     "find what changes",
                     "find and replace",
                 ],
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="The model that will edit."),
                 io.Conditioning.Input("source", tooltip="What the picture shows, or an empty prompt."),
@@ -51,20 +51,20 @@ class SteerDiffEditMask(io.ComfyNode):
                     0.5,
                     "How much noise, as a share of diffusion time: with less the model sees the picture too "
                     "well to believe the target, with more it does not see where things are.",
-                ),  # fmt: skip
+                ),
                 io.Int.Input(
                     "samples",
                     default=10,
                     min=1,
                     max=1000,
                     tooltip="Noises to average over, each with one prediction for either prompt.",
-                ),  # fmt: skip
+                ),
                 share(
                     "threshold",
                     0.5,
                     "What is in the mask has more than 3 x threshold times the picture's mean contrast: at 0.5 "
                     "one and a half times. Less makes the mask larger; for a new background 0.1 to 0.2.",
-                ),  # fmt: skip
+                ),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of the noises."),
             ],
             outputs=[

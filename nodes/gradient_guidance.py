@@ -30,7 +30,7 @@ class SteerGradientGuider(io.ComfyNode):
                     "universal guidance",
                     "loss",
                 ]
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Guider.Input("guider", tooltip="What to guide: the host's guiders, Steer's, or another of this."),
                 SteerLoss.Input("loss", tooltip="What is to become less: a CLIP distance, a classifier's doubt."),

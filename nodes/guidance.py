@@ -29,7 +29,7 @@ class SteerCFGGuider(io.ComfyNode):
                     "limited interval",
                     "classifier-free guidance",
                 ]
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="The model to guide; it is not changed."),
                 io.Conditioning.Input("positive", tooltip="What the picture should show."),
@@ -38,19 +38,19 @@ class SteerCFGGuider(io.ComfyNode):
                 percent("start_percent", 0.0, "Where guidance begins, as a share of the run."),  # fmt: skip
                 percent(
                     "end_percent", 1.0, "Where it ends. Outside the interval the model runs on the positive alone."
-                ),  # fmt: skip
+                ),
                 advanced(
                     scale(
                         "negative_scale",
                         1.0,
                         "How far to push away from the negative, separately from cfg. Needs `empty`.",
                     )
-                ),  # fmt: skip
+                ),
                 io.Conditioning.Input(
                     "empty",
                     optional=True,
                     tooltip="An empty prompt. With it the estimate is D0 + cfg (D+ - D0) - negative_scale (D- - D0).",
-                ),  # fmt: skip
+                ),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
         )

@@ -35,14 +35,14 @@ class SteerDDIMInversion(io.ComfyNode):
                     "exact inversion",
                     "flip sigmas",
                 ],
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Guider.Input("guider", tooltip="The guider that will sample; best at cfg 1."),
                 io.Sigmas.Input(
                     "sigmas",
                     tooltip="The sigmas that will be sampled with (descending, to 0). "
                     "SDEdit Sigmas invert part of the way.",
-                ),  # fmt: skip
+                ),
                 io.Latent.Input("latent_image", tooltip="The encoded picture."),
                 io.Int.Input(
                     "refine",
@@ -51,7 +51,7 @@ class SteerDDIMInversion(io.ComfyNode):
                     max=100,
                     tooltip="0: plain inversion, one model call a step. Above: the exact solution, at most so "
                     "many calls a step (4 is plenty; it stops at the tolerance).",
-                ),  # fmt: skip
+                ),
                 advanced(
                     io.Float.Input(
                         "tolerance",
@@ -63,7 +63,7 @@ class SteerDDIMInversion(io.ComfyNode):
                         tooltip="How exact, when refined: about the largest error of the picture sampled back, "
                         "as a share of the latents' std.",
                     )
-                ),  # fmt: skip
+                ),
                 advanced(
                     io.Boolean.Input(
                         "check",
@@ -71,7 +71,7 @@ class SteerDDIMInversion(io.ComfyNode):
                         optional=True,
                         tooltip="Sample back afterwards and report the error (one model call a step more).",
                     )
-                ),  # fmt: skip
+                ),
             ],
             outputs=[
                 io.Latent.Output(tooltip="The picture, for latent_image of SamplerCustomAdvanced."),

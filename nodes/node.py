@@ -41,9 +41,11 @@ def of(kind: type) -> Callable[[object], bool]:
 
 def _is_tensor(value) -> bool:
     """Whether it is a tensor whose values are real numbers and at hand."""
-    return isinstance(value, Tensor) and value.layout == torch.strided and not (
-        value.is_complex() or value.is_nested or value.is_meta
-    )  # fmt: skip
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_complex() or value.is_nested or value.is_meta)
+    )
 
 
 def _is_conditioning(value) -> bool:

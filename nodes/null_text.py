@@ -46,7 +46,7 @@ class SteerNullText(io.ComfyNode):
                     min=1,
                     max=1000,
                     tooltip="Predictions, and updates of the embedding, in each step at most.",
-                ),  # fmt: skip
+                ),
                 advanced(
                     io.Float.Input(
                         "learning_rate",
@@ -57,7 +57,7 @@ class SteerNullText(io.ComfyNode):
                         round=False,
                         tooltip="Of the first step; it falls to half of it over the run.",
                     )
-                ),  # fmt: skip
+                ),
                 advanced(
                     io.Float.Input(
                         "early_stop",

@@ -34,7 +34,7 @@ class SteerRegion(io.ComfyNode):
                     "couple",
                     "attention couple",
                 ],
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Mask.Input("mask", tooltip="White is the place, grey a weaker pull. One, or one for each picture."),
                 io.String.Input("phrase", default="", tooltip="Words of the prompt, next to each other: `red circle`."),
@@ -45,7 +45,7 @@ class SteerRegion(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     tooltip="Factor on the weight, for this region.",
-                ),  # fmt: skip
+                ),
                 SteerRegions.Input("regions", optional=True, tooltip="Regions to add this one to."),
             ],
             outputs=[SteerRegions.Output(display_name="regions", tooltip="For Paint with Words, or a further Region.")],
@@ -82,7 +82,7 @@ class SteerRegionsFromSegmentation(io.ComfyNode):
                     "layout",
                     "color map",
                 ],
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Image.Input("image", tooltip="The map. Colours may be a little off, as JPEG makes them."),
                 io.String.Input(
@@ -91,7 +91,7 @@ class SteerRegionsFromSegmentation(io.ComfyNode):
                     default="#ff0000: cat\n#0000ff: sky",
                     tooltip="A line for each colour: `red: cat`, `#ff0000: cat` or `255, 0, 0: cat`. Other colours of "
                     "the image are no region.",
-                ),  # fmt: skip
+                ),
             ],
             outputs=[SteerRegions.Output(display_name="regions", tooltip="For Paint with Words, or a further Region.")],
         )
@@ -133,13 +133,13 @@ class SteerPaintWithWords(io.ComfyNode):
                     "couple",
                     "attention couple",
                 ],
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="A UNet model (SD1.x, SD2.x, SDXL); it is not changed."),
                 io.Clip.Input("clip", tooltip="The text encoder (CLIP: SD1.x, SD2.x, SDXL)."),
                 io.String.Input(
                     "text", multiline=True, default="", tooltip="The prompt. It has to contain the regions' phrases."
-                ),  # fmt: skip
+                ),
                 SteerRegions.Input("regions", tooltip="From Region or Regions from Segmentation."),
                 io.Float.Input(
                     "weight",
@@ -148,7 +148,7 @@ class SteerPaintWithWords(io.ComfyNode):
                     max=10.0,
                     step=0.01,
                     tooltip="How strongly regions pull. 0 is plain sampling; too much spoils the picture.",
-                ),  # fmt: skip
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="For the guider or KSampler; it paints what its conditionings bring."),

@@ -32,7 +32,7 @@ class SteerPoissonBlend(io.ComfyNode):
                     "keep background",
                     "feather",
                 ]
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Image.Input("source", tooltip="The picture whose background is to stay."),
                 io.Image.Input("edited", tooltip="The whole edited picture, of the same size."),

@@ -41,12 +41,10 @@ class SteerPromptEdit(io.ComfyNode):
                     "reweight",
                     "attention control",
                 ],
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder (CLIP: SD1.x, SD2.x, SDXL)."),
-                io.String.Input(
-                    "source", multiline=True, default="", tooltip="The prompt of the picture as it is."
-                ),  # fmt: skip
+                io.String.Input("source", multiline=True, default="", tooltip="The prompt of the picture as it is."),
                 io.String.Input("target", multiline=True, default="", tooltip="The prompt of the picture wanted."),
                 io.Combo.Input(
                     "mapping",
@@ -54,12 +52,12 @@ class SteerPromptEdit(io.ComfyNode):
                     default="auto",
                     tooltip="replace: word by word, for a swap (both need the same number of words). refine: words "
                     "were added or taken away. auto: replace if the numbers are equal, else refine.",
-                ),  # fmt: skip
+                ),
                 io.String.Input(
                     "equalizer",
                     default="",
                     tooltip="How strongly words of the target act: `fluffy: 2, old: -1`. 1 leaves a word as it is.",
-                ),  # fmt: skip
+                ),
                 advanced(
                     io.String.Input(
                         "word_windows",
@@ -68,7 +66,7 @@ class SteerPromptEdit(io.ComfyNode):
                         tooltip="Own windows for words of the target, as shares of the run: `lion: 0.4, jungle: "
                         "0.2-0.6`. For all other words cross_end decides.",
                     )
-                ),  # fmt: skip
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="source", tooltip="The source prompt, encoded."),
@@ -146,21 +144,21 @@ class SteerLocalBlend(io.ComfyNode):
                     "mask from text",
                     "attention mask",
                 ]
-            ),  # fmt: skip
+            ),
             inputs=[
                 SteerEdit.Input("edit", tooltip="From Prompt Edit."),
                 io.String.Input(
                     "source_words", default="", tooltip="Words of the source prompt whose places may change: `cat`."
-                ),  # fmt: skip
+                ),
                 io.String.Input(
                     "target_words", default="", tooltip="Words of the target prompt whose places may change: `dog`."
-                ),  # fmt: skip
+                ),
                 share(
                     "threshold",
                     0.3,
                     "How strongly a place has to attend to the words, relative to the strongest. "
                     "Lower lets the edit reach further.",
-                ),  # fmt: skip
+                ),
                 advanced(
                     share(
                         "start_percent",
@@ -168,7 +166,7 @@ class SteerLocalBlend(io.ComfyNode):
                         "Where in the run the blending begins; before, the maps are only collected.",
                         optional=True,
                     )
-                ),  # fmt: skip
+                ),
             ],
             outputs=[SteerEdit.Output(display_name="edit", tooltip="The edit, kept to those places.")],
         )
@@ -226,7 +224,7 @@ class SteerPromptToPromptGuider(io.ComfyNode):
                     "edit image",
                     "attention control",
                 ]
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="A UNet model (SD1.x, SD2.x, SDXL); it is not changed."),
                 io.Conditioning.Input("source", tooltip="From Prompt Edit."),
@@ -238,18 +236,18 @@ class SteerPromptToPromptGuider(io.ComfyNode):
                 self_end(
                     "How long the picture keeps the source's layout (self-attention up to 16x16). "
                     "Lower it where shapes are to change."
-                ),  # fmt: skip
+                ),
                 io.Conditioning.Input(
                     "source_negative",
                     optional=True,
                     tooltip="A negative for the source alone, such as its own prompt or its null-text.",
-                ),  # fmt: skip
+                ),
                 SteerInversion.Input(
                     "inversion",
                     optional=True,
                     tooltip="Direct Inversion: the source follows this trajectory, whatever the cfg. Connect the "
                     "inversion's NOISE and LATENT too.",
-                ),  # fmt: skip
+                ),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced, which then returns source and edit.")],
         )

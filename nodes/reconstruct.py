@@ -95,11 +95,14 @@ def problems_of(vae, source, samples, mask, steps, learning_rate) -> list[Proble
         raise ValueError(f"there are {count} sources or masks for one latent; give one latent for each")
     return [
         Problem(
-            source[min(index, len(source) - 1)][None], samples[index][None], mask[min(index, len(mask) - 1)][None],
-            steps, learning_rate,
+            source[min(index, len(source) - 1)][None],
+            samples[index][None],
+            mask[min(index, len(mask) - 1)][None],
+            steps,
+            learning_rate,
         )
         for index in range(count)
-    ]  # fmt: skip
+    ]
 
 
 NODES = [SteerReconstructLatent, SteerReconstructDecoder]

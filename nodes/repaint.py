@@ -38,7 +38,7 @@ class SteerRePaintSampler(io.ComfyNode):
                     "resample",
                     "uncrop",
                 ]
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Int.Input(
                     "resamples",

@@ -32,7 +32,7 @@ class SteerSDEditSigmas(io.ComfyNode):
                     "sketch to image",
                     "strokes",
                 ]
-            ),  # fmt: skip
+            ),
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The model that will sample; its noise levels decide where a strength lies."
@@ -42,10 +42,10 @@ class SteerSDEditSigmas(io.ComfyNode):
                     options=SCHEDULERS,
                     default="normal",
                     tooltip="Whose spacing of steps to use.",
-                ),  # fmt: skip
+                ),
                 io.Int.Input(
                     "steps", default=20, min=1, max=1000, tooltip="Steps really taken, whatever the strength."
-                ),  # fmt: skip
+                ),
                 share(
                     "strength",
                     0.6,
@@ -59,7 +59,7 @@ class SteerSDEditSigmas(io.ComfyNode):
                     display_name="start_step",
                     tooltip="Steps of the scheduler's full run above the start: for KSamplerAdvanced, "
                     "start_at_step with steps = start_step + steps.",
-                ),  # fmt: skip
+                ),
                 io.Float.Output(display_name="start_sigma", tooltip="The noise level of the start."),
             ],
         )
