@@ -15,7 +15,7 @@ class RunSampler(comfy.samplers.Sampler):
     """A SAMPLER that is a method: the one subclass of the host's class.
 
     `method(run)` returns the latents. What is declared: `masks_itself`, that it keeps what is masked out, so that the
-    host shall not; `sampler`, the SAMPLER that it runs, if any; `prompts`, of how many prompts its guider may be.
+    host shall not; `sampler`, the SAMPLER that it runs, if any; `one_prompt`, that it is for guiders of one prompt.
     """
 
     def __init__(
