@@ -5,7 +5,7 @@ from .attention.rows import with_edits, with_marked_edits, with_patches_unwatche
 from .attention.unet import attention_sites
 from .checks import check_every_call, check_given, free_ram, samples_of
 from .clip import embedded, image_target, text_target
-from .conditioning import HALF, check_active, equal, half_of, negative_takes_over, same
+from .conditioning import HALF, check_active, equal, half_of, negative_takes_over, paired, same
 from .errors import errors_of
 from .gradients.model import Differentiable, gradient_options, patcher_of
 from .gradients.models import GuidedModels, memory_advice
@@ -15,7 +15,7 @@ from .guider import RunGuider, SampleCall, SteerCFG, guidance_of, plain_guider, 
 from .guiders import Call, WrappedGuider
 from .inverted import InvertedNoise, check_inversion_fits, inversion_start, latent_format_of
 from .law import SCHEDULERS, host_sigmas, noise_law, sigma_at, strength_sigma, window_of
-from .lockstep import TwoPromptGuider, in_lockstep
+from .lockstep import TwoPromptGuider, in_lockstep, target_guided
 from .masks import fitted_mask, fitted_noise_mask
 from .progress import (
     empty_of,
@@ -56,6 +56,7 @@ __all__ = [
     "WrappedGuider",
     "TwoPromptGuider",
     "in_lockstep",
+    "target_guided",
     # Noise laws and levels
     "SCHEDULERS",
     "host_sigmas",
@@ -82,6 +83,7 @@ __all__ = [
     "equal",
     "half_of",
     "negative_takes_over",
+    "paired",
     "same",
     "encoded",
     "tokenized",

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ...samplers.same_noise import SameNoise
-from .conditioning import paired
 from .guider import RunGuider, SampleCall
 from .guiders import Call
 from .run import Run
@@ -39,17 +38,15 @@ class Away:
 
 
 class TwoPromptGuider(RunGuider, comfy.samplers.CFGGuider):
-    """Samples two prompts from one latent, in a batch of both; returns both, source first.
+    """Samples two prompts in a batch of both from one latent, source first: the one that doubles what it is given."""
 
-    `source_guided`: whether the source is guided too, or its estimate is that of its prompt alone, which costs less.
-    """
-
-    def __init__(self, node: str, model, cfg: float, source_guided: bool):
+    def __init__(self, node: str, model):
         super().__init__(model)
-        self.node, self.cfg, self.source_guided = node, cfg, source_guided
+        self.node = node
 
-    def set_prompts(self, source, target, negative, source_negative=None):
-        self.prompts, self.negatives = (source, target), (source_negative, negative)
+    def conds_of(self, batch: int) -> dict[str, list]:
+        """The conditionings of a run of so many pictures, by name; `positive` and `negative` are what they are."""
+        raise NotImplementedError
 
     def method(self, sampler) -> Callable[[Run], Tensor]:
         """What a run with this SAMPLER does."""
@@ -62,26 +59,22 @@ class TwoPromptGuider(RunGuider, comfy.samplers.CFGGuider):
             )
         batch, mask, guider = len(call.latent_image), call.denoise_mask, copy(self)
         guider.original_conds = {}
-        negative = self.negatives[1] if self.negatives[0] is None else paired(*self.negatives, batch)
-        guider.set_conds(paired(*self.prompts, batch), negative)
+        guider.inner_set_conds(self.conds_of(batch))
         if mask is not None and mask.ndim > 2 and len(mask) == batch > 1:
             mask = torch.cat([mask, mask])
         sampler = RunSampler(self.node, self.method(call.sampler), call.sampler)
         noise, latent = (torch.cat([x, x]) for x in (call.noise, call.latent_image))
         return guider, call._replace(noise=noise, latent_image=latent, sampler=sampler, denoise_mask=mask)
 
-    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
-        # where a patch looks at positive and negative in one call (as NAG's), they stay together
-        if self.source_guided or model_options.get("disable_cfg1_optimization", False):
-            return super().predict_noise(x, timestep, model_options, seed)
-        positive, negative = self.conds["positive"], self.conds["negative"]
-        both = comfy.samplers.calc_cond_batch(self.inner_model, [positive], x, timestep, model_options)[0]
-        (source, cond), target, level = both.chunk(2), x.chunk(2)[1], timestep.chunk(2)[1]
-        if self.cfg == 1.0:
-            return both
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        _, uncond = comfy.samplers.calc_cond_batch(self.inner_model, [None, negative], target, level, model_options)
-        guided = comfy.samplers.cfg_function(
-            self.inner_model, cond, uncond, self.cfg, target, level, model_options, positive, negative
-        )
-        return torch.cat([source, guided])
+
+def target_guided(guider, x: Tensor, timestep: Tensor, cfg: float, options: dict) -> Tensor:
+    """The estimates of a guider's paired `positive`, in one call, of which the target's is guided in another."""
+    positive, negative, model = guider.conds["positive"], guider.conds["negative"], guider.inner_model
+    both = comfy.samplers.calc_cond_batch(model, [positive], x, timestep, options)[0]
+    if cfg == 1.0:
+        return both
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    (source, cond), target, level = both.chunk(2), x.chunk(2)[1], timestep.chunk(2)[1]
+    _, uncond = comfy.samplers.calc_cond_batch(model, [None, negative], target, level, options)
+    guided = comfy.samplers.cfg_function(model, cond, uncond, cfg, target, level, options, positive, negative)
+    return torch.cat([source, guided])

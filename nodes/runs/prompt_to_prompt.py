@@ -32,7 +32,9 @@ from ..host import (
     half_of,
     in_lockstep,
     latent_picture,
+    paired,
     show_output,
+    target_guided,
     with_edits,
     with_patches_unwatched,
 )
@@ -151,8 +153,9 @@ class PromptToPromptGuider(TwoPromptGuider):
 
     def __init__(self, node: str, model, edit: Edit, timing: Timing, cfg: float, inversion, shown_on=None):
         """`shown_on`: the id of the node that shows the local blend's last mask."""
-        super().__init__(node, model, cfg, source_guided=inversion is None)
-        self.shown_on, self.edit, self.timing, self.inversion = shown_on, edit, timing, inversion
+        super().__init__(node, model)
+        self.cfg, self.shown_on = cfg, shown_on
+        self.edit, self.timing, self.inversion = edit, timing, inversion
         with errors_of(node):
             attention_sites(model.model)
             if inversion is not None:
@@ -161,7 +164,18 @@ class PromptToPromptGuider(TwoPromptGuider):
     def set_prompts(self, source, target, negative, source_negative=None):
         with errors_of(self.node):
             check_halves(source, target, self.edit)
-        super().set_prompts(source, target, negative, source_negative)
+        self.prompts, self.negatives = (source, target), (source_negative, negative)
+
+    def conds_of(self, batch: int) -> dict[str, list]:
+        negative = self.negatives[1] if self.negatives[0] is None else paired(*self.negatives, batch)
+        return {"positive": paired(*self.prompts, batch), "negative": negative}
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        # where a patch looks at positive and negative in one call (as NAG's), they stay together
+        if self.inversion is None or model_options.get("disable_cfg1_optimization", False):
+            return super().predict_noise(x, timestep, model_options, seed)
+        # the source is pinned: it needs no unconditional prediction
+        return target_guided(self, x, timestep, self.cfg, model_options)
 
     def prepared(self, call: SampleCall) -> tuple[object, SampleCall]:
         if self.edit.blend and not blend_fits(*call.latent_image.shape[-2:]):
