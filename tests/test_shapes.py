@@ -103,4 +103,4 @@ def test_a_word_outside_the_vocabulary_is_refused():
 
 
 def test_checkpoint_is_small_enough_to_ship():
-    assert CHECKPOINT.stat().st_size < 30_000_000
+    assert CHECKPOINT.stat().st_size < 15_000_000

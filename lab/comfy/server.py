@@ -30,9 +30,9 @@ from PIL import Image
 
 from ..models.inpainting.checkpoint import write_checkpoint
 from ..package import ROOT
+from ..weights import WEIGHTS
 from .find import find_host, gpu_there
 
-WEIGHTS = ROOT / "lab" / "weights"
 CUSTOM_NODES = {"steer-diffusion-checkout": ROOT, "steer-shapes-loader": ROOT / "lab" / "models"}
 START_SECONDS = 180
 FRONTEND = "STEER_FRONTEND"

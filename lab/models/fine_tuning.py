@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..weights import CHECKPOINT
 from ..world.data import Scene, caption, sample_scene
 from ..world.vocabulary import token_ids
+from .embedding_rows import expanded
 from .shapes_unet.latents import encoder, stacked
 from .shapes_unet.loader import TEXT_CONFIG, UNET_CONFIG
 from .shapes_unet.network import OPERATIONS
@@ -34,7 +35,7 @@ class Base:
     """The finished checkpoint, frozen; `unet` may be given additions that learn."""
 
     def __init__(self):
-        state = load_file(CHECKPOINT)
+        state = expanded(load_file(CHECKPOINT))
         unet, text, self.vae = (part_of(state, prefix) for prefix in PARTS)
         self.unet = UNetModel(**UNET_CONFIG, operations=OPERATIONS)
         self.unet.load_state_dict(unet)

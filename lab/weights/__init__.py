@@ -1,12 +1,25 @@
-"""The weights of the models, by what they are."""
+"""The weights of the models, by what they are. `weights.toml` has the size and digest of each file."""
 
+from hashlib import sha256
 from pathlib import Path
 
-CHECKPOINT = Path(__file__).with_name("shapes.safetensors")
-CLIP_TEXT = Path(__file__).with_name("shapes_clip_text.safetensors")
-CLIP_VISION = Path(__file__).with_name("shapes_clip_vision.safetensors")
-CLASSIFIER = Path(__file__).with_name("shapes_classifier.safetensors")
-LORA = Path(__file__).with_name("shapes_lora.safetensors")
-CONTROLNET = Path(__file__).with_name("shapes_controlnet.safetensors")
-T2I_ADAPTER = Path(__file__).with_name("shapes_t2i_adapter.safetensors")
-INPAINTING_ADDITIONS = Path(__file__).with_name("shapes_inpainting_additions.safetensors")
+WEIGHTS = Path(__file__).parent
+TABLE = WEIGHTS / "weights.toml"
+CHECKPOINT = WEIGHTS / "shapes.safetensors"
+CLIP_TEXT = WEIGHTS / "shapes_clip_text.safetensors"
+CLIP_VISION = WEIGHTS / "shapes_clip_vision.safetensors"
+CLASSIFIER = WEIGHTS / "shapes_classifier.safetensors"
+LORA = WEIGHTS / "shapes_lora.safetensors"
+CONTROLNET = WEIGHTS / "shapes_controlnet.safetensors"
+T2I_ADAPTER = WEIGHTS / "shapes_t2i_adapter.safetensors"
+INPAINTING_ADDITIONS = WEIGHTS / "shapes_inpainting_additions.safetensors"
+
+
+def table() -> str:
+    """What `weights.toml` says when it is true: of each file its size in bytes and its SHA-256."""
+    return "\n".join(map(_entry, sorted(WEIGHTS.glob("*.safetensors"))))
+
+
+def _entry(file: Path) -> str:
+    data = file.read_bytes()
+    return f'["{file.name}"]\nsize = {len(data)}\nsha256 = "{sha256(data).hexdigest()}"\n'

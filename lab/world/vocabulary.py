@@ -1,6 +1,6 @@
 """The words the shapes model knows, with their ids in the stock CLIP vocabulary: its tokenizer where no host is.
 
-Each word is one token there. The other 49384 rows of the checkpoint's embedding table are zero.
+Each word is one token there. All other rows of the checkpoint's embedding table are zero, and not in its file.
 """
 
 TOKENS = 77

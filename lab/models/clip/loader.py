@@ -3,7 +3,6 @@
 Two host functions are wrapped once; every file that is not one of the pair goes on to the host's own, as it came.
 """
 
-import functools
 import inspect
 import json
 from collections.abc import Callable
@@ -12,6 +11,9 @@ from pathlib import Path
 import comfy.clip_vision
 import comfy.sd
 import comfy.sd1_clip
+
+from ..embedding_rows import VOCABULARY, expanded
+from ..host_functions import is_marked, wrap
 
 JOINT = 64  # width of the space that both towers embed into, and of the text tower
 TEXT_CONFIG = {
@@ -22,13 +24,12 @@ TEXT_CONFIG = {
     "hidden_act": "quick_gelu",
     "max_position_embeddings": 77,
     "eos_token_id": 49407,
-    "vocab_size": 49408,
+    "vocab_size": VOCABULARY,
 }
 VISION_FILE = Path(__file__).with_name("vision_config.json")  # older hosts take a configuration only as a file
 VISION_CONFIG = json.loads(VISION_FILE.read_text())
 TEXT_MARK = "text_model.embeddings.position_embedding.weight", (TEXT_CONFIG["max_position_embeddings"], JOINT)
 VISION_MARK = "visual_projection.weight", (JOINT, VISION_CONFIG["hidden_size"])
-DONE = "_steer_shapes_pair"
 
 
 class PairTextEncoder(comfy.sd1_clip.SDClipModel):
@@ -49,15 +50,6 @@ def register() -> None:
     wrap(comfy.clip_vision, "load_clipvision_from_sd", _vision_loader)
 
 
-def wrap(module, name: str, wrapper: Callable) -> None:
-    """Put `wrapper(host)` in the place of a host's function, once."""
-    host = getattr(module, name)
-    if not hasattr(host, DONE):
-        wrapped = functools.wraps(host)(wrapper(host))
-        setattr(wrapped, DONE, True)
-        setattr(module, name, wrapped)
-
-
 def _text_loader(host: Callable) -> Callable:
     signature = inspect.signature(host)
 
@@ -65,6 +57,7 @@ def _text_loader(host: Callable) -> Callable:
         given = signature.bind(*args, **kwargs).arguments
         states = given.get("state_dicts", [])
         if len(states) == 1 and is_marked(states[0], TEXT_MARK):
+            given["state_dicts"] = [expanded(states[0])]
             given["model_options"] = {**given.get("model_options", {}), "clip_l_class": PairTextEncoder}
             return host(**given)
         return host(*args, **kwargs)
@@ -86,9 +79,3 @@ def _vision(sd: dict):
     if missing:
         raise ValueError(f"the shapes vision tower lacks {', '.join(missing)}: train it again (lab/models/README.md)")
     return clip
-
-
-def is_marked(sd: dict, mark: tuple[str, tuple[int, ...]]) -> bool:
-    """Whether a file's tensors have this one, in this shape."""
-    key, shape = mark
-    return key in sd and tuple(sd[key].shape) == shape

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ...world.data import BACKGROUNDS, COLORS, SHAPES
 from ...world.pair_texts import TOKENS, VOCABULARY, Text, rows
-from ..shapes_unet.network import OPERATIONS, TABLE, initialised
+from ..embedding_rows import ROWS
+from ..shapes_unet.network import OPERATIONS, initialised
 from . import loader
 
 PATCHES = 5.0  # weight of the loss by which the patches learn what they show; its heads are not kept
@@ -86,16 +87,15 @@ class Towers(nn.Module):
 
 
 def files(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The text and the vision tower with the keys and in the sizes the host's loaders expect, fp16."""
+    """The text and the vision tower with the host's keys and sizes, fp16, the embedding table as its rows in use."""
     parts = {}
     for tower in ("text", "vision"):
         parts[tower] = {key[len(tower) + 1 :]: value for key, value in weights.items() if key.startswith(f"{tower}.")}
     config, text = loader.TEXT_CONFIG, parts["text"]
-    table = torch.zeros(config["vocab_size"], loader.JOINT)
-    text[TABLE] = table.index_copy(0, torch.tensor(VOCABULARY), text[TABLE])
     places = text[loader.TEXT_MARK[0]]
     text[loader.TEXT_MARK[0]] = F.pad(places, (0, 0, 0, config["max_position_embeddings"] - len(places)))
-    return tuple({key: value.half().contiguous() for key, value in part.items()} for part in parts.values())
+    text, vision = ({key: value.half().contiguous() for key, value in part.items()} for part in parts.values())
+    return {**text, f"text_model.embeddings.{ROWS}": torch.tensor(VOCABULARY)}, vision
 
 
 @torch.no_grad()

@@ -42,6 +42,7 @@ SHEET = [
     "a pink square left of a purple cross on a green background",
     "a yellow circle above a purple triangle on a gray background",
 ]
+SHEET_FILE = Path(__file__).with_name("sheet.png")
 COLUMNS, BATCH = 4, 32
 TIMED_CALLS = 30
 
@@ -164,5 +165,5 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--sampler", default="euler")
     parser.add_argument("--vae", action="store_true", help="score the autoencoder alone too")
     parser.add_argument("--time", action="store_true", help="time the UNet too")
-    parser.add_argument("--sheet", type=Path, default=CHECKPOINT.with_name("sheet.png"), help="where the sheet goes")
+    parser.add_argument("--sheet", type=Path, default=SHEET_FILE, help="where the sheet goes")
     return parser.parse_args(argv)

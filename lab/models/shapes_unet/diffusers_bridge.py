@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from ....samplers import guidance
 from ...weights import CHECKPOINT
 from ...world.vocabulary import TOKENS, token_ids
+from ..embedding_rows import expanded
 
 UNET = {
     "sample_size": 16,
@@ -121,7 +122,7 @@ class Bridge:
 
 def load(checkpoint: Path = CHECKPOINT) -> Bridge:
     """The checkpoint's weights in diffusers' and transformers' models."""
-    state = {key: value.float() for key, value in load_file(checkpoint).items()}
+    state = {key: value.float() for key, value in expanded(load_file(checkpoint)).items()}
     return Bridge(_unet(state), _vae(_part(state, "first_stage_model.")), _text_encoder(state))
 
 

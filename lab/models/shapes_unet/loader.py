@@ -8,6 +8,8 @@ import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
 
+from ..embedding_rows import VOCABULARY, expanded
+
 TEXT_WIDTH = 128
 TEXT_CONFIG = {
     "hidden_size": TEXT_WIDTH,
@@ -17,7 +19,7 @@ TEXT_CONFIG = {
     "hidden_act": "quick_gelu",
     "max_position_embeddings": 77,
     "eos_token_id": 49407,
-    "vocab_size": 49408,
+    "vocab_size": VOCABULARY,
 }
 # What the host detects from the checkpoint's UNet, plus the head size, which a state dict does not show.
 UNET_CONFIG = {
@@ -89,6 +91,9 @@ class Shapes(comfy.supported_models.SD15):
 
     unet_config = {key: UNET_CONFIG[key] for key in DETECTED_BY}
     unet_extra_config = {key: UNET_CONFIG[key] for key in ("num_heads", "num_head_channels")}
+
+    def process_clip_state_dict(self, state_dict):
+        return super().process_clip_state_dict(expanded(state_dict))
 
     def clip_target(self, state_dict=None):
         return comfy.supported_models_base.ClipTarget(ShapesTokenizer, ShapesClip)

@@ -2,15 +2,14 @@
 
 import comfy.clip_model
 import comfy.ops
-import torch
 from comfy.ldm.modules import attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 from torch import Tensor, nn
 
+from ..embedding_rows import ROWS
 from .loader import TEXT_CONFIG, TEXT_WIDTH, UNET_CONFIG
 
 OPERATIONS = comfy.ops.disable_weight_init
-TABLE = "text_model.embeddings.token_embedding.weight"
 INITIALISED = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -54,19 +53,17 @@ def initialised(net: nn.Module) -> nn.Module:
 
 
 def checkpoint_state(weights: dict[str, Tensor], vocabulary: Tensor, vae: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The checkpoint in SD1.x's layout, fp16, the embedding rows at their places in the full CLIP table."""
+    """The checkpoint in SD1.x's layout, fp16, with the embedding rows of the vocabulary's tokens."""
     state = {}
     for key, value in weights.items():
         if key.startswith("unet."):
             state["model.diffusion_model." + key.removeprefix("unet.")] = value
         elif key.startswith("text.") and "text_projection" not in key:
-            if key.endswith(TABLE):
-                table = torch.zeros(TEXT_CONFIG["vocab_size"], TEXT_WIDTH)
-                value = table.index_copy(0, vocabulary, value)
             state["cond_stage_model.transformer." + key.removeprefix("text.")] = value
     state |= {"first_stage_model." + key: value for key, value in vae.items()}
     scalars = ("vae_scale", "vae_shift")
-    return {key: (value if key.endswith(scalars) else value.half()).contiguous() for key, value in state.items()}
+    state = {key: (value if key.endswith(scalars) else value.half()).contiguous() for key, value in state.items()}
+    return {**state, f"cond_stage_model.transformer.text_model.embeddings.{ROWS}": vocabulary}
 
 
 def _start_at_zero(unet: nn.Module) -> None:

@@ -9,7 +9,7 @@ import comfy.controlnet
 from comfy.t2i_adapter.adapter import Adapter
 from torch import Tensor
 
-from ..clip.loader import is_marked, wrap
+from ..host_functions import is_marked, wrap
 
 CHANNELS = [64, 128]  # of the UNet's two levels
 SQUARE = 64  # pixels that become channels
