@@ -36,6 +36,13 @@ def test_math_imports_torch_alone(folder, libraries, others):
             assert known or name.split(".")[0] in STANDARD | {"torch"} | libraries, f"{path.name} imports {name}"
 
 
+def test_the_world_knows_no_model_and_no_host():
+    libraries = STANDARD | {"numpy", "scipy", "PIL", "torch"}
+    for path in (ROOT / "lab" / "world").glob("*.py"):
+        for level, name in imports(path):
+            assert level == 1 or name.split(".")[0] in libraries, f"{path.name} imports {name}"
+
+
 FACES = sorted((ROOT / "nodes").glob("*.py"))
 RUNS = sorted((ROOT / "nodes" / "runs").glob("*.py"))
 HOST = sorted((ROOT / "nodes" / "host").rglob("*.py"))

@@ -10,7 +10,8 @@ from ..package import load_steer
 
 COMMANDS = (
     "shapes_unet.train_vae", "shapes_unet.train", "shapes_unet.check", "clip.train", "clip.check", "classifier.train",
-    "lora.train", "controlnet.train", "t2i_adapter.train", "inpainting.train", "check_companions",
+    "lora.train", "lora.check", "controlnet.train", "controlnet.check", "t2i_adapter.train", "t2i_adapter.check",
+    "inpainting.train", "inpainting.check",
 )  # fmt: skip
 
 

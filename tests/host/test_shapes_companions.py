@@ -8,15 +8,10 @@ import torch
 from safetensors.torch import load_file
 from steer.lab import models
 from steer.lab.demo.runner import companions, load_workflow, main
-from steer.lab.models.check_companions import (
-    completed,
-    hollow_pictures,
-    hollow_score,
-    inpainted,
-    told_pictures,
-    told_score,
-)
+from steer.lab.models.checks import told_pictures, told_score
+from steer.lab.models.inpainting.check import completed, inpainted
 from steer.lab.models.inpainting.checkpoint import FIRST, UNET, merged, write_checkpoint
+from steer.lab.models.lora.check import hollow_pictures, hollow_score
 from steer.lab.models.low_rank import kohya_key
 from steer.lab.models.shapes_unet.check import Stock
 from steer.lab.models.stock import with_lora

@@ -77,5 +77,5 @@ def _vision(sd: dict):
     clip = comfy.clip_vision.ClipVisionModel(str(VISION_FILE))
     missing = clip.load_sd(sd)[0]
     if missing:
-        raise ValueError(f"the shapes vision tower lacks {', '.join(missing)}: train it again (lab/models/README.md)")
+        raise ValueError(f"the shapes vision tower lacks {', '.join(missing)}: train it again (lab/models/clip)")
     return clip
