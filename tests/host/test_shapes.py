@@ -1,4 +1,7 @@
+import asyncio
+
 import comfy.supported_models
+import nodes
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -63,6 +66,10 @@ def test_the_pairs_trainer_writes_the_rows_in_use():
     assert text.keys() == load_file(CLIP_TEXT).keys()
     table = whole_table(text)
     assert torch.equal(table[VOCABULARY_OF_PAIR], learned) and int(table.ne(0).any(1).sum()) == len(learned)
+
+
+def test_the_host_takes_the_folder_as_a_pack():
+    assert asyncio.run(nodes.load_custom_node(models.__path__[0]))
 
 
 def test_registering_again_changes_nothing():
