@@ -8,10 +8,13 @@ RUN := .venv/bin/python
 # Threads that wait must not spin: two processes on few cores would slow each other many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test bench lint env
+.PHONY: demo docs test bench lint env
 
 demo: env
 	$(RUN) -m lab.demo $(ARGS)
+
+docs: env
+	$(RUN) -m lab.docs $(ARGS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -ra -n $(WORKERS) --dist loadfile $(ARGS)

@@ -1,4 +1,4 @@
-"""Attention recorded from a run, put into another, and shown."""
+"""Attention captured in a run, put into later ones, and seen as heatmaps."""
 
 from unicodedata import category
 

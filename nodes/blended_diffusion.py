@@ -1,4 +1,4 @@
-"""Blended Latent Diffusion around any sampler of the host."""
+"""Blended Latent Diffusion: any sampler inside a mask, the rest kept."""
 
 from functools import partial
 

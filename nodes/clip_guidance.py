@@ -1,4 +1,4 @@
-"""Losses by CLIP: how far the picture is from a text, or from another picture."""
+"""CLIP guidance by a text or a picture, inside a mask."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""DDIM as a sampler of the host."""
+"""DDIM and DDPM sampling, in one sampler."""
 
 from comfy_api.latest import io
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""A guider steered by the gradient of a loss."""
+"""Gradient guidance: losses steer any guider, in an interval and a mask."""
 
 from comfy_api.latest import io
 

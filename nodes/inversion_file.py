@@ -1,4 +1,4 @@
-"""Saving an inversion into the host's output folder, and loading one from there or from its input folder."""
+"""Inversions as files: saved into the host's output folder, loaded from there or from its input folder."""
 
 import os
 from errno import ENAMETOOLONG

@@ -1,4 +1,4 @@
-"""Gradient-domain blending: the edit takes on the source's colours at its edge."""
+"""Poisson blending: the edit takes on the source's colours at its edge."""
 
 import torch
 from comfy_api.latest import io

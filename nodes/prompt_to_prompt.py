@@ -1,4 +1,4 @@
-"""Prompt-to-Prompt: the edit, its local blend, and the guider that samples source and target in lockstep."""
+"""Prompt-to-Prompt: swap, add and reweight words, in a local blend if wanted; source and target run in lockstep."""
 
 from dataclasses import replace
 

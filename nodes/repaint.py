@@ -1,4 +1,4 @@
-"""RePaint as a sampler of the host."""
+"""RePaint: inpainting and outpainting by resampling."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""SDEdit: the sigmas of a partial run, by strength in diffusion time."""
+"""SDEdit: redraw a picture or strokes, from a strength in diffusion time."""
 
 import torch
 from comfy_api.latest import io

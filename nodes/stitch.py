@@ -1,4 +1,4 @@
-"""Pasting an edit into its source with a soft edge."""
+"""Stitch: an edit pasted into its source with a soft edge."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""DiffEdit's decoding around any sampler of the host: outside the mask the recorded inversion."""
+"""DiffEdit's decoding around any sampler: outside the mask the recorded inversion."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Gradient-domain blending (Perez, Gangnet and Blake 2003, "Poisson image editing", eq. 7 and 9).
+"""Gradient-domain blending (Perez, Gangnet and Blake 2003, doi:10.1145/882262.882269, eq. 7 and 9).
 
 Solved for the correction `h = f - edited`, which is harmonic and given on the boundary: `|N_p| h_p - sum h_q = sum
 (source - edited)_q` over the four neighbours, those that are in the picture (a mask at its border has no boundary

@@ -1,6 +1,6 @@
 """Write the English of `locales/` from the nodes' schemas, and say what is to be translated.
 
-    python -m lab.docs.locales
+    python -m lab.docs locales
 
 The host serves `locales/LANGUAGE/*.json` to the editor: `nodeDefs.json` has what the nodes say, `main.json` the
 headings. A text whose English has changed loses its translations, which are printed. What a language lacks the editor
@@ -9,8 +9,7 @@ shows in English; `tests/host/test_locales.py` fails until it is translated.
 
 import json
 
-from ..comfy.find import find_host, load_host
-from ..package import ROOT, load_steer
+from ..package import ROOT
 
 LOCALES = ROOT / "locales"
 LANGUAGES = ("zh", "ja")
@@ -34,9 +33,9 @@ def update() -> None:
 
 def english() -> dict[str, dict]:
     """What the schemas say now, by file, in the editor's form."""
-    from steer.nodes import METHODS
+    from steer.nodes import NODES
 
-    schemas = [node.GET_SCHEMA() for method in METHODS for node in method.NODES]
+    schemas = [node.GET_SCHEMA() for node in NODES]
     outputs = [output for schema in schemas for output in schema.outputs]
     headings = {
         "templateWorkflows": {"category": dict.fromkeys(FOLDERS, HEADING)},
@@ -83,9 +82,3 @@ def write(language: str, file: str, texts: dict[tuple[str, ...], str]) -> None:
     path = LOCALES / language / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(nested, ensure_ascii=False, indent=2) + "\n", "utf-8")
-
-
-if __name__ == "__main__":
-    load_steer()
-    load_host(find_host())
-    update()

@@ -1,29 +1,17 @@
 """Saved workflows hold node ids, input names, order, types and defaults: this snapshot is what they rely on.
 
-An addition at the end of a node's inputs goes into the snapshot; anything else here breaks users' files.
+`make docs` writes additions into the snapshot; anything else here breaks users' files, and it refuses that.
 """
 
 import json
 
+from steer.lab.docs.contract import PATH, contract
 from steer.lab.package import ROOT
 from steer.nodes import METHODS
 
-SNAPSHOT = ROOT / "tests" / "host" / "contract.json"
-
-
-def contract():
-    nodes = {}
-    for node in (node for method in METHODS for node in method.NODES):
-        schema = node.GET_SCHEMA()
-        nodes[schema.node_id] = {
-            "inputs": [[i.id, i.io_type, getattr(i, "default", None), bool(i.optional)] for i in schema.inputs],
-            "outputs": [[o.io_type, o.display_name] for o in schema.outputs],
-        }
-    return nodes
-
 
 def test_snapshot():
-    assert contract() == json.loads(SNAPSHOT.read_text())
+    assert contract() == json.loads(PATH.read_text())
 
 
 def test_every_input_and_output_has_a_tooltip_and_every_node_a_help_page():

@@ -1,4 +1,4 @@
-"""What every help page has: a small picture first, inputs as the node has them, at the end symptoms and a template."""
+"""What every help page has beside its inputs (test_docs.py): a picture first, at the end symptoms and a template."""
 
 import re
 
@@ -12,7 +12,6 @@ SCHEMAS = {schema.node_id: schema for schema in (node.GET_SCHEMA() for method in
 SHORT = {schema.display_name.removesuffix(" (Steer)"): name for name, schema in SCHEMAS.items()}
 KILOBYTES, WIDTH = 30, 480
 IN_NO_TEMPLATE = {"SteerRegion"}  # its page says what it takes the place of
-BRACKETS = {"on": True, "off": False}
 
 
 @pytest.fixture(params=SCHEMAS)
@@ -55,19 +54,6 @@ def test_begins_with_a_small_picture(page):
     assert (DOCS / path).stat().st_size < KILOBYTES * 1024
     with Image.open(DOCS / path) as opened:
         assert opened.width == WIDTH
-
-
-def test_says_the_inputs_and_their_defaults(page):
-    """Bullets like "- `name` (1) – what it is": the name is an input, what is in the brackets its default."""
-    name, text = page
-    there = inputs(name)
-    for line in re.findall(r"^- (`.*?) – ", text, flags=re.M):
-        for said, value in re.findall(r"`(\w+)`(?: \((.+?)\))?", line):
-            default = getattr(there[said], "default", None)
-            if value == "optional":
-                assert there[said].optional
-            elif value:
-                assert str(default) == value.strip("`") or float(BRACKETS.get(value, value)) == default, (said, value)
 
 
 def test_ends_with_three_symptoms_and_their_knobs(page):

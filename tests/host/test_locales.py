@@ -17,9 +17,7 @@ KEPT = re.compile(r"`[^`]*`|%\w+%|\[\w+\]|\d+(?:\.\d+)?|\w+_\w+", re.ASCII)
 
 @pytest.mark.parametrize("file", FILES)
 def test_english_is_what_the_schemas_say(file):
-    assert flat(read("en", file)) == flat(english()[file]), (
-        "run `python -m lab.docs.locales`, then translate what it lists"
-    )
+    assert flat(read("en", file)) == flat(english()[file]), "run `make docs ARGS=locales`, then translate what it lists"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
