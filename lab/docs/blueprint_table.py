@@ -1,4 +1,4 @@
-"""What the blueprints and apps are: the table that `python -m lab.docs.blueprints` makes them from.
+"""What the blueprints and apps are: the table that `make docs ARGS=blueprints` makes them from.
 
 A blueprint is a workflow without its loaders and savers, as one node of the host's editor. What is inside is the API
 form in example_workflows/api; which of its inputs are outside, with what name, value and tooltip, stands here.

@@ -1,6 +1,6 @@
 """Make the blueprints, and the apps built on them, with the host's real editor.
 
-    python -m lab.docs.blueprints
+    make docs ARGS=blueprints
 
 Opens the API form of each workflow in `blueprint_table`, makes one node of all but loaders and savers, with the inputs
 that the table names, and saves it as subgraphs/NAME.json: the host offers it in the search for nodes. An app is that
@@ -152,7 +152,3 @@ def _write(path: Path, workflow: dict) -> None:
         text = text.replace(found, replacement)
     path.write_text(text)
     print(path)
-
-
-if __name__ == "__main__":
-    main()

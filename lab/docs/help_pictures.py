@@ -1,6 +1,6 @@
 """The small pictures at the top of the help pages, and the README's: before and after, with what changed in colour.
 
-    python -m lab.docs.help_pictures
+    make docs ARGS=pictures
 
 They show what `make demo` left in lab/output, and some runs more that this makes: what comes out without a node,
 or with another value. Written to web/docs/pictures/NODE.jpg and docs/jobs.jpg.
@@ -11,7 +11,7 @@ from copy import deepcopy
 from PIL import Image, ImageDraw, ImageFont
 
 from ..comfy.server import Server
-from ..demo.runner import OUTPUT, load_workflow
+from ..demo.runner import OUTPUT, load_workflow, workflow_names
 from ..package import ROOT
 from ..world.inputs import write_inputs
 
@@ -90,7 +90,7 @@ RUNS = {  # NAME: (workflow, its inputs that change by node, nodes to add or rep
 }
 STAR = (46, 64, 106, 124)  # of the background's star, in pixels: it shows what a VAE loses
 BACKGROUND = [("photo", STAR, "source"), ("background_1", STAR, "the edit, as it decodes")]
-PAGES = {  # by node: panels of (picture, its part or None for all, caption); what changed stands between stars
+PAGES = {  # by node, see panels: (picture, its part or None for all, caption); what changed stands between stars
     "SteerAttentionHeatmap": [("attention_maps_1", None, "")],
     "SteerBlendedSampler": [("inpaint", None, "the masked part"), ("blended_diffusion_1", None, "a *green star*")],
     "SteerCFGGuider": [
@@ -222,9 +222,24 @@ def main() -> None:
             saved = server.images(server.run(changed(load_workflow(workflow), inputs, nodes)))
             for number, (_, picture) in enumerate(sorted(saved, key=lambda item: int(item[0])), 1):
                 picture.save(MORE / f"{name}_{number}.png")
-    for node, panels in PAGES.items():
-        save(strip([(_part(name, box), caption) for name, box, caption in panels]), PICTURES / f"{node}.jpg")
+    for node in sorted(path.stem for path in PICTURES.parent.glob("*.md")):
+        save(strip([(_part(name, box), caption) for name, box, caption in panels(node)]), PICTURES / f"{node}.jpg")
     save(jobs_picture(), JOBS_PICTURE)
+
+
+def panels(node: str) -> list[tuple[str, tuple | None, str]]:
+    """What the picture of a node shows: as PAGES says, or else what the smallest workflow with the node saved."""
+    if node in PAGES:
+        return PAGES[node]
+    graphs = {name: load_workflow(name) for name in workflow_names()}
+    using = [name for name, graph in graphs.items() if any(entry["class_type"] == node for entry in graph.values())]
+    if not using:
+        raise FileNotFoundError(f"no workflow in example_workflows/api has {node}, which its help page could show")
+    name = min(using, key=lambda name: len(graphs[name]))
+    savers = sorted(
+        (int(number), entry) for number, entry in graphs[name].items() if entry["class_type"] == "SaveImage"
+    )
+    return [(f"{name}_{count}", None, entry["_meta"]["title"]) for count, (_, entry) in enumerate(savers, 1)]
 
 
 def changed(prompt: dict, inputs: dict, nodes: dict) -> dict:
@@ -299,7 +314,3 @@ def _lines(caption: str, width: int) -> list[list[tuple[str, str]]]:
         room -= TEXT.getlength(text + " ")
         ink = INK if word.endswith("*") else ink
     return lines
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Every node on every model family: each cell of docs/families.md is an oracle that held, or the error users get.
 
-`STEER_WRITE=1 pytest tests/host/test_families.py` writes the page anew; without it the page has to be what was found.
+`make docs ARGS=tables` runs this with STEER_WRITE=1 and so writes the page; without it the page has to be what was found.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Whatever the host samples with, through the nodes that sample: docs/samplers.md, each cell an oracle or the error.
 
-`STEER_WRITE=1 pytest tests/host/test_samplers.py` writes the page anew; without it the page has to be what was found.
+`make docs ARGS=tables` runs this with STEER_WRITE=1 and so writes the page; without it the page has to be what was found.
 A host that lacks some of its rows has to agree on the others.
 """
 
