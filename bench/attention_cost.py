@@ -11,11 +11,13 @@ import comfy.supported_models
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from ..lab.comfy import runs
+from ..lab.comfy.random_models import random_model
+from ..lab.comfy.runs import host_guider, noise_of, with_pytorch_attention
 from ..lab.models import stock
 from ..lab.world.metrics import markdown_table
 from ..nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from . import published_prompt_to_prompt
-from .host_run import guider_of, random_model, sample_noise, with_pytorch_attention
 
 EULER = comfy.samplers.sampler_object("euler")
 SIDE, CFG, ENDS = 64, 7.5, (0.8, 0.4)
@@ -52,10 +54,10 @@ SD15 = {
 def run() -> str:
     model = sd15()
     compared = variants(model, stock.load()[1])
-    levels = sigmas_of(model, MEMORY_STEPS)
+    levels = levels_of(model, MEMORY_STEPS)
     peaks = {name: peak_bytes(lambda run=run: run(levels)) / 2**20 for name, run in compared.items()}  # warms up, too
     seconds = {name: [] for name in compared}
-    levels = sigmas_of(model, TIMED_STEPS)
+    levels = levels_of(model, TIMED_STEPS)
     for turn in range(TURNS):
         for name in list(compared)[:: -1 if turn % 2 else 1]:
             started = time.perf_counter()
@@ -102,28 +104,28 @@ def peak_bytes(run) -> int:
     return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
-def sigmas_of(model, steps: int) -> torch.Tensor:
+def levels_of(model, steps: int) -> torch.Tensor:
     sigma_of = model.get_model_object("model_sampling").percent_to_sigma
     return torch.tensor([sigma_of(float(share)) for share in torch.linspace(*SHARES, steps + 1)])
 
 
 def variants(model, clip) -> dict:
     """What is compared, by name: functions that sample with the sigmas given. The first is the host alone."""
-    noise = torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    noise = noise_of((1, 4, SIDE, SIDE))
     latent = torch.zeros_like(noise)
     source, target, empty = random_texts(3)
     edits = {
         "replace": blended(clip, "a photo of a dog on a mat", "dog", source, target),
         "refine": blended(clip, "a photo of a fluffy cat on a red mat", "cat", source, target),
     }
-    host = guider_of(model, [[torch.cat([source[0][0], target[0][0]]), {}]], empty, CFG)
+    host = host_guider(model, [[torch.cat([source[0][0], target[0][0]]), {}]], empty, CFG)
     replace, refine = (
         SteerPromptToPromptGuider.execute(model, *halves, empty, CFG, edit, *ENDS).args[0]
         for *halves, edit in edits.values()
     )
 
     def sampled(guider, rows, sigmas):
-        return sample_noise(guider, EULER, sigmas, latent.repeat(rows, 1, 1, 1), noise.repeat(rows, 1, 1, 1))
+        return runs.run(guider, EULER, sigmas, noise.repeat(rows, 1, 1, 1), latent.repeat(rows, 1, 1, 1), seed=0)
 
     def published(sigmas):
         edit = edits["refine"][2]

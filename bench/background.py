@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..lab.comfy.runs import encode_texts, host_guider, run_seeded, sigmas_of
 from ..lab.demo.contact_sheet import contact_sheet
 from ..lab.models import stock
 from ..lab.world.data import COLORS, SHAPES, SIZE, caption, render, sample_scene
@@ -19,8 +20,8 @@ from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.poisson_blend import SteerPoissonBlend
 from ..nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
 from ..nodes.stitch import SteerStitch
-from .host_run import encode_texts, guider_of, sample, to_bytes
 from .runner import FOLDER
+from .turns import to_bytes
 
 EDITS, STEPS, CFG = 16, 30, 5.0  # edits with each kind of mask
 ROOM, TIGHT = 12, 3  # pixels round the object that its mask leaves
@@ -93,9 +94,9 @@ def problem(model, clip, vae, index: int, kind: str) -> dict:
     mask = (square if kind == "roomy" else grown(there, TIGHT)) & ~beside  # the other object stays whole
     source = torch.from_numpy(render(scene).copy())[None].float() / 255
     mask = torch.from_numpy(mask)[None].float()
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
-    guider = guider_of(model, encode_texts(clip, [caption(wanted)]), encode_texts(clip, [""]), CFG)
-    latent = sample(guider, EULER, sigmas, vae.encode(source), mask[:, None], seed=index)
+    sigmas = sigmas_of(model, STEPS)
+    guider = host_guider(model, encode_texts(clip, [caption(wanted)]), encode_texts(clip, [""]), CFG)
+    latent = run_seeded(guider, EULER, sigmas, vae.encode(source), mask[:, None], seed=index)
     return {"source": source, "mask": mask, "latent": latent, "edited": vae.decode(latent), "scene": scene}
 
 

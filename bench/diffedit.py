@@ -5,9 +5,10 @@ import random
 import comfy.samplers
 import numpy as np
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
 from PIL import Image
 
+from ..lab.comfy import runs
+from ..lab.comfy.runs import counted, encode_texts, host_guider, with_pytorch_attention
 from ..lab.demo.contact_sheet import contact_sheet
 from ..lab.models import stock
 from ..lab.world.data import BACKGROUNDS, COLORS, SHAPES, caption, render, sample_scene
@@ -19,9 +20,8 @@ from ..nodes.sdedit import SteerSDEditSigmas
 from ..nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from ..samplers.diffedit import found
 from .diffusers_diffedit import load_pipeline, published
-from .host_run import encode_texts, guider_of, in_turns, sample_noise, to_bytes
-from .inversion import Counter
 from .runner import FOLDER
+from .turns import in_turns, to_bytes
 
 PICTURES, STEPS, STRENGTH, CFG = 64, 40, 0.8, 7.5  # diffusers' defaults: 50 steps, of which the lower 0.8 are taken
 PIXELS = 8  # of a latent pixel
@@ -34,9 +34,8 @@ KINDS = {"colour": "color", "shape": "shape"}
 
 def run() -> str:
     model, clip, vae = stock.load()
-    counter, pipeline = Counter(with_pytorch_attention(model)), load_pipeline()
-    pipeline.unet.register_forward_pre_hook(lambda _, args: counter.count(len(args[0])))
-    model = counter.model
+    (model, rows), pipeline = counted(with_pytorch_attention(model)), load_pipeline()
+    pipeline.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     problems = [problem(clip, vae, index) for index in range(PICTURES)]
     truths = [changed_latents(vae, given) for given in problems]
     methods = {
@@ -46,7 +45,7 @@ def run() -> str:
         "Steer, mask grown by a latent pixel": lambda given: steer(model, vae, given, grow=PIXELS),
     }
     results = {name: [] for name in methods}
-    for name, given, result, spent in in_turns(methods, problems, counter):
+    for name, given, result, spent in in_turns(methods, problems, rows):
         results[name].append(result | spent | judged(given, result))
     save(problems, results)
     return report(problems, results | {"the true change of the latents": truths}, backgrounds(model, clip, vae))
@@ -101,15 +100,6 @@ def backgrounds(model, clip, vae) -> list[dict]:
     return rows
 
 
-def with_pytorch_attention(model):
-    """A clone with the attention that diffusers uses too."""
-    model = model.clone()
-    model.model_options.setdefault("transformer_options", {})["optimized_attention_override"] = (
-        lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)
-    )
-    return model
-
-
 def steer(model, vae, given: dict, grow: int = 0) -> dict:
     """The nodes as the example workflow connects them."""
     source, target, empty = given["conds"]
@@ -119,12 +109,11 @@ def steer(model, vae, given: dict, grow: int = 0) -> dict:
     used = torch.from_numpy(grown(mask[0].numpy() > 0, grow))[None].float() if grow else mask
     sigmas = SteerSDEditSigmas.execute(model, "normal", STEPS, STRENGTH)[0]
     latent, noise, inversion = SteerDDIMInversion.execute(
-        guider_of(model, source, empty, 1.0), sigmas, {"samples": given["latent"]}, 0, 1e-4, check=False
+        host_guider(model, source, empty, 1.0), sigmas, {"samples": given["latent"]}, 0, 1e-4, check=False
     ).args
     sampler = SteerTrajectoryBlendSampler.execute(EULER, inversion)[0]
-    result = sample_noise(
-        guider_of(model, target, empty, CFG), sampler, sigmas, latent["samples"], noise.generate_noise(latent), used
-    )
+    guider, start = host_guider(model, target, empty, CFG), noise.generate_noise(latent)
+    result = runs.run(guider, sampler, sigmas, start, latent["samples"], used, seed=0)
     picture, change = to_bytes(vae.decode(result)[0]), result - latent["samples"]
     return {"picture": picture, "change": change, "mask": used[0].numpy() > 0, "heatmap": to_bytes(heatmap[0])}
 

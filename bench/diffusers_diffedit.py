@@ -5,7 +5,7 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionDiffEd
 
 from ..lab.models.shapes_unet.diffusers_bridge import LATENT_SCALE, SCHEDULER
 from ..lab.models.shapes_unet.diffusers_bridge import load as load_bridge
-from .host_run import to_bytes
+from .turns import to_bytes
 
 
 def load_pipeline() -> StableDiffusionDiffEditPipeline:

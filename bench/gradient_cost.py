@@ -13,14 +13,16 @@ import torch
 from comfy.clip_vision import ClipVisionModel
 from comfy.ldm.models.autoencoder import AutoencoderKL
 
+from ..lab.comfy import runs
+from ..lab.comfy.random_models import random_weights
+from ..lab.comfy.runs import host_guider, noise_of
 from ..lab.world.metrics import markdown_table
 from ..nodes.gradient_guidance import SteerGradientGuider
 from ..nodes.host.gradients.model import Differentiable
 from ..nodes.runs import gradient_guidance as guidance
 from ..nodes.runs.clip_guidance import CLIPLoss
 from ..samplers.core import SampleNoise
-from .attention_cost import EULER, peak_bytes, random_texts, ratio, sd15, sigmas_of
-from .host_run import guider_of, random_weights, sample_noise
+from .attention_cost import EULER, levels_of, peak_bytes, random_texts, ratio, sd15
 
 SIDE, CFG, CUTOUTS, TURNS = (64, 7.5, 8, 11) if torch.cuda.is_available() else (32, 7.5, 4, 3)
 VAE = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
@@ -78,16 +80,16 @@ def run() -> str:
 
 def variants(model, vae, vision) -> dict:
     """What is compared, by name: one step each."""
-    noise = torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    sigmas, plain = sigmas_of(model, 2)[:2], guider_of(model, *random_texts(2), CFG)
-    target = torch.randn(1, VISION["projection_dim"], generator=torch.Generator().manual_seed(2))
+    noise = noise_of((1, 4, SIDE, SIDE))
+    sigmas, plain = levels_of(model, 2)[:2], host_guider(model, *random_texts(2), CFG)
+    target = noise_of((1, VISION["projection_dim"]), 2)
     clip = CLIPLoss(vision, vae, target, CUTOUTS)
 
     def guided(loss, through_model):
         return SteerGradientGuider.execute(plain, loss, 1.0, 0.0, 1.0, through_model)[0]
 
     def step(guider):
-        return sample_noise(guider, EULER, sigmas, torch.zeros_like(noise), noise)
+        return runs.run(guider, EULER, sigmas, noise, seed=0)
 
     def recomputed():
         with mock.patch.object(guidance, "Differentiable", partial(Differentiable, recompute=True)):

@@ -2,13 +2,13 @@
 
 import random
 
-import comfy.samplers
 import numpy as np
 import torch
 from comfy.samplers import sampler_object
 from PIL import Image
 
 from ..files.classifier_file import read_classifier
+from ..lab.comfy.runs import encode_texts, host_guider, run_seeded, sigmas_of
 from ..lab.demo.contact_sheet import contact_sheet
 from ..lab.models import stock
 from ..lab.models.classifier.train import LABELS
@@ -20,8 +20,8 @@ from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.clip_guidance import SteerCLIPTextLoss
 from ..nodes.gradient_guidance import SteerGradientGuider
 from ..nodes.runs.classifier import ClassifierLoss
-from .host_run import encode_texts, guider_of, sample, to_bytes
 from .runner import FOLDER
+from .turns import to_bytes
 
 ASKED, SEEDS = 32, 2
 CLASSIFIER_SCALE, CLIP_SCALE, CUTOUTS, SMALLEST = 16.0, 1000.0, 4, 0.9
@@ -35,7 +35,7 @@ RECEPTIVE = 16  # pixels that the decoder looks away from a latent
 
 def run() -> str:
     model, clip, vae = stock.load()
-    plain = guider_of(model, encode_texts(clip, [""]), encode_texts(clip, [""]), 1.0)
+    plain = host_guider(model, encode_texts(clip, [""]), encode_texts(clip, [""]), 1.0)
     asked = random.Random(8).sample(LABELS[:-1], ASKED)
     labels = [label for label in asked for _ in range(SEEDS)]
     rows, sheet = [], []
@@ -45,8 +45,9 @@ def run() -> str:
             guider = plain
             if loss_of is not None:
                 guider = SteerGradientGuider.execute(plain, loss_of(label, index), scale, 0.0, 1.0, through_model)[0]
-            latent, sigmas = torch.zeros(SEEDS, 4, 16, 16), sigmas_of(plain, steps)
-            pictures += list(to_bytes(vae.decode(sample(guider, sampler_object(sampler), sigmas, latent, seed=index))))
+            latent, sigmas = torch.zeros(SEEDS, 4, 16, 16), sigmas_of(model, steps)
+            latent = run_seeded(guider, sampler_object(sampler), sigmas, latent, seed=index)
+            pictures += list(to_bytes(vae.decode(latent)))
         found = aggregate(judged(*pair) for pair in zip(pictures, labels, strict=True))
         how = {"guided by": name, "scale": scale, "sampler": sampler, "steps": steps}
         rows.append({**how, **{key: f"{found[key]:.0%}" for key in found}})
@@ -87,11 +88,6 @@ def methods(vae) -> list[tuple]:
     ]
 
 
-def sigmas_of(guider, steps: int):
-    model_sampling = guider.model_patcher.get_model_object("model_sampling")
-    return comfy.samplers.calculate_sigmas(model_sampling, "normal", steps)
-
-
 def judged(picture: np.ndarray, label: str, beyond: float = 0.0) -> dict:
     """What the picture shows of a label; objects whose middle lies before this column do not count."""
     color, shape = label.split()
@@ -105,7 +101,7 @@ def judged(picture: np.ndarray, label: str, beyond: float = 0.0) -> dict:
 def masked(plain, vae) -> str:
     """A text inside the right half, and how the left half changes."""
     pair, vision = stock.load_clip_pair()
-    latent, sigmas = torch.zeros(1, 4, 16, 16), sigmas_of(plain, MASKED_STEPS)
+    latent, sigmas = torch.zeros(1, 4, 16, 16), sigmas_of(plain.model_patcher, MASKED_STEPS)
     mask = torch.zeros(1, SIZE, SIZE)
     mask[..., SIZE // 2 :] = 1
     outside = ~grown(mask[0].numpy() > 0.5, RECEPTIVE)
@@ -113,7 +109,7 @@ def masked(plain, vae) -> str:
     names = UNGUIDED, "no mask", "mask", "mask, Blended Diffusion Sampler"
     found, changed, shown = ({name: [] for name in names} for _ in range(3))
     for seed in range(MASKED):
-        start = sample(plain, sampler_object(ANCESTRAL), sigmas, latent, seed=seed)
+        start = run_seeded(plain, sampler_object(ANCESTRAL), sigmas, latent, seed=seed)
         before = to_bytes(vae.decode(start)[0])
         for name in names:
             after = start
@@ -124,7 +120,7 @@ def masked(plain, vae) -> str:
                 sampler = sampler_object(ANCESTRAL)
                 sampler = SteerBlendedSampler.execute(sampler, 0)[0] if blended else sampler
                 given = (start, mask) if blended else (latent, None)
-                after = sample(guided, sampler, sigmas, *given, seed)
+                after = run_seeded(guided, sampler, sigmas, *given, seed)
             after = to_bytes(vae.decode(after)[0])
             found[name].append(psnr(after, before, outside))
             changed[name].append(psnr(after, before, mask[0].numpy()))

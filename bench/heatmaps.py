@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 
 from ..attention.attention_maps import Recording, heat
+from ..lab.comfy.runs import Noise, encode_texts, host_guider, noise_of, sigmas_of
 from ..lab.models import stock
 from ..lab.world.data import SIZE, caption, sample_scene
 from ..lab.world.metrics import attributes, markdown_table, object_mask
 from ..lab.world.reader import distance, read_image
 from ..nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention
 from ..nodes.host.text import tokenized
-from .host_run import encode_texts, guider_of, to_bytes
 from .runner import FOLDER
+from .turns import to_bytes
 
 SCENES, BATCH, STEPS, CFG = 64, 16, 20, 5.0
 THRESHOLDS = np.arange(0.02, 1.0, 0.02)
@@ -52,22 +53,13 @@ def generated(model, clip, vae, two: bool) -> list[tuple[dict, np.ndarray, Recor
     return found
 
 
-class Noise:
-    """A host NOISE."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def generate_noise(self, latent):
-        return torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(self.seed))
-
-
 def captured(model, clip, vae, texts: list[str], seed: int):
     """Pictures, one for each text, and their attention."""
-    guider = guider_of(model, encode_texts(clip, texts), encode_texts(clip, [""]), CFG)
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
+    guider = host_guider(model, encode_texts(clip, texts), encode_texts(clip, [""]), CFG)
+    sigmas = sigmas_of(model, STEPS)
     euler, empty = comfy.samplers.sampler_object("euler"), {"samples": torch.zeros(len(texts), 4, 16, 16)}
-    latent, recording = SteerCaptureAttention.execute(Noise(seed), guider, euler, sigmas, empty, 0.0, 0.0).args
+    noise = Noise(noise_of(empty["samples"].shape, seed), seed)
+    latent, recording = SteerCaptureAttention.execute(noise, guider, euler, sigmas, empty, 0.0, 0.0).args
     return vae.decode(latent["samples"]), recording
 
 

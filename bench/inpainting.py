@@ -6,6 +6,7 @@ import comfy.samplers
 import numpy as np
 import torch
 
+from ..lab.comfy.runs import encode_texts, run_seeded, sigmas_of
 from ..lab.models import stock
 from ..lab.world.data import SIZE, caption, render, sample_scene
 from ..lab.world.metrics import grown, markdown_table, psnr
@@ -14,7 +15,7 @@ from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.guidance import SteerCFGGuider
 from ..nodes.repaint import SteerRePaintSampler
-from .host_run import encode_texts, sample, to_bytes
+from .turns import to_bytes
 
 SCENES, BATCH, CFG, STEPS = 64, 16, 5.0, 20
 MARGIN = 12  # pixels round the object that belong to the hole
@@ -45,9 +46,9 @@ def run() -> str:
     ]
     rows = [measured(problems, pictures, vae.decode(vae.encode(pictures)), "VAE round trip (nothing painted)", "", "")]
     for name, sampler, steps in methods:
-        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
+        sigmas = sigmas_of(model, steps)
         results = torch.cat([
-            sample(guider_of(model, clip, texts[i : i + BATCH]), sampler, sigmas, latents[i : i + BATCH],
+            run_seeded(guider_of(model, clip, texts[i : i + BATCH]), sampler, sigmas, latents[i : i + BATCH],
                    holes[i : i + BATCH, None], seed=i)
             for i in range(0, SCENES, BATCH)
         ])  # fmt: skip

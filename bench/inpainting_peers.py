@@ -8,6 +8,7 @@ import comfy.samplers
 import numpy as np
 import torch
 
+from ..lab.comfy.runs import counted, encode_texts, host_guider, run_seeded, sigmas_of, with_pytorch_attention
 from ..lab.models import stock
 from ..lab.models.shapes_unet.diffusers_bridge import load as load_bridge
 from ..lab.world.data import SIZE, caption, render, sample_scene
@@ -18,9 +19,8 @@ from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.repaint import SteerRePaintSampler
 from ..nodes.stitch import SteerStitch
 from . import diffusers_repaint, inpainting, lanpaint
-from .host_run import encode_texts, guider_of, sample, to_bytes, with_pytorch_attention
 from .inpainting import PIXELS, cells
-from .inversion import Counter
+from .turns import to_bytes
 
 SCENES, BATCH, CFG = 48, 16, 5.0
 STEPS, RESAMPLES, JUMP, CALLS = 20, 10, 10, 110
@@ -40,9 +40,9 @@ DRAWS = 10_000  # of the scenes, for an interval
 
 def run() -> str:
     model, clip, vae = stock.load()
-    counter, bridge, peer = Counter(with_pytorch_attention(model)), load_bridge(), lanpaint.load()
-    bridge.unet.register_forward_pre_hook(lambda _, args: counter.count(len(args[0])))
-    methods = methods_of(counter.model, clip, bridge, peer)
+    (model, calls), bridge, peer = counted(with_pytorch_attention(model)), load_bridge(), lanpaint.load()
+    bridge.unet.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    methods = methods_of(model, clip, bridge, peer)
     tables = []
     for title, problem, columns in (
         ("A captioned object into an empty hole", inpainting.problem, ("background", "outside", "apart")),
@@ -51,7 +51,7 @@ def run() -> str:
         columns = ("right", "count", *columns)
         problems = [problem(random.Random(index), two=index % 2 == 1) for index in range(SCENES)]
         for where, grey in CLEARED.items():
-            results = measured(methods, problems, vae, counter, grey)
+            results = measured(methods, problems, vae, calls, grey)
             rows = [row(*each, results[BASE], columns) for each in results.items()]
             others = [against(*each, results[BASE], columns) for each in results.items()
                       if each[0] not in (BASE, STITCHED)]  # fmt: skip
@@ -96,10 +96,10 @@ def halved(rng: random.Random, two: bool) -> dict:
 def methods_of(model, clip, bridge, peer) -> dict:
     """By name: what makes latents of (texts, latents, masks, seed)."""
 
-    def hosted(sampler, steps, run=sample):
+    def hosted(sampler, steps, run=run_seeded):
         def method(texts, latents, masks, seed):
-            guider = guider_of(model, encode_texts(clip, texts), encode_texts(clip, [""]), CFG)
-            sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
+            guider = host_guider(model, encode_texts(clip, texts), encode_texts(clip, [""]), CFG)
+            sigmas = sigmas_of(model, steps)
             return run(guider, sampler, sigmas, latents, masks, seed)
 
         return method
@@ -118,7 +118,7 @@ def methods_of(model, clip, bridge, peer) -> dict:
                       for mode in modes}  # fmt: skip
 
 
-def measured(methods: dict, problems: list[dict], vae, counter, grey: bool) -> dict:
+def measured(methods: dict, problems: list[dict], vae, calls: list[int], grey: bool) -> dict:
     """By method: each problem's figures, and each batch's seconds and calls."""
     pictures = torch.stack([torch.from_numpy(each["given"].copy()) for each in problems]).float() / 255
     holes = torch.stack([torch.from_numpy(each["hole"]) for each in problems]).float()
@@ -129,10 +129,10 @@ def measured(methods: dict, problems: list[dict], vae, counter, grey: bool) -> d
     for turn, at in enumerate(range(0, len(problems), BATCH)):
         part = slice(at, at + BATCH)
         for name in list(methods)[:: -1 if turn % 2 else 1]:
-            started, rows = time.process_time(), counter.rows
+            started, rows = time.process_time(), sum(calls)
             made = methods[name](texts[part], latents[part], masks[part], at)
             results[name]["seconds"].append(time.process_time() - started)
-            results[name]["calls"].append((counter.rows - rows) / 2 / len(made))
+            results[name]["calls"].append((sum(calls) - rows) / 2 / len(made))
             decoded = vae.decode(made)
             results[name]["figures"] += map(judged, problems[part], round_trips[part], to_bytes(decoded))
             if name == BASE:

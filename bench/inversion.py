@@ -12,6 +12,8 @@ import torch
 from comfy_extras.nodes_custom_sampler import FlipSigmas
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 
+from ..lab.comfy import runs
+from ..lab.comfy.runs import counted, encode_texts, host_guider, sigmas_of, with_pytorch_attention
 from ..lab.models import stock
 from ..lab.models.shapes_unet.diffusers_bridge import LATENT_SCALE, SCHEDULER
 from ..lab.models.shapes_unet.diffusers_bridge import load as load_bridge
@@ -20,7 +22,7 @@ from ..lab.world.metrics import markdown_table, psnr
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.null_text import SteerNullText
-from .host_run import encode_texts, guider_of, sample_noise, to_bytes, with_pytorch_attention
+from .turns import to_bytes
 
 PICTURES, BATCH, STEPS, CFG = 32, 8, 50, 7.5
 METHODS = {  # name: (cfg, refine, negative and, where not STEPS, steps)
@@ -36,36 +38,19 @@ METHODS = {  # name: (cfg, refine, negative and, where not STEPS, steps)
 UNSAMPLER = {"unsampler, cfg 1": STEPS, "unsampler, cfg 1, 100 steps": 100}
 
 
-class Counter:
-    """Counts the model's calls (of any number of rows) through a wrapper on a clone of the model."""
-
-    def __init__(self, model):
-        self.calls, self.rows = 0, 0
-        self.model = model.clone()
-        self.model.set_model_unet_function_wrapper(self._call)
-
-    def count(self, rows: int) -> None:
-        self.calls += 1
-        self.rows += rows
-
-    def _call(self, apply_model, args):
-        self.count(args["input"].shape[0])
-        return apply_model(args["input"], args["timestep"], **args["c"])
-
-
 def run() -> str:
     model, clip, vae = stock.load()
     scenes = [sample_scene(random.Random(5000 + index)) for index in range(PICTURES)]
     problems = [problem(clip, vae, scene) for scene in scenes]
     rows, ways = [], {name: (reconstruct, way) for name, way in METHODS.items()}
     for name, (way, settings) in (ways | {name: (unsampled, (steps,)) for name, steps in UNSAMPLER.items()}).items():
-        counter, values, seconds = Counter(model), [], 0.0
+        (watched, calls), values, seconds = counted(model), [], 0.0
         for given in problems:
             started = time.perf_counter()
-            latent = way(counter.model, given, *settings)
+            latent = way(watched, given, *settings)
             seconds += time.perf_counter() - started
             values.append(psnr(to_bytes(vae.decode(latent)[0]), given["round_trip"]))
-        rows.append(row(name, values, counter.rows / PICTURES, seconds / PICTURES))
+        rows.append(row(name, values, sum(calls) / PICTURES, seconds / PICTURES))
     peer, beside = beside_diffusers(model, problems, vae)
     return (
         f"# Inversion\n\n{PICTURES} held-aside pictures (8 bits in, 8 bits out), their captions as prompts, {STEPS} "
@@ -85,33 +70,28 @@ def problem(clip, vae, scene) -> dict:
             "captions": [caption(scene)]}  # fmt: skip
 
 
-def sigmas_of(model, steps):
-    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "ddim_uniform", steps)
-
-
 def reconstruct(model, given, cfg, refine, negative, steps=STEPS):
     """The latent sampled back."""
-    sigmas = sigmas_of(model, steps)
+    sigmas = sigmas_of(model, steps, "ddim_uniform")
     inverted_at = cfg if negative == "empty, inverted with" else 1.0
-    guider = guider_of(model, given["source"], given["empty"], inverted_at)
+    guider = host_guider(model, given["source"], given["empty"], inverted_at)
     latent, noise, inversion = SteerDDIMInversion.execute(
         guider, sigmas, {"samples": given["latent"]}, refine, 1e-4, check=False
     ).args
     conditioning = given["source"] if negative == "source" else given["empty"]
     if negative == "null-text":
         conditioning = SteerNullText.execute(model, given["source"], given["empty"], cfg, inversion, 10, 0.01, 1e-5)[0]
-    guider = guider_of(model, given["source"], conditioning, cfg)
-    return sample_noise(
-        guider, SteerDDIMSampler.execute(0.0)[0], sigmas, latent["samples"], noise.generate_noise(latent)
-    )
+    guider = host_guider(model, given["source"], conditioning, cfg)
+    ddim, start = SteerDDIMSampler.execute(0.0)[0], noise.generate_noise(latent)
+    return runs.run(guider, ddim, sigmas, start, latent["samples"], seed=0)
 
 
 def unsampled(model, given, steps):
     """The latent sampled back by the unsampler trick."""
-    guider, sigmas = guider_of(model, given["source"], given["empty"], 1.0), sigmas_of(model, steps)
+    guider, sigmas = host_guider(model, given["source"], given["empty"], 1.0), sigmas_of(model, steps, "ddim_uniform")
     euler, none = comfy.samplers.sampler_object("euler"), torch.zeros_like(given["latent"])
-    noisy = sample_noise(guider, euler, FlipSigmas.execute(sigmas)[0], given["latent"], none)
-    return sample_noise(guider, euler, sigmas, noisy, none)
+    noisy = runs.run(guider, euler, FlipSigmas.execute(sigmas)[0], none, given["latent"], seed=0)
+    return runs.run(guider, euler, sigmas, none, noisy, seed=0)
 
 
 def diffusers_back(bridge, given):

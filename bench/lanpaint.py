@@ -14,16 +14,6 @@ VARIABLE, PACKAGE = "LANPAINT_PATH", "LanPaint"
 INNER, LAMBDA, STEP_SIZE = 5, 5.0, 0.2  # its defaults
 
 
-class Noise:
-    """A host NOISE."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def generate_noise(self, latent: dict):
-        return torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(self.seed))
-
-
 def load():
     """Its nodes; None when LANPAINT_PATH is not set. ValueError when LanPaint is not there."""
     given = os.environ.get(VARIABLE)
@@ -42,7 +32,10 @@ def load():
 
 def inpaint(nodes, mode: str, guider, sampler, sigmas, latents, masks, seed: int):
     """Its SamplerCustomAdvanced at its defaults, with the noise of the seed."""
+    from ..lab.comfy.runs import Noise, noise_of  # which import the host
+
     torch.manual_seed(seed)  # its inner steps draw from torch's own generator
     given = {"samples": latents, "noise_mask": masks}
+    noise = Noise(noise_of(latents.shape, seed), seed)
     node = nodes.LanPaint_SamplerCustomAdvanced()
-    return node.sample(Noise(seed), guider, sampler, sigmas, given, INNER, LAMBDA, STEP_SIZE, mode)[0]["samples"]
+    return node.sample(noise, guider, sampler, sigmas, given, INNER, LAMBDA, STEP_SIZE, mode)[0]["samples"]

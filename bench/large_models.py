@@ -23,7 +23,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..lab.comfy import runs
 from ..lab.comfy.find import FLAGS
+from ..lab.comfy.random_models import random_model
+from ..lab.comfy.runs import Noise, host_guider, sigmas_of
 from ..lab.models import stock
 from ..lab.package import ROOT
 from ..lab.world.metrics import markdown_table
@@ -42,7 +45,6 @@ from ..nodes.runs.clip_guidance import CLIPLoss
 from ..nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from .attention_cost import SD15, peak_bytes
 from .gradient_cost import Square, random_vae, random_vision
-from .host_run import guider_of, random_model, sample_noise
 
 EULER = comfy.samplers.sampler_object("euler")
 STEPS, TURNS, CFG, ENDS = 4, 3, 7.5, (0.8, 0.4)
@@ -103,23 +105,17 @@ class Bench:
         self.latent = {"samples": self.model.model.process_latent_out(normal(shape))}
         self.mask = torch.zeros(1, 1, *shape[2:])
         self.mask[..., shape[2] // 4 : shape[2] // 2, shape[3] // 4 : shape[3] // 2] = 1
-        sampling = self.model.get_model_object("model_sampling")
-        self.sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
-        self.guider = guider_of(self.model, self.positive, self.negative, kind.cfg)
+        self.sigmas = sigmas_of(self.model, steps)
+        self.guider = host_guider(self.model, self.positive, self.negative, kind.cfg)
 
     def sample(self, guider, sampler=EULER, mask=None, batch=1) -> Tensor:
         """From the noise, or where a mask is given from the source."""
         source = self.latent["samples"] if mask is not None else torch.zeros_like(self.noise)
-        given = (each.repeat(batch, 1, 1, 1) for each in (source, self.noise))
-        return sample_noise(guider, sampler, self.sigmas, *given, mask).cpu()
+        noise, source = (each.repeat(batch, 1, 1, 1) for each in (self.noise, source))
+        return runs.run(guider, sampler, self.sigmas, noise, source, mask, seed=0).cpu()
 
     def outside(self, latent: Tensor) -> Tensor:
         return latent[(self.mask == 0).expand_as(latent)]
-
-    def generate_noise(self, latent: dict) -> Tensor:  # the bench is the host's NOISE, too
-        return self.noise
-
-    seed = 0
 
 
 Way = tuple[Callable[[], Tensor], Callable[[], str]]
@@ -131,7 +127,7 @@ def ways(bench: Bench, clip, judges) -> dict[str, Way]:
     b = bench
     b.sample(b.guider)  # the first run is not to the last bit those that follow
     plain = b.sample(b.guider)
-    two = guider_of(b.model, [[torch.cat([b.positive[0][0], b.target[0][0]]), joined(b)]], b.negative, b.kind.cfg)
+    two = host_guider(b.model, [[torch.cat([b.positive[0][0], b.target[0][0]]), joined(b)]], b.negative, b.kind.cfg)
     out = {
         HOST: (lambda: b.sample(b.guider), lambda: off("itself", b.sample(b.guider), plain)),
         TWO: (lambda: b.sample(two, batch=2), lambda: ""),
@@ -178,8 +174,9 @@ def attention(b: Bench, clip, plain, two, add) -> None:
 
         add(f"{P2P}: {name}", lambda g=guider, e=whole: b.sample(g(e, *ENDS)),
             lambda g=guider, e=edit: off("without an end the host's", b.sample(g(e, 0.0, 0.0)), alone))  # fmt: skip
-    recorded = partial(SteerCaptureAttention.execute, b, guider_of(b.model, halves[0], b.negative, b.kind.cfg), EULER,
-                       b.sigmas, {"samples": torch.zeros_like(b.noise)})  # fmt: skip
+    recorded = partial(SteerCaptureAttention.execute, Noise(b.noise, 0),
+                       host_guider(b.model, halves[0], b.negative, b.kind.cfg), EULER, b.sigmas,
+                       {"samples": torch.zeros_like(b.noise)})  # fmt: skip
     add("Capture Attention", lambda: recorded(*ENDS).args[0]["samples"],
         lambda: off("the host's", recorded(*ENDS).args[0]["samples"], plain))  # fmt: skip
     add("Capture Attention, heatmaps alone", lambda: recorded(0.0, 0.0).args[0]["samples"],
@@ -189,7 +186,7 @@ def attention(b: Bench, clip, plain, two, add) -> None:
 
     def injected():
         model = SteerInjectAttention.execute(b.model, recording, edit, *ENDS).args[0]
-        return b.sample(guider_of(model, halves[1], b.negative, b.kind.cfg))
+        return b.sample(host_guider(model, halves[1], b.negative, b.kind.cfg))
 
     add("Inject Attention", injected,
         lambda: off("Prompt-to-Prompt's", injected(), b.sample(guider(edit, *ENDS)).chunk(2)[1]))  # fmt: skip
@@ -197,7 +194,7 @@ def attention(b: Bench, clip, plain, two, add) -> None:
     def painted(weight):
         regions = SteerRegion.execute(b.mask[0], "cat", 1.0)[0]
         model, positive = SteerPaintWithWords.execute(b.model, clip, "a photo of a cat", regions, weight).args
-        return b.sample(guider_of(model, with_text(positive, b.positive), b.negative, b.kind.cfg))
+        return b.sample(host_guider(model, with_text(positive, b.positive), b.negative, b.kind.cfg))
 
     add("Paint with Words", lambda: painted(0.4), lambda: off("at weight 0 the host's", painted(0.0), plain))
 
@@ -206,7 +203,7 @@ P2P = "Prompt-to-Prompt Guider"
 
 
 def inversions(b: Bench, add) -> None:
-    guider = guider_of(b.model, b.positive, b.negative, 1.0)
+    guider = host_guider(b.model, b.positive, b.negative, 1.0)
 
     def inverted(refine):
         return SteerDDIMInversion.execute(guider, b.sigmas, b.latent, refine, 1e-4, False).args
@@ -215,7 +212,7 @@ def inversions(b: Bench, add) -> None:
     start = noise.generate_noise(latent)
 
     def back(sampler=EULER, mask=None, guider=guider):
-        return sample_noise(guider, sampler, b.sigmas, latent["samples"], start, mask).cpu()
+        return runs.run(guider, sampler, b.sigmas, start, latent["samples"], mask, seed=0).cpu()
 
     for refine in (0, 5):
         add(f"DDIM Inversion, refine {refine}, cfg 1", lambda r=refine: inverted(r)[2].latents[0], lambda: "")
@@ -228,10 +225,8 @@ def inversions(b: Bench, add) -> None:
             return SteerNullText.execute(b.model, b.positive, b.negative, b.kind.cfg, inversion, 2, 0.01, 0.0)[0]
 
         def closer():
-            errors = [
-                (back(guider=guider_of(b.model, b.positive, negative, b.kind.cfg)) - latent["samples"]).square().mean()
-                for negative in (optimised(), b.negative)
-            ]
+            guiders = [host_guider(b.model, b.positive, text, b.kind.cfg) for text in (optimised(), b.negative)]
+            errors = [(back(guider=guider) - latent["samples"]).square().mean() for guider in guiders]
             return f"comes back {errors[0] / errors[1]:.2f} times as far off"
 
         add("Null-Text, 2 inner steps", lambda: torch.cat([text for text, _ in optimised()]), closer)

@@ -7,14 +7,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from ..lab.comfy.runs import encode_texts, host_guider, run_seeded, sigmas_of
 from ..lab.demo.contact_sheet import contact_sheet
 from ..lab.models import stock
 from ..lab.world.data import SIZE, caption, sample_scene
 from ..lab.world.metrics import aggregate, markdown_table, object_mask
 from ..lab.world.reader import read_image, score
 from ..nodes.paint_with_words import SteerPaintWithWords, SteerRegion, SteerRegionsFromSegmentation
-from .host_run import encode_texts, guider_of, sample, to_bytes
 from .runner import FOLDER
+from .turns import to_bytes
 
 RUNS, STEPS, CFG = 64, 20, 5.0
 SHEET = 8  # runs of each row on the contact sheet
@@ -65,9 +66,9 @@ def picture_of(model, clip, vae, given: dict, paint, weight) -> np.ndarray:
     positive = encode_texts(clip, [text])
     if paint:
         model, positive = SteerPaintWithWords.execute(model, clip, text, paint(given), weight).args
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
-    guider = guider_of(model, positive, empty, CFG)
-    latent = sample(guider, EULER, sigmas, torch.zeros(1, 4, 16, 16), seed=given["seed"])
+    sigmas = sigmas_of(model, STEPS)
+    guider = host_guider(model, positive, empty, CFG)
+    latent = run_seeded(guider, EULER, sigmas, torch.zeros(1, 4, 16, 16), seed=given["seed"])
     return to_bytes(vae.decode(latent)[0])
 
 

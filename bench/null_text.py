@@ -6,6 +6,8 @@ import time
 import comfy.samplers
 import torch
 
+from ..lab.comfy import runs
+from ..lab.comfy.runs import encode_texts, host_guider, sigmas_of
 from ..lab.models import stock
 from ..lab.world.data import caption, render, sample_scene
 from ..lab.world.metrics import aggregate, markdown_table, psnr
@@ -13,7 +15,6 @@ from ..nodes.host.gradients.tensors import gradients
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.null_text import SteerNullText
 from ..nodes.runs.null_text import windows, with_branches
-from .host_run import encode_texts, guider_of
 
 PICTURES, STEPS, CFG = 4, 50, 7.5
 
@@ -54,25 +55,25 @@ def measured(model, clip, vae, scene) -> dict[str, dict]:
     """The figures of each method on one picture."""
     picture = torch.from_numpy(render(scene).copy()).float()[None] / 255
     positive, negative = encode_texts(clip, [caption(scene)]), encode_texts(clip, [""])
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "ddim_uniform", STEPS)
+    sigmas = sigmas_of(model, STEPS, "ddim_uniform")
     encoded = {"samples": vae.encode(picture)}
     round_trip = vae.decode(encoded["samples"])[0].clamp(0, 1)
     latent, noise, inversion = SteerDDIMInversion.execute(
-        guider_of(model, positive, positive, 1.0), sigmas, encoded, 0, 1e-4
+        host_guider(model, positive, positive, 1.0), sigmas, encoded, 0, 1e-4
     ).args
 
     def quality(samples) -> dict:
         return {"PSNR, dB": psnr(vae.decode(samples)[0].clamp(0, 1), round_trip)}
 
     def sampled(negative, cfg) -> dict:
-        guider, euler = guider_of(model, positive, negative, cfg), comfy.samplers.sampler_object("euler")
+        guider, euler = host_guider(model, positive, negative, cfg), comfy.samplers.sampler_object("euler")
         start = noise.generate_noise(latent)
-        return quality(guider.sample(start, latent["samples"], euler, sigmas, disable_pbar=True, seed=0))
+        return quality(runs.run(guider, euler, sigmas, start, latent["samples"], seed=0))
 
     found = {"cfg 1": sampled(negative, 1.0)}
     found["cfg 7.5, empty negative"] = sampled(negative, CFG)
     for name, method in (("null-text as published", published), ("SteerNullText", ours)):
-        started, count = time.perf_counter(), Counter()
+        started, count = time.perf_counter(), Passes()
         optimised = method(count.on(model), positive, negative, inversion, count)
         seconds = time.perf_counter() - started
         found[name] = {**sampled(optimised, CFG), "forward": count.forward, "backward": count.backward,
@@ -80,7 +81,7 @@ def measured(model, clip, vae, scene) -> dict[str, dict]:
     return found
 
 
-class Counter:
+class Passes:
     """Rows that go through a model, forwards, and backwards."""
 
     def __init__(self):

@@ -6,11 +6,11 @@ import time
 import comfy.samplers
 import torch
 
+from ..lab.comfy.runs import encode_texts, host_guider, run_seeded, sigmas_of
 from ..lab.models import stock
 from ..lab.world.metrics import markdown_table
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.guidance import SteerCFGGuider
-from .host_run import encode_texts, guider_of, sample
 
 STEPS, REPEATS = 20, 41
 TEXTS = "a red circle on a blue background", "a green star on a white background"
@@ -19,10 +19,10 @@ TEXTS = "a red circle on a blue background", "a green star on a white background
 def run() -> str:
     model, clip, _ = stock.load()
     positive, negative = (encode_texts(clip, [text]) for text in TEXTS)
-    host = guider_of(model, positive, negative, 7.5)
+    host = host_guider(model, positive, negative, 7.5)
     steer = SteerCFGGuider.execute(model, positive, negative, 7.5, 0.0, 1.0, 1.0)[0]
     euler, ddim = comfy.samplers.sampler_object("euler"), SteerDDIMSampler.execute(0.0)[0]
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
+    sigmas = sigmas_of(model, STEPS)
     base = ("host CFGGuider, host euler", host, euler)
     rows = []
     for name, guider, sampler in (
@@ -47,7 +47,7 @@ def median_ratio(ours, theirs, sigmas) -> tuple[float, float]:
         pair = {}
         for which in (0, 1) if repeat % 2 else (1, 0):
             started = time.perf_counter()
-            sample(*(ours, theirs)[which], sigmas, latent)
+            run_seeded(*(ours, theirs)[which], sigmas, latent)
             pair[which] = time.perf_counter() - started
         if repeat >= 2:  # the first runs warm up
             ratios.append(pair[0] / pair[1])

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..lab.comfy import runs
+from ..lab.comfy.runs import encode_texts, host_guider, noise_of, sigmas_of
 from ..lab.demo.contact_sheet import contact_sheet
 from ..lab.models import stock
 from ..lab.world.data import BACKGROUNDS, COLORS, SHAPES, caption, render, sample_scene
@@ -15,8 +17,8 @@ from ..lab.world.reader import read_image
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.null_text import SteerNullText
 from ..nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
-from .host_run import encode_texts, guider_of, sample_noise, to_bytes
 from .runner import FOLDER
+from .turns import to_bytes
 
 SCENES, STEPS, CFG = 64, 20, 5.0
 REAL, REAL_STEPS, REAL_CFG = 24, 50, 7.5
@@ -86,17 +88,17 @@ def edit_nodes(clip, scene, kind: str, blend: bool) -> tuple:
 
 
 def on_generated(model, clip, vae, scene, kind: str, seed: int) -> dict:
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
-    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(seed))
+    sigmas = sigmas_of(model, STEPS)
+    noise = noise_of((1, 4, 16, 16), seed)
     empty, pictures = encode_texts(clip, [""]), {}
     for name, method in METHODS.items():
         if method is None:
             text = caption(scene if name == "source" else swapped(scene, kind))
-            guider = guider_of(model, encode_texts(clip, [text]), empty, CFG)
+            guider = host_guider(model, encode_texts(clip, [text]), empty, CFG)
         else:
             source, target, edit = edit_nodes(clip, scene, kind, method[2])
             guider = SteerPromptToPromptGuider.execute(model, source, target, empty, CFG, edit, *method[:2]).args[0]
-        latent = sample_noise(guider, EULER, sigmas, torch.zeros_like(noise), noise)[-1:]
+        latent = runs.run(guider, EULER, sigmas, noise, seed=0)[-1:]
         pictures[name] = to_bytes(vae.decode(latent)[0])
     return pictures
 
@@ -129,11 +131,11 @@ def on_real(model, clip, vae) -> str:
 def real_edits(model, clip, vae, scene, kind: str) -> dict:
     """For each inversion: (the picture, what the source half came back as, the edit)."""
     pixels = torch.from_numpy(render(scene).copy())[None].float() / 255
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", REAL_STEPS)
+    sigmas = sigmas_of(model, REAL_STEPS)
     source, target, edit = edit_nodes(clip, scene, kind, False)
     empty = encode_texts(clip, [""])
     latent, noise, inversion = SteerDDIMInversion.execute(
-        guider_of(model, source, empty, 1.0), sigmas, {"samples": vae.encode(pixels)}, 0, 1e-4, check=False
+        host_guider(model, source, empty, 1.0), sigmas, {"samples": vae.encode(pixels)}, 0, 1e-4, check=False
     ).args
     null = SteerNullText.execute(model, source, empty, REAL_CFG, inversion, 10, 0.01, 1e-5)[0]
     negatives = {"DDIM": empty, "negative-prompt": source, "null-text": null, "Direct Inversion": empty}
@@ -143,7 +145,7 @@ def real_edits(model, clip, vae, scene, kind: str) -> dict:
         guider = SteerPromptToPromptGuider.execute(
             model, source, target, negative, REAL_CFG, edit, 0.8, 0.4, inversion=followed
         ).args[0]
-        both = sample_noise(guider, EULER, sigmas, latent["samples"], noise.generate_noise(latent))
+        both = runs.run(guider, EULER, sigmas, noise.generate_noise(latent), latent["samples"], seed=0)
         results[name] = before, *(to_bytes(vae.decode(half)[0]) for half in both.chunk(2))
     return results
 

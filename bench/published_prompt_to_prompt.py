@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention.prompt_to_prompt import Edit
-from .host_run import guider_of, sample_noise
+from ..lab.comfy import runs
+from ..lab.comfy.runs import host_guider
 
 BLOCKS = [*(("input", i) for i in range(12)), ("middle", 0), *(("output", i) for i in range(12))]
 
@@ -119,4 +120,4 @@ def sample(model, prompts, negative, cfg: float, edit: Edit, ends: tuple[float, 
 
     noise = noise.repeat(2, 1, 1, 1)
     sampler = comfy.samplers.KSAMPLER(euler)
-    return sample_noise(guider_of(model, both, negative, cfg), sampler, sigmas, torch.zeros_like(noise), noise)
+    return runs.run(host_guider(model, both, negative, cfg), sampler, sigmas, noise, seed=0)

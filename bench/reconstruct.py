@@ -5,11 +5,12 @@ from unittest.mock import patch
 
 import torch
 
+from ..lab.comfy.random_models import random_kl
+from ..lab.comfy.runs import noise_of
 from ..lab.world.metrics import markdown_table
 from ..nodes.host import vae as host_vae
 from ..nodes.host.gradients.model import Differentiable
 from ..nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
-from ..tests.host_run import noise_of, random_kl
 from .background import timed
 
 SIZES, CHANNELS, UPDATES = (256, 512), 128, 1

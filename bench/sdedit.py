@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 
+from ..lab.comfy.runs import counted, encode_texts, host_guider, run_seeded, with_pytorch_attention
 from ..lab.models import stock
 from ..lab.models.shapes_unet.diffusers_bridge import LATENT_SCALE, SCHEDULER
 from ..lab.models.shapes_unet.diffusers_bridge import load as load_bridge
@@ -14,8 +15,7 @@ from ..lab.world.data import caption, render, sample_scene
 from ..lab.world.metrics import attributes, markdown_table, mse
 from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.sdedit import SteerSDEditSigmas
-from .host_run import encode_texts, guider_of, in_turns, sample, to_bytes, with_pytorch_attention
-from .inversion import Counter
+from .turns import in_turns, to_bytes
 
 PICTURES, STEPS, CFG = 16, 40, 7.5  # diffusers' steps, of which it takes the share that the strength says
 STRENGTHS = 0.3, 0.6, 0.8
@@ -24,14 +24,14 @@ LAST = 999  # the highest timestep
 
 def run() -> str:
     model, clip, vae = stock.load()
-    counter, pipeline = Counter(with_pytorch_attention(model)), load_pipeline()
-    pipeline.unet.register_forward_pre_hook(lambda _, args: counter.count(len(args[0])))
+    (model, calls), pipeline = counted(with_pytorch_attention(model)), load_pipeline()
+    pipeline.unet.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
     problems = [problem(clip, vae, index) for index in range(PICTURES)]
     rows, starts = [], {}
     for strength in STRENGTHS:
-        methods, starts[strength] = methods_at(counter.model, pipeline, strength)
+        methods, starts[strength] = methods_at(model, pipeline, strength)
         results = {name: [] for name in methods}
-        for name, given, latent, spent in in_turns(methods, problems, counter):
+        for name, given, latent, spent in in_turns(methods, problems, calls):
             results[name].append(judged(vae, given, latent) | spent)
         rows += [row(strength, name, starts[strength][name], values, results["diffusers img2img"])
                  for name, values in results.items()]  # fmt: skip
@@ -92,7 +92,7 @@ def methods_at(model, pipeline, strength: float) -> tuple[dict, dict]:
 
 
 def steer(model, given: dict, sampler, sigmas):
-    return sample(guider_of(model, *given["conds"], CFG), sampler, sigmas, given["latent"], seed=given["seed"])
+    return run_seeded(host_guider(model, *given["conds"], CFG), sampler, sigmas, given["latent"], seed=given["seed"])
 
 
 def img2img(pipeline, given: dict, strength: float):

@@ -17,12 +17,13 @@ from comfy_extras.nodes_perpneg import Guider_PerpNeg, PerpNeg
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from safetensors.torch import save_file
 
+from ..lab.comfy.runs import Noise, encode, host_guider, noise_of, of_host, run
 from ..lab.models import stock
 from ..lab.weights import T2I_ADAPTER
 from ..nodes.attention_maps import SteerCaptureAttention
 from ..nodes.gradient_guidance import SteerGradientGuider
 from ..nodes.host.attention.unet import attention_sites
-from .host_run import Noise, encode, host_guider, noise_of, of_host, run, with_control
+from .host_models import with_control
 
 LORA = "companion.safetensors"
 STAR = "a green star on a white background"

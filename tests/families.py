@@ -23,8 +23,9 @@ import torch
 from comfy.ldm.wan.vae import WanVAE
 from torch import Tensor
 
+from ..lab.comfy.random_models import draw_weights, random_kl, tiny_flux, tiny_model
+from ..lab.comfy.runs import encode, noise_of
 from ..lab.models.shapes_unet.loader import UNET_CONFIG
-from .host_run import encode, noise_of, random_kl, random_weights, tiny_flux, tiny_model
 
 WIDTH = 64  # of each text encoder
 CLIP = {"hidden_size": WIDTH, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 128}
@@ -59,7 +60,7 @@ class Family:
 def _clip(model, tokenizer, **sizes):
     target = comfy.supported_models_base.ClipTarget(tokenizer, model)
     clip = comfy.sd.CLIP(target, model_options={**TINY, **sizes})
-    random_weights(clip.cond_stage_model, 0)
+    draw_weights(clip.cond_stage_model, 0)
     return clip
 
 
@@ -107,7 +108,7 @@ def _kl_16():
 
 def _wan_weights(width):
     vae = WanVAE(dim=width, z_dim=16, temperal_downsample=[False, True, True])
-    random_weights(vae, 0)
+    draw_weights(vae, 0)
     return vae.state_dict()
 
 

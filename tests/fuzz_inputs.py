@@ -14,6 +14,8 @@ from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG, Nois
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ..lab.comfy.random_models import random_kl, tiny_flux, tiny_sdxl
+from ..lab.comfy.runs import encode, host_guider, noise_of, watched
 from ..nodes import METHODS
 from ..nodes.attention_maps import SteerCaptureAttention
 from ..nodes.blended_diffusion import SteerBlendedSampler
@@ -31,7 +33,7 @@ from ..nodes.repaint import SteerRePaintSampler
 from ..nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from ..samplers.classifier import Classifier, Network
 from ..samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING
-from .host_run import FLOW, V, encode, host_guider, noise_of, random_kl, tiny_flux, tiny_sdxl, watched, with_law
+from .host_models import FLOW, V, with_law
 
 try:
     from comfy.nested_tensor import NestedTensor

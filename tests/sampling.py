@@ -12,7 +12,8 @@ import comfy.model_base
 import comfy_extras
 from comfy.model_sampling import CONST
 
-from .host_run import EPS, FLOW, of_host
+from ..lab.comfy.runs import of_host
+from .host_models import EPS, FLOW
 
 SAMPLERS, SCHEDULERS, SAMPLINGS = "Samplers", "Schedulers", "ModelSamplings"
 SETTINGS = {"steps": 8, "noise_scale": 2.0, "sigmas": "0.9, 0.7, 0.5, 0.3, 0.1, 0",

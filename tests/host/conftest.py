@@ -46,7 +46,7 @@ def inference_mode():
 @pytest.fixture
 def guider(shapes):
     """The host's guider at cfg 3 on the shapes model, with a caption and an empty negative."""
-    from steer.tests.host_run import encode, host_guider
+    from steer.lab.comfy.runs import encode, host_guider
 
     model, clip, _ = shapes
     return host_guider(model, encode(clip, "a red circle on a blue background"), encode(clip, ""), 3.0)

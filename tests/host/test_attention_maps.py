@@ -7,24 +7,14 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from steer.attention.attention_maps import heat
+from steer.lab.comfy.runs import Noise, counted, encode, host_guider, noise_of, sampled, sigmas_of
 from steer.lab.weights import CHECKPOINT
 from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, phrases_of
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.host.text import tokenized
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.pictures.heatmap import heatmap_picture, overlaid
-from steer.tests.host_run import (
-    Noise,
-    counted,
-    encode,
-    free_memory,
-    hole,
-    host_guider,
-    noise_of,
-    sampled,
-    sigmas_of,
-    split_rows,
-)
+from steer.tests.host_models import free_memory, hole, split_rows
 
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
 LONG = ", ".join([RED] * 12)

@@ -6,13 +6,13 @@ import comfy.samplers
 import pytest
 import torch
 from safetensors.torch import save_file
+from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, run, watched
 from steer.lab.comfy.server import HostError
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.sdedit import SteerSDEditSigmas
-from steer.tests.host_run import counted, encode, host_guider, noise_of, run, watched
 
 LATENT = torch.ones(1, 4, 16, 16)
 HOLE = torch.zeros(1, 1, 16, 16)

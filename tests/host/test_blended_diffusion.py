@@ -1,22 +1,10 @@
 import comfy.samplers
 import pytest
 import torch
+from steer.lab.comfy.runs import host_guider, noise_of, run, sigmas_of
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
-from steer.tests.host_run import (
-    EPS,
-    FLOW,
-    V,
-    closed_form,
-    for_shape,
-    hole,
-    host_guider,
-    mean_conditioning,
-    noise_of,
-    relative,
-    run,
-    sigmas_of,
-)
+from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, hole, mean_conditioning, relative
 
 
 def blended(name="euler", dilation=0):

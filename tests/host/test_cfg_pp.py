@@ -3,26 +3,14 @@
 import comfy.samplers
 import pytest
 import torch
+from steer.lab.comfy.runs import encode, host_guider, noise_of, run, sigmas_of
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.company import EULER, GREEN, RED, SHAPE, guided
-from steer.tests.host_run import (
-    EPS,
-    FLOW,
-    V,
-    closed_form,
-    encode,
-    hole,
-    host_guider,
-    mean_conditioning,
-    noise_of,
-    relative,
-    run,
-    sigmas_of,
-)
+from steer.tests.host_models import EPS, FLOW, V, closed_form, hole, mean_conditioning, relative
 
 CFG_PP = [name for name in comfy.samplers.SAMPLER_NAMES if name.endswith("cfg_pp")]
 

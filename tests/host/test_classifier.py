@@ -8,12 +8,13 @@ import folder_paths
 import pytest
 import torch
 from steer.files.classifier_file import read_classifier, write_classifier
+from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, run, sigmas_of
 from steer.lab.weights import CLASSIFIER
 from steer.nodes.classifier import SteerClassifierLoader, SteerClassifierLoss
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.samplers.classifier import Classifier, Network
 from steer.samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING
-from steer.tests.host_run import FLOW, counted, encode, host_guider, noise_of, relative, run, sigmas_of, with_law
+from steer.tests.host_models import FLOW, relative, with_law
 
 
 @pytest.fixture(scope="module")

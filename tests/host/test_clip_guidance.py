@@ -8,6 +8,7 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
+from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, run, sigmas_of
 from steer.lab.models import stock
 from steer.lab.world.data import render, scene_of
 from steer.nodes.clip_guidance import SteerCLIPImageLoss, SteerCLIPTextLoss
@@ -16,7 +17,7 @@ from steer.nodes.host import clip as host_clip
 from steer.nodes.host import vae as host_vae
 from steer.nodes.runs import clip_guidance as clip_run
 from steer.samplers.clip_guidance import spherical_distance
-from steer.tests.host_run import FLOW, again, counted, encode, host_guider, noise_of, relative, run, sigmas_of, with_law
+from steer.tests.host_models import FLOW, again, relative, with_law
 
 TEXT = "a green star"
 

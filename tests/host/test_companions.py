@@ -10,6 +10,7 @@ import pytest
 import torch
 from comfy_extras import nodes_custom_sampler, nodes_sag
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+from steer.lab.comfy.runs import Noise, counted, encode, host_guider, noise_of, of_host, run, sigmas_of
 from steer.lab.models import stock
 from steer.lab.world.data import caption, render, sample_scene
 from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
@@ -46,22 +47,7 @@ from steer.tests.company import (
     lora_hooks,
     write_lora,
 )
-from steer.tests.host_run import (
-    EPS,
-    Noise,
-    again,
-    closed_form,
-    counted,
-    encode,
-    hole,
-    host_guider,
-    mean_conditioning,
-    noise_of,
-    of_host,
-    relative,
-    run,
-    sigmas_of,
-)
+from steer.tests.host_models import EPS, again, closed_form, hole, mean_conditioning, relative
 
 
 @pytest.fixture(scope="module", autouse=True)

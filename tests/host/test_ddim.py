@@ -1,21 +1,9 @@
 import comfy.samplers
 import pytest
 import torch
+from steer.lab.comfy.runs import encode, host_guider, noise_of, run, sigmas_of
 from steer.nodes.ddim import SteerDDIMSampler
-from steer.tests.host_run import (
-    EPS,
-    FLOW,
-    V,
-    closed_form,
-    encode,
-    for_shape,
-    host_guider,
-    mean_conditioning,
-    noise_of,
-    relative,
-    run,
-    sigmas_of,
-)
+from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, mean_conditioning, relative
 
 
 def ddim(eta=0.0):

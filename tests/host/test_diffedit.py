@@ -8,26 +8,20 @@ import nodes
 import numpy as np
 import pytest
 import torch
+from steer.lab.comfy.random_models import tiny_sdxl
+from steer.lab.comfy.runs import counted, encode, host_guider, interrupted, noise_of, run, sigmas_of
 from steer.lab.world.data import caption, render, sample_scene, scene_of
 from steer.lab.world.metrics import iou
 from steer.nodes.diffedit import SteerDiffEditMask
-from steer.tests.host_run import (
+from steer.tests.host_models import (
     EPS,
     FLOW,
     V,
-    counted,
-    encode,
     for_shape,
     free_memory,
-    host_guider,
-    interrupted,
     mean_conditioning,
-    noise_of,
     relative,
-    run,
-    sigmas_of,
     split_rows,
-    tiny_sdxl,
     with_control,
     with_law,
     with_lora,

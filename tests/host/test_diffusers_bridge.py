@@ -5,8 +5,10 @@ import torch
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install -r requirements-dev.txt")
 pytest.importorskip("transformers", reason="transformers is not installed: pip install -r requirements-dev.txt")
 
+from steer.lab.comfy.runs import noise_of, sigmas_of  # noqa: E402
 from steer.lab.models.shapes_unet.check import SHEET, Stock  # noqa: E402
 from steer.lab.models.shapes_unet.diffusers_bridge import load  # noqa: E402  needs what was just looked for
+from steer.tests.host_models import relative  # noqa: E402
 
 TOLERANCE = 1e-4
 
@@ -21,17 +23,9 @@ def bridge():
     return load()
 
 
-def relative(a, b):
-    return float((a - b).abs().max() / b.abs().max())
-
-
 def hosts_text(stock, captions):
     tokens = [stock.clip.tokenize(text) for text in captions]
     return torch.cat([stock.clip.encode_from_tokens(each) for each in tokens])
-
-
-def noise_of(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_text(stock, bridge):
@@ -41,7 +35,7 @@ def test_text(stock, bridge):
 
 @pytest.mark.parametrize("sigma", [14.6, 5.0, 1.0, 0.3, 0.05])
 def test_denoise(stock, bridge, sigma):
-    context, x = hosts_text(stock, SHEET[:2]), sigma * noise_of(2, 4, 16, 16)
+    context, x = hosts_text(stock, SHEET[:2]), sigma * noise_of((2, 4, 16, 16))
     comfy.model_management.load_model_gpu(stock.model)
     device = stock.model.load_device
     expected = stock.model.model.apply_model(x.to(device), torch.full((2,), sigma, device=device), c_crossattn=context)
@@ -53,7 +47,7 @@ def test_guided_run(stock, bridge):
     guider = comfy.samplers.CFGGuider(stock.model)
     guider.set_conds(*([[hosts_text(stock, texts), {}]] for texts in (captions, negatives)))
     guider.set_cfg(5.0)
-    noise, sigmas = noise_of(2, 4, 16, 16), torch.tensor(bridge.sigmas(2)[:2])
+    noise, sigmas = noise_of((2, 4, 16, 16)), torch.tensor(bridge.sigmas(2)[:2])
     expected = guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas)
     expected = stock.model.model.process_latent_in(expected.cpu())
     denoise = bridge.denoiser(bridge.encode_text(captions), bridge.encode_text(negatives), 5.0)
@@ -72,9 +66,7 @@ def test_autoencoder(stock, bridge):
 
 @pytest.mark.parametrize("steps", [1, 7, 20, 50])
 def test_schedule(stock, bridge, steps):
-    sampling = stock.model.get_model_object("model_sampling")
-    expected = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
-    assert relative(torch.tensor(bridge.sigmas(steps)), expected) < 1e-6
+    assert relative(torch.tensor(bridge.sigmas(steps)), sigmas_of(stock.model, steps)) < 1e-6
 
 
 @pytest.mark.parametrize("strength", [0.25, 0.6, 0.999])

@@ -14,6 +14,7 @@ import pytest
 import torch
 from steer.attention.core import Site
 from steer.files.classifier_file import write_classifier
+from steer.lab.comfy.runs import Noise, host_guider, noise_of, run, sampled, sigmas_of
 from steer.lab.models import stock
 from steer.lab.package import ROOT
 from steer.nodes import METHODS
@@ -40,7 +41,7 @@ from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.samplers.classifier import Classifier, Network
 from steer.tests.company import Square
 from steer.tests.families import FAMILIES, Family
-from steer.tests.host_run import Noise, host_guider, noise_of, relative, run, sampled, sigmas_of
+from steer.tests.host_models import relative
 
 PAGE = ROOT / "docs" / "families.md"
 NODE_IDS = [node.define_schema().node_id for method in METHODS for node in method.NODES]

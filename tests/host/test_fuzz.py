@@ -21,6 +21,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from steer.files import inversion_file
 from steer.files.classifier_file import read_classifier
+from steer.lab.comfy.runs import host_guider, sampled
 from steer.lab.comfy.server import HostError
 from steer.lab.demo.runner import WORKFLOWS, load_workflow
 from steer.lab.models import stock
@@ -45,7 +46,6 @@ from steer.tests.fuzz_inputs import (
     usual_inputs,
     world_of,
 )
-from steer.tests.host_run import host_guider, sampled
 
 FACTOR = int(os.environ.get("STEER_FUZZ", "1"))
 LEAST = 2000

@@ -8,30 +8,24 @@ import comfy.samplers
 import pytest
 import torch
 from steer.bench.attention_cost import peak_bytes
+from steer.lab.comfy.random_models import tiny_flux, tiny_sdxl
+from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, run, sigmas_of
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
-from steer.tests.host_run import (
+from steer.tests.host_models import (
     EPS,
     FLOW,
     ON_GPU,
     V,
     again,
     closed_form,
-    counted,
-    encode,
     free_memory,
     hole,
-    host_guider,
     mean_conditioning,
-    noise_of,
     relative,
-    run,
-    sigmas_of,
     split_rows,
-    tiny_flux,
-    tiny_sdxl,
     with_control,
     with_law,
 )

@@ -5,11 +5,13 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
+from steer.lab.comfy.random_models import tiny_flux
+from steer.lab.comfy.runs import encode, host_guider, noise_of, run, sigmas_of
 from steer.nodes.host.gradients.model import Differentiable, gradient_options
 from steer.nodes.host.gradients.recompute import blocks_of
 from steer.nodes.host.gradients.tensors import gradients
 from steer.nodes.host.gradients.tensors import graph_within as graph_within
-from steer.tests.host_run import encode, free_memory, host_guider, noise_of, run, sigmas_of, tiny_flux
+from steer.tests.host_models import free_memory
 
 DEVICE = comfy.model_management.get_torch_device()
 X, CONTEXT = noise_of((1, 4, 16, 16)).to(DEVICE), noise_of((1, 77, 128), 1).to(DEVICE)

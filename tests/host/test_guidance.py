@@ -5,26 +5,11 @@ import pytest
 import torch
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
+from steer.lab.comfy.runs import counted, encode, host_guider, interrupted, noise_of, of_host, run, sigmas_of
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.guidance import SteerCFGGuider
 from steer.tests.company import patched
-from steer.tests.host_run import (
-    EPS,
-    FLOW,
-    V,
-    closed_form,
-    counted,
-    encode,
-    host_guider,
-    interrupted,
-    mean_conditioning,
-    noise_of,
-    of_host,
-    relative,
-    run,
-    sigmas_of,
-    with_law,
-)
+from steer.tests.host_models import EPS, FLOW, V, closed_form, mean_conditioning, relative, with_law
 
 TEXTS = ("a red circle on a blue background", "a green star on a white background")
 

@@ -2,11 +2,11 @@ import random
 import re
 
 import comfy.model_management as management
-import comfy.samplers
 import latent_preview
 import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
+from steer.lab.comfy.runs import Noise, counted, encode, host_guider, noise_of, sampled, sigmas_of
 from steer.lab.world.data import caption, render, sample_scene, scene_of
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.gradient_guidance import SteerGradientGuider
@@ -15,20 +15,14 @@ from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.sdedit import SteerSDEditSigmas
 from steer.tests.company import Square
-from steer.tests.host_run import (
+from steer.tests.host_models import (
     EPS,
     FLOW,
     V,
     closed_form,
-    counted,
-    encode,
     for_shape,
-    host_guider,
     mean_conditioning,
-    noise_of,
     relative,
-    sampled,
-    sigmas_of,
     with_control,
     with_lora,
 )
@@ -65,7 +59,7 @@ def test_refined_round_trip_on_shapes(shapes, scheduler):
     within 1e-4, the other at 2.1e-4, at 2.92 and 3.05 calls a step; one with a stiff first level takes up to 3.44.
     """
     model, rows = counted(shapes[0])
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, 50)
+    sigmas = sigmas_of(model, 50, scheduler)
     for seed in range(3000, 3006):
         scene = sample_scene(random.Random(seed))
         source = shapes[2].encode(torch.from_numpy(render(scene).copy())[None].float() / 255)
@@ -208,7 +202,7 @@ def test_what_does_not_hold_is_said_with_its_cause(shapes, pictures, name):
 
 def advice_on(guider, scheduler, steps, pictures, refine, tolerance):
     """(what is said besides the verdict that all is well and the figures, the error) of the first of the pictures."""
-    sigmas = comfy.samplers.calculate_sigmas(guider.model_patcher.get_model_object("model_sampling"), scheduler, steps)
+    sigmas = sigmas_of(guider.model_patcher, steps, scheduler)
     _, text = invert(guider, sigmas, {"samples": pictures["samples"][:1]}, refine, tolerance)
     said = [line for line in text.splitlines() if line.startswith(("The inversion does not hold", "Not solved"))]
     return "\n".join(said), float(re.search("largest error is ([^ ]*) of", text)[1])
@@ -269,20 +263,14 @@ def test_the_noise_is_for_its_own_latent(shapes, pictures):
         noise.generate_noise({"samples": torch.zeros(1, 4, 8, 8)})
 
 
-class SeededNoise:
-    seed = 0
-
-    def generate_noise(self, latent):
-        return noise_of(latent["samples"].shape)
-
-
 def test_interrupt_leaves_the_model_as_it_was(shapes, pictures, monkeypatch):
     guider, sigmas = prompted(shapes), sigmas_of(shapes[0], 6)
-    before = sample(guider, sigmas, pictures, SeededNoise())
+    noise = Noise(noise_of(pictures["samples"].shape), 0)
+    before = sample(guider, sigmas, pictures, noise)
     stop = management.interrupt_current_processing
     monkeypatch.setattr(latent_preview, "prepare_callback", lambda *_: lambda *_: stop())
     with pytest.raises(management.InterruptProcessingException):
         invert(guider, sigmas, pictures)
     monkeypatch.undo()
     stop(False)
-    assert torch.equal(before, sample(guider, sigmas, pictures, SeededNoise()))
+    assert torch.equal(before, sample(guider, sigmas, pictures, noise))

@@ -12,12 +12,13 @@ import nodes
 import pytest
 import torch
 from steer.files import inversion_file
+from steer.lab.comfy.runs import encode, host_guider, noise_of, run, sigmas_of
 from steer.lab.package import ROOT
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.inversion_file import SteerLoadInversion, SteerSaveInversion, inversion_files
 from steer.nodes.null_text import SteerNullText
 from steer.samplers.noise_law import RECTIFIED_FLOW
-from steer.tests.host_run import EPS, FLOW, encode, host_guider, noise_of, run, sigmas_of, with_law
+from steer.tests.host_models import EPS, FLOW, with_law
 from steer.tests.test_inversion_file import (
     CORRUPTED,
     ERRORS,

@@ -6,6 +6,7 @@ import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from steer.lab.comfy.runs import Noise, counted, encode, host_guider, noise_of, run, sampled, sigmas_of
 from steer.nodes.attention_maps import SteerCaptureAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
@@ -16,24 +17,7 @@ from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGui
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.company import guided
-from steer.tests.host_run import (
-    EPS,
-    FLOW,
-    Noise,
-    V,
-    closed_form,
-    counted,
-    encode,
-    hole,
-    host_guider,
-    mean_conditioning,
-    noise_of,
-    relative,
-    run,
-    sampled,
-    sigmas_of,
-    two_modes,
-)
+from steer.tests.host_models import EPS, FLOW, V, closed_form, hole, mean_conditioning, relative, two_modes
 
 SHAPE = (1, 4, 16, 16)
 LAWS = [EPS, V, FLOW]

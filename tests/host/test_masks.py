@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from steer.attention.paint_with_words import Region
+from steer.lab.comfy.runs import Noise, counted, encode, host_guider, noise_of, run, sigmas_of
 from steer.nodes.attention_maps import SteerCaptureAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
@@ -27,22 +28,7 @@ from steer.nodes.runs.paint_with_words import check_region
 from steer.nodes.stitch import SteerStitch
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.families import FAMILIES
-from steer.tests.host_run import (
-    EPS,
-    FLOW,
-    Noise,
-    closed_form,
-    counted,
-    encode,
-    for_shape,
-    hole,
-    host_guider,
-    mean_conditioning,
-    noise_of,
-    relative,
-    run,
-    sigmas_of,
-)
+from steer.tests.host_models import EPS, FLOW, closed_form, for_shape, hole, mean_conditioning, relative
 
 QUICK = settings(
     deadline=None, max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -3,6 +3,7 @@
 import comfy.samplers
 import pytest
 import torch
+from steer.lab.comfy.runs import Noise, encode, host_guider, noise_of, run, sampled, sigmas_of
 from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
@@ -15,21 +16,7 @@ from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGui
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.company import EULER, GREEN, RED, SHAPE, captured, guided, left_half
-from steer.tests.host_run import (
-    EPS,
-    FLOW,
-    Noise,
-    closed_form,
-    encode,
-    hole,
-    host_guider,
-    mean_conditioning,
-    noise_of,
-    relative,
-    run,
-    sampled,
-    sigmas_of,
-)
+from steer.tests.host_models import EPS, FLOW, closed_form, hole, mean_conditioning, relative
 
 
 def answering(model, call, value):

@@ -11,6 +11,7 @@ import node_helpers
 import nodes
 import pytest
 import torch
+from steer.lab.comfy.runs import counted, encode, host_guider, interrupted, noise_of, run, sigmas_of
 from steer.lab.models import stock
 from steer.lab.world.data import render, scene_of
 from steer.lab.world.metrics import psnr
@@ -20,32 +21,19 @@ from steer.nodes.runs.null_text import Settings, report, windows, with_branches
 from steer.samplers.inversion import Inversion, spread
 from steer.samplers.noise_law import VARIANCE_EXPLODING
 from steer.samplers.null_text import InnerStep
-from steer.tests.host_run import (
-    EPS,
-    FLOW,
-    ON_GPU,
-    closed_form,
-    counted,
-    encode,
-    host_guider,
-    interrupted,
-    mean_conditioning,
-    noise_of,
-    run,
-)
+from steer.tests.host_models import EPS, FLOW, ON_GPU, closed_form, mean_conditioning
 
 CAPTION = "a red circle on a blue background"
 
 
-def sigmas_of(model, steps):
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "ddim_uniform", steps)
-    return sigmas.tolist()
+def levels_of(model, steps):
+    return sigmas_of(model, steps, "ddim_uniform").tolist()
 
 
 def inverted(model, positive, source, steps=10, iterations=4):
     """Inversion at cfg 1 with each implicit step iterated, as an Inversion."""
     law = noise_law(model.get_model_object("model_sampling"))
-    sigmas = sigmas_of(model, steps)
+    sigmas = levels_of(model, steps)
     guider, found = host_guider(model, positive, positive, 1.0), [model.model.process_latent_in(source)]
 
     class Up(comfy.samplers.Sampler):
@@ -143,7 +131,7 @@ def test_exactly_one_window_is_active_at_each_call(case, name):
 
     model = model.clone()
     model.model_options["sampler_calc_cond_batch_function"] = calculate
-    for sigmas in (inversion.sigmas, sigmas_of(model, 23)):
+    for sigmas in (inversion.sigmas, levels_of(model, 23)):
         guider = host_guider(model, positive, output[0], 7.5)
         run(guider, comfy.samplers.sampler_object(name), torch.tensor(sigmas), noise_of((1, 4, 16, 16)))
     assert len(seen) >= 32 and all(count == [1, 1] for count in seen)

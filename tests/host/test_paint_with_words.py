@@ -9,30 +9,15 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from steer.attention.paint_with_words import LARGEST_RATIO
+from steer.lab.comfy.random_models import tiny_sdxl
+from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, run, sigmas_of
 from steer.lab.world.reader import read_image
 from steer.nodes.attention_maps import SteerCaptureAttention
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.host.attention.unet import attention_sites
 from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion, SteerRegionsFromSegmentation
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
-from steer.tests.host_run import (
-    EPS,
-    FLOW,
-    ON_GPU,
-    V,
-    counted,
-    encode,
-    host_guider,
-    noise_of,
-    relative,
-    run,
-    sigmas_of,
-    split_rows,
-    tiny_sdxl,
-    with_control,
-    with_law,
-    with_lora,
-)
+from steer.tests.host_models import EPS, FLOW, ON_GPU, V, relative, split_rows, with_control, with_law, with_lora
 
 TEXT = "a red circle on a blue background"
 TWO = "a red circle left of a blue star on a white background"

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comfy_extras.nodes_apg import APG
+from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, of_host, run, sigmas_of
 from steer.nodes.attention_maps import SteerInjectAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
@@ -18,7 +19,7 @@ from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGui
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.company import EULER, GREEN, RED, Square, captured, check_slope, guided, left_half, patched
-from steer.tests.host_run import counted, encode, hole, host_guider, noise_of, of_host, relative, run, sigmas_of
+from steer.tests.host_models import hole, relative
 
 NETWORK = "FreeU", "Deep Shrink", "HyperTile"
 GUIDANCE = "RescaleCFG", "APG", "TCFG", "CFG-Zero*", "CFGNorm", "FreSca", "Mahiro", "Epsilon Scaling", "NAG"

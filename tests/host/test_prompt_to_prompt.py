@@ -14,6 +14,8 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+from steer.lab.comfy.random_models import tiny_sdxl
+from steer.lab.comfy.runs import Noise, counted, encode, host_guider, interrupted, noise_of, of_host, run, sigmas_of
 from steer.lab.world.data import caption, render, sample_scene
 from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
@@ -25,24 +27,14 @@ from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from steer.tests.company import Square
-from steer.tests.host_run import (
+from steer.tests.host_models import (
     EPS,
     FLOW,
     ON_GPU,
-    Noise,
     closed_form,
-    counted,
-    encode,
     hole,
-    host_guider,
-    interrupted,
-    noise_of,
-    of_host,
     relative,
-    run,
-    sigmas_of,
     split_rows,
-    tiny_sdxl,
     with_control,
     with_law,
     with_lora,

@@ -4,8 +4,9 @@ import comfy.samplers
 import pytest
 import torch
 from steer.bench import published_prompt_to_prompt
+from steer.lab.comfy.runs import encode, noise_of, run, sigmas_of
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
-from steer.tests.host_run import encode, noise_of, relative, run, sigmas_of
+from steer.tests.host_models import relative
 
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
 CHARTREUSE = "a chartreuse circle on a blue background"

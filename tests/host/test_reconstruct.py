@@ -10,6 +10,8 @@ import pytest
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from comfy.pixel_space_convert import PixelspaceConversionVAE
+from steer.lab.comfy.random_models import random_kl
+from steer.lab.comfy.runs import noise_of
 from steer.lab.world.inputs import photo
 from steer.lab.world.metrics import psnr
 from steer.nodes.host import vae as host_vae
@@ -20,7 +22,7 @@ from steer.nodes.host.vae import decoded, loaded, memory_needed
 from steer.nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
 from steer.nodes.runs import reconstruct as reconstruct_run
 from steer.nodes.runs.reconstruct import Problem
-from steer.tests.host_run import ON_GPU, noise_of, random_kl, relative
+from steer.tests.host_models import ON_GPU, relative
 from torch.nn.functional import mse_loss
 from torchvision.transforms.functional import pil_to_tensor
 

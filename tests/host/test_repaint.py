@@ -2,23 +2,10 @@ import logging
 
 import pytest
 import torch
+from steer.lab.comfy.runs import counted, host_guider, noise_of, run, sigmas_of
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.repaint import SteerRePaintSampler
-from steer.tests.host_run import (
-    EPS,
-    FLOW,
-    V,
-    closed_form,
-    counted,
-    for_shape,
-    hole,
-    host_guider,
-    mean_conditioning,
-    noise_of,
-    relative,
-    run,
-    sigmas_of,
-)
+from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, hole, mean_conditioning, relative
 
 
 def repaint(resamples=3, jump_length=5, eta=1.0):

@@ -11,6 +11,7 @@ from functools import cache, cached_property
 import comfy.samplers
 import pytest
 import torch
+from steer.lab.comfy.runs import host_guider, noise_of, run, sigmas_of
 from steer.lab.models import stock
 from steer.lab.package import ROOT
 from steer.nodes.blended_diffusion import SteerBlendedSampler
@@ -19,17 +20,7 @@ from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
-from steer.tests.host_run import (
-    FLOW,
-    hole,
-    host_guider,
-    mean_conditioning,
-    noise_of,
-    relative,
-    run,
-    sigmas_of,
-    with_law,
-)
+from steer.tests.host_models import FLOW, hole, mean_conditioning, relative, with_law
 from steer.tests.sampling import SAMPLERS, SAMPLINGS, SCHEDULERS, Row, every_row, planted
 
 PAGE = ROOT / "docs" / "samplers.md"

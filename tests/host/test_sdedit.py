@@ -1,8 +1,9 @@
 import comfy.samplers
 import pytest
 import torch
+from steer.lab.comfy.runs import sigmas_of
 from steer.nodes.sdedit import SteerSDEditSigmas
-from steer.tests.host_run import EPS, FLOW, with_law
+from steer.tests.host_models import EPS, FLOW, with_law
 
 
 @pytest.mark.parametrize("law", [EPS, FLOW])
@@ -21,13 +22,11 @@ def test_every_scheduler_spends_its_steps_below_the_strength(shapes, law, schedu
 @pytest.mark.parametrize("scheduler", ["normal", "simple", "karras", "exponential", "sgm_uniform"])
 def test_full_strength_is_the_hosts_schedule(shapes, scheduler):
     ours = SteerSDEditSigmas.execute(shapes[0], scheduler, 20, 1.0)[0]
-    torch.testing.assert_close(
-        ours, comfy.samplers.calculate_sigmas(shapes[0].get_model_object("model_sampling"), scheduler, 20)
-    )
+    torch.testing.assert_close(ours, sigmas_of(shapes[0], 20, scheduler))
 
 
 def test_start_step_is_where_the_hosts_own_run_stands(shapes):
     """KSamplerAdvanced with start_step + steps steps from start_step spends the same levels, but for the first."""
     sigmas, start_step, _ = SteerSDEditSigmas.execute(shapes[0], "karras", 12, 0.5).args
-    whole = comfy.samplers.calculate_sigmas(shapes[0].get_model_object("model_sampling"), "karras", start_step + 12)
+    whole = sigmas_of(shapes[0], start_step + 12, "karras")
     torch.testing.assert_close(sigmas[1:], whole[start_step + 1 :])

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from latent_preview import Latent2RGBPreviewer
 from steer.attention.paint_with_words import Region
+from steer.lab.comfy.runs import noise_of
 from steer.lab.comfy.server import HostError
 from steer.nodes import METHODS
 from steer.nodes.attention_maps import report
@@ -15,7 +16,6 @@ from steer.nodes.host.progress import latent_picture
 from steer.nodes.paint_with_words import SteerRegion, SteerRegionsFromSegmentation
 from steer.nodes.schema import PICTURES
 from steer.pictures.maps import COLOURS, LINE, PAPER, outlined, regions_picture
-from steer.tests.host_run import noise_of
 
 LEFT = torch.zeros(1, 64, 96)
 LEFT[..., :40] = 1.0

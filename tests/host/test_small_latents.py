@@ -6,13 +6,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from steer.lab.comfy.random_models import tiny_model
+from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, run
 from steer.lab.models.shapes_unet.loader import UNET_CONFIG
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.diffedit import SteerDiffEditMask
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.null_text import SteerNullText
-from steer.tests.host_run import counted, encode, host_guider, noise_of, run, tiny_model
 
 SIGMAS = torch.tensor([14.6, 2.0, 0.0])
 

@@ -4,30 +4,14 @@ import comfy.model_management as management
 import comfy.samplers
 import pytest
 import torch
+from steer.lab.comfy.runs import Noise, counted, encode, host_guider, interrupted, noise_of, sampled, sigmas_of
 from steer.lab.world.data import caption, render, scene_of
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.sdedit import SteerSDEditSigmas
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
-from steer.tests.host_run import (
-    EPS,
-    FLOW,
-    Noise,
-    V,
-    closed_form,
-    counted,
-    encode,
-    for_shape,
-    hole,
-    host_guider,
-    interrupted,
-    mean_conditioning,
-    noise_of,
-    relative,
-    sampled,
-    sigmas_of,
-)
+from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, hole, mean_conditioning, relative
 
 SCENES = [scene_of("heart", "red", "blue", 50, 60, 30), scene_of("star", "yellow", "black", 80, 70, 26)]
 RANDOM = Noise(noise_of((1, 4, 16, 16), 7))

@@ -14,6 +14,7 @@ import folder_paths
 import nodes
 import pytest
 import torch
+from steer.lab.comfy.runs import Noise, encode, host_guider, noise_of, run, sigmas_of
 from steer.lab.weights import CHECKPOINT, CLASSIFIER
 from steer.lab.world.data import render, sample_scene
 from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
@@ -30,17 +31,7 @@ from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGui
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.company import LORA, Square, companion, left_half, write_lora
-from steer.tests.host_run import (
-    ON_GPU,
-    Noise,
-    encode,
-    hole,
-    host_guider,
-    noise_of,
-    relative,
-    run,
-    sigmas_of,
-)
+from steer.tests.host_models import ON_GPU, hole, relative
 
 SHAPE = (1, 4, 8, 8)
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"

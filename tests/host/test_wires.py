@@ -7,6 +7,7 @@ import comfy.model_patcher
 import comfy.samplers
 import pytest
 import torch
+from steer.lab.comfy.runs import Noise, encode, host_guider, noise_of, run
 from steer.lab.models import stock
 from steer.nodes import METHODS
 from steer.nodes.attention_maps import SteerCaptureAttention
@@ -17,7 +18,6 @@ from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.node import KINDS
 from steer.nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
-from steer.tests.host_run import Noise, encode, host_guider, noise_of, run
 
 SIGMAS = torch.tensor([14.6, 2.0, 0.0])
 NOISE = noise_of((1, 4, 16, 16))
