@@ -8,7 +8,7 @@ RUN := .venv/bin/python
 # Threads that wait must not spin: two processes on few cores would slow each other many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo docs test bench lint env
+.PHONY: demo docs test test-all bench lint env
 
 demo: env
 	$(RUN) -m lab.demo $(ARGS)
@@ -16,8 +16,12 @@ demo: env
 docs: env
 	$(RUN) -m lab.docs $(ARGS)
 
+# Some minutes on two cores: all but what is marked slow, and fewer drawn inputs.
 test: lint
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -ra -n $(WORKERS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -ra -n $(WORKERS) --dist loadgroup -m "not slow" $(ARGS)
+
+test-all: lint
+	STEER_FUZZ=$${STEER_FUZZ-1} OMP_NUM_THREADS=1 $(RUN) -m pytest -ra -n $(WORKERS) --dist loadgroup $(ARGS)
 
 bench: env
 	$(RUN) -m bench $(ARGS)

@@ -1,6 +1,6 @@
 """Two clients of one running host queue prompts over all example workflows, and cancel some at random moments.
 
-The workflows are those of `example_workflows/api`, made shorter: SHORT's numbers in place of their own. Each comes in
+The workflows are those of `example_workflows/api`, with the few steps of `shortened`. Each comes in
 two variants, of which the second has other noise seeds and one step more. Before anything else every one is run alone
 in a host of its own; what it gives there is what it has to give under load, to the last bit.
 """
@@ -20,12 +20,12 @@ import psutil
 from PIL import Image
 
 from ..lab.comfy.server import Client, Event, HostError, Server
-from ..lab.demo.runner import load_workflow, workflow_names
+from ..lab.demo.runner import SHORT, load_workflow, workflow_names
+from ..lab.demo.runner import shortened as with_few_steps
 from ..lab.freeze import digest as picture_digest
 from ..lab.world.inputs import write_inputs
 from ..lab.world.metrics import markdown_table
 
-SHORT = {"steps": 6, "inner_steps": 3, "refine": 2, "resamples": 2, "jump_length": 2, "samples": 4}
 VARIANTS, PROMPTS, ROUND, WAITING, SEED = 2, 100, 20, 3, 0
 MOMENTS = {"waiting": 7, "a node beginning": 5, "inside a node": 13}
 """How many prompts are cancelled when; a node is inside when it has told of progress."""
@@ -74,11 +74,10 @@ class Job:
 def shortened(key: Key, folder: str) -> dict:
     """The variant of a workflow, saving into this folder under the names of its nodes."""
     name, variant = key
-    prompt = load_workflow(name)
+    prompt = with_few_steps(load_workflow(name))
     for node, entry in prompt.items():
         inputs = entry["inputs"]
         numbers = {each for each, value in inputs.items() if isinstance(value, int)}  # not a wire of that name
-        inputs.update({each: SHORT[each] for each in SHORT.keys() & numbers})
         for each in {"steps", "seed", "noise_seed"} & numbers:
             inputs[each] += variant
         if "filename_prefix" in inputs:

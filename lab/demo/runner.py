@@ -24,6 +24,8 @@ PIXEL_INPUTS = {
     "MaskComposite": ("x", "y"),
     "SteerStitch": ("feather",),
 }
+SHORT = {"steps": 6, "inner_steps": 3, "refine": 2, "resamples": 2, "jump_length": 2, "samples": 4, "cutouts": 2}
+"""Numbers with which a workflow is done soon."""
 COMPANIONS = "ckpt_name", "lora_name", "control_net_name"
 Captioned = tuple[Image.Image, str]
 
@@ -56,6 +58,15 @@ def workflow_names() -> list[str]:
 def load_workflow(name: str) -> dict:
     """An example workflow in API form."""
     return json.loads((WORKFLOWS / f"{name}.json").read_text())
+
+
+def shortened(prompt: dict, short: dict[str, int] | None = None) -> dict:
+    """The prompt with these numbers, by default SHORT, in place of its own; wires of those names stay."""
+    prompt, short = deepcopy(prompt), SHORT if short is None else short
+    for node in prompt.values():
+        numbers = {name for name, value in node["inputs"].items() if isinstance(value, int)}
+        node["inputs"].update({name: short[name] for name in short.keys() & numbers})
+    return prompt
 
 
 def adapted(prompt: dict, checkpoint: Path | None, size: int) -> dict:

@@ -14,6 +14,7 @@ from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.host.text import tokenized
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.pictures.heatmap import heatmap_picture, overlaid
+from steer.tests.cases import in_pairs
 from steer.tests.host_models import free_memory, hole, split_rows
 
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
@@ -121,9 +122,8 @@ def guiders(shapes):
     }
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.8])
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m_sde"])
-@pytest.mark.parametrize("kind", ["CFGGuider", "cfg 1", "SteerCFGGuider", "DualCFGGuider"])
+@pytest.mark.parametrize("kind, sampler, keep", in_pairs(["CFGGuider", "cfg 1", "SteerCFGGuider", "DualCFGGuider"],
+                         ["euler", "heun", "dpmpp_2m_sde"], [0.0, 0.8]))  # fmt: skip
 def test_capturing_changes_nothing(shapes, kind, sampler, keep):
     guider, noise = guiders(shapes)[kind], noise_of((1, 4, 16, 16))
     plain = sampled(*inputs(guider, noise, sampler=sampler))["samples"]

@@ -4,6 +4,7 @@ import torch
 from steer.lab.comfy.runs import host_guider, noise_of, run, sigmas_of
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
+from steer.tests.cases import in_pairs
 from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, hole, mean_conditioning, relative
 
 
@@ -22,9 +23,8 @@ def test_any_sampler_of_the_host_generates_inside_and_keeps_outside(shapes, name
     assert abs(model.model.process_latent_in(out)[~kept].mean() - 3) < 0.4
 
 
-@pytest.mark.parametrize("law", [V, FLOW])
-@pytest.mark.parametrize("name", ["euler", "euler_ancestral", "dpmpp_2m", "heun"])
-@pytest.mark.parametrize("shape", [(2, 4, 16, 16), (1, 4, 3, 16, 16)])
+@pytest.mark.parametrize("name, law, shape", in_pairs(["euler", "euler_ancestral", "dpmpp_2m", "heun"], [V, FLOW],
+                         [(2, 4, 16, 16), (1, 4, 3, 16, 16)]))  # fmt: skip
 def test_every_law_and_video(shapes, monkeypatch, law, name, shape):
     model = for_shape(monkeypatch, closed_form(shapes[0], law), shape)
     guider = host_guider(model, mean_conditioning(3), mean_conditioning(0), 1.0)

@@ -9,15 +9,14 @@ from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
+from steer.tests.cases import in_pairs
 from steer.tests.company import EULER, GREEN, RED, SHAPE, guided
 from steer.tests.host_models import EPS, FLOW, V, closed_form, hole, mean_conditioning, relative
 
 CFG_PP = [name for name in comfy.samplers.SAMPLER_NAMES if name.endswith("cfg_pp")]
 
 
-@pytest.mark.parametrize("name", CFG_PP)
-@pytest.mark.parametrize("law", [EPS, V, FLOW])
-@pytest.mark.parametrize("end, negative_scale", [(1.0, 0.0), (1.0, 0.5), (0.5, 0.0), (0.5, 0.5)])
+@pytest.mark.parametrize("name, law, end, negative_scale", in_pairs(CFG_PP, [EPS, V, FLOW], [1.0, 0.5], [0.0, 0.5]))
 def test_cfg_pp_samplers_renoise_with_the_empty(shapes, name, law, end, negative_scale):
     """All Gaussians share a variance: the host's guider with the empty as negative, its positive moved away from ours.
 
@@ -42,9 +41,7 @@ def test_cfg_pp_samplers_renoise_with_the_empty(shapes, name, law, end, negative
     assert relative(run(ours, sampler, sigmas, noise), run(hosts, sampler, sigmas, noise)) < 1e-5
 
 
-@pytest.mark.parametrize("name", CFG_PP)
-@pytest.mark.parametrize("law", [EPS, FLOW])
-@pytest.mark.parametrize("blend", ["blended", "trajectory"])
+@pytest.mark.parametrize("name, law, blend", in_pairs(CFG_PP, [EPS, FLOW], ["blended", "trajectory"]))
 def test_what_is_kept_is_the_source_in_every_call_and_at_the_end(shapes, name, law, blend):
     """They renoise with the model's own prediction outside of the mask too, and the next call sees it put right."""
     model, seen, known = closed_form(shapes[0], law), [], noise_of((1, 4, 16, 16), 1)

@@ -17,6 +17,7 @@ from steer.nodes.host import clip as host_clip
 from steer.nodes.host import vae as host_vae
 from steer.nodes.runs import clip_guidance as clip_run
 from steer.samplers.clip_guidance import spherical_distance
+from steer.tests.cases import some
 from steer.tests.host_models import FLOW, again, relative, with_law
 
 TEXT = "a green star"
@@ -137,8 +138,9 @@ def test_scale_0_is_bitwise_plain(shapes, pair):
         assert torch.equal(out, plain)
 
 
-def test_memory_is_where_it_was_and_plain_sampling_too(shapes, pair):
-    """After 20 guided runs what is alive is what was after 2; the models are bitwise what they were."""
+@pytest.mark.parametrize("runs", some([6, 20], 6))
+def test_memory_is_where_it_was_and_plain_sampling_too(shapes, pair, runs):
+    """After so many guided runs what is alive is what was after 2; the models are bitwise what they were."""
     import gc
 
     guider, sigmas, noise = empty_guider(shapes), sigmas_of(shapes[0], 2), noise_of((1, 4, 16, 16))
@@ -150,7 +152,7 @@ def test_memory_is_where_it_was_and_plain_sampling_too(shapes, pair):
         tensors = [each for each in gc.get_objects() if isinstance(each, torch.Tensor)]
         return len(tensors), sum(each.numel() * each.element_size() for each in tensors)
 
-    for index in range(20):
+    for index in range(runs):
         run(guided(guider, text_loss(shapes, pair, cutouts=2), 20.0, index % 2 == 0), euler(), sigmas, noise)
         if index == 1:
             after_two = alive()

@@ -27,6 +27,7 @@ from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.runs import gradient_guidance as guidance_run
 from steer.nodes.runs import prompt_to_prompt as prompt_to_prompt_run
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
+from steer.tests.cases import some
 from steer.tests.company import (
     COMPANIONS,
     EULER,
@@ -72,13 +73,18 @@ def steer_guider(model, positive, negative, cfg=3.0, negative_scale=1.0, empty=N
     return SteerCFGGuider.execute(model, positive, negative, cfg, 0.0, 1.0, negative_scale, empty)[0]
 
 
-@pytest.mark.parametrize("name", COMPANIONS)
+def without(*names):
+    """The other companions."""
+    return [name for name in COMPANIONS if name not in names]
+
+
+@pytest.mark.parametrize("name", some(COMPANIONS, "LoRA hook", "mask", "SAG"))
 def test_gradient_guider(shapes, name):
     """Made anew each time, as the host loses count of keyframes between runs at the same level."""
     check_slope(shapes, lambda: host_guider(*company(shapes, name), 3.0))
 
 
-@pytest.mark.parametrize("name", [name for name in COMPANIONS if name not in ("ControlNet", "PAG")])
+@pytest.mark.parametrize("name", some(without("ControlNet", "PAG"), "T2I-Adapter", "area"))
 def test_prompt_to_prompt(shapes, name):
     """The others are in test_prompt_to_prompt.py. With the gates at 0 two generations, else the source stays."""
     sigmas, noise = sigmas_of(shapes[0], 3), noise_of(SHAPE)
@@ -112,7 +118,7 @@ def alone(shapes):
     return given
 
 
-@pytest.mark.parametrize("name", COMPANIONS)
+@pytest.mark.parametrize("name", some(COMPANIONS, "T2I-Adapter", "area", "PAG"))
 def test_guider_and_ddim(shapes, alone, name):
     """As the host's guider and euler with the same; it acts, and at strength 0 it does not."""
     sigmas, noise, plain = sigmas_of(shapes[0], 3), noise_of(SHAPE), alone("ddim", ddim())
@@ -125,7 +131,7 @@ def test_guider_and_ddim(shapes, alone, name):
     assert relative(run(steer_guider(model, *conds), ddim(), sigmas, noise), plain) < 1e-5
 
 
-@pytest.mark.parametrize("name", COMPANIONS)
+@pytest.mark.parametrize("name", some(COMPANIONS, "ControlNet", "scheduled LoRA hook", "IPAdapter"))
 def test_repaint_and_blended(shapes, alone, name):
     """Where all is painted they are euler; else what is kept is kept, and the companion acts on what is painted."""
     sigmas, noise, known = sigmas_of(shapes[0], 3), noise_of(SHAPE), noise_of(SHAPE, 5)
@@ -164,7 +170,7 @@ def inverted(guider, pictured, sigmas):
     return error, inversion, output.ui["text"][0]
 
 
-@pytest.mark.parametrize("name", COMPANIONS)
+@pytest.mark.parametrize("name", some(COMPANIONS, "ControlNet", "LoRA hook", "SAG"))
 def test_inversion_and_trajectory_blend(shapes, pictured, name):
     """Back to the picture with it, and not without."""
     sigmas = sigmas_of(shapes[0], 20)[16:]
@@ -184,7 +190,7 @@ def test_gradient_through_a_lora_hook_on_the_positive_alone(shapes, monkeypatch,
     check_slope(shapes, lambda: host_guider(model, positive, encode(shapes[1], ""), 3.0))
 
 
-@pytest.mark.parametrize("name", [name for name in COMPANIONS if name not in (*GUIDANCE, "area")])
+@pytest.mark.parametrize("name", some(without(*GUIDANCE, "area"), "mask", "T2I-Adapter"))
 def test_null_text(shapes, pictured, name):
     """Guidance comes back to the picture better with it than without."""
     sigmas = sigmas_of(shapes[0], 20)[17:]
@@ -195,7 +201,7 @@ def test_null_text(shapes, pictured, name):
     assert ours < 0.8 * plain
 
 
-@pytest.mark.parametrize("name", GUIDANCE)
+@pytest.mark.parametrize("name", some(GUIDANCE, "PAG"))
 def test_null_text_says_that_a_patch_changes_guidance(shapes, pictured, name):
     model, *conds = company(shapes, name, positive=pictured[0])
     inversion = inverted(host_guider(shapes[0], *conds, 1.0), pictured, sigmas_of(shapes[0], 20)[18:])[1]
@@ -212,7 +218,7 @@ def heat_of(shapes, name, strength=1.0):
     return SteerDiffEditMask.execute(with_it.model, *prompts, latent, 0.5, 3, 0.5, 0).args[1]
 
 
-@pytest.mark.parametrize("name", COMPANIONS)
+@pytest.mark.parametrize("name", some(COMPANIONS, "ControlNet", "area", "PAG"))
 def test_diffedit(shapes, name):
     """It acts on the contrast unless it acts on guidance, which the contrast has none of; at strength 0 it does not."""
     plain = heat_of(shapes, name, 0.0)
@@ -220,7 +226,7 @@ def test_diffedit(shapes, name):
     assert torch.allclose(heat_of(shapes, name), plain, atol=1e-3) == (name in GUIDANCE)
 
 
-@pytest.mark.parametrize("name", ["LoRA", "mask alone", *(name for name in COMPANIONS if name not in PLACES)])
+@pytest.mark.parametrize("name", some(["LoRA", "mask alone", *without(*PLACES)], "mask alone", "IPAdapter", "PAG"))
 def test_capture_and_inject(shapes, name):
     """Capturing changes nothing, and the source's recording in the target's run is Prompt-to-Prompt's target."""
     sigmas, noise = sigmas_of(shapes[0], 3), noise_of(SHAPE)
@@ -238,7 +244,7 @@ def test_capture_and_inject(shapes, name):
     assert any((attention.maps[grid] - plain.maps[grid]).abs().max() > 1e-4 for grid in plain.maps)
 
 
-@pytest.mark.parametrize("name", [name for name in COMPANIONS if name not in ("ControlNet", "area")])
+@pytest.mark.parametrize("name", some(without("ControlNet", "area"), "scheduled LoRA hook", "SAG"))
 def test_paint_with_words(shapes, name):
     """The others are in test_paint_with_words.py. Weight 0 is the companion alone, and more acts."""
     sigmas, noise = sigmas_of(shapes[0], 3), noise_of(SHAPE)
@@ -333,7 +339,7 @@ def sag_by_hand(shapes, denoised, empty, scale):
     return denoised + scale * (degraded - shapes[0].model.process_latent_in(sag))
 
 
-@pytest.mark.parametrize("name", COMPANIONS)
+@pytest.mark.parametrize("name", some(COMPANIONS, "area", "PAG", "SAG"))
 def test_three_terms_by_hand(shapes, name):
     """`D0 + cfg (D+ - D0) - s (D- - D0)`, of predictions made one by one, then what PAG or SAG add."""
     model, positive, negative = company(shapes, name, negative=GREEN)
@@ -363,7 +369,7 @@ def other(shapes):
         return nodes.LoraLoaderModelOnly().load_lora_model_only(stock.load()[0], LORA, 1.0)[0]
 
 
-@pytest.mark.parametrize("name", GUIDERS)
+@pytest.mark.parametrize("name", some(GUIDERS, "PerpNegGuider", "DualModelGuider"))
 def test_other_guiders_of_the_host(shapes, other, pictured, name):
     """Samplers give what euler gives, inversion comes back, capture and a gradient guider at 0 change no bit."""
     if name == "DualModelGuider" and not hasattr(nodes_custom_sampler, "Guider_DualModel"):
@@ -388,7 +394,7 @@ def test_other_guiders_of_the_host(shapes, other, pictured, name):
     assert error(near, SteerTrajectoryBlendSampler.execute(EULER, inversion)[0], hole(height=8, width=8)) < 2e-3
 
 
-@pytest.mark.parametrize("name", GUIDERS)
+@pytest.mark.parametrize("name", some(GUIDERS, "DualCFGGuider", "DualCFGGuider nested", "PerpNeg"))
 def test_injected_and_painted_under_other_guiders(shapes, other, name):
     """A run's own attention put into it, and weight 0, change nothing; another prompt's, and more weight, do."""
     if name == "DualModelGuider" and not hasattr(nodes_custom_sampler, "Guider_DualModel"):

@@ -163,7 +163,7 @@ def inversion(family):
 def null_text(family):
     latent, start, inverted, sigmas = inversion_of(family)
     positive, negative = family.prompt(SOURCE), family.prompt("")
-    found = SteerNullText.execute(family.model(), positive, negative, 4.0, inverted, 12, 0.02, 0.0)[0]
+    found = SteerNullText.execute(family.model(), positive, negative, 4.0, inverted, 4, 0.06, 0.0)[0]
 
     def error(negative):
         guider = host_guider(family.model(), positive, negative, 4.0)

@@ -14,6 +14,7 @@ from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.sdedit import SteerSDEditSigmas
+from steer.tests.cases import some
 from steer.tests.company import Square
 from steer.tests.host_models import (
     EPS,
@@ -51,8 +52,15 @@ def sample(guider, sigmas, latent, noise):
     return sampled(noise, guider, SteerDDIMSampler.execute(0.0)[0], sigmas, latent)["samples"]
 
 
-@pytest.mark.parametrize("scheduler", ["normal", "ddim_uniform"])
-def test_refined_round_trip_on_shapes(shapes, scheduler):
+@pytest.mark.parametrize(
+    "scheduler, count",
+    [
+        ("normal", 2),
+        pytest.param("normal", 6, marks=pytest.mark.slow),
+        pytest.param("ddim_uniform", 6, marks=pytest.mark.slow),
+    ],
+)
+def test_refined_round_trip_on_shapes(shapes, scheduler, count):
     """50 steps at cfg 1: largest error at most 1e-4 of the latents' std, at most 3 calls a step on average.
 
     On six pictures that nothing was fitted on, not on all: of seeds 3000 to 3031, 32 (normal) and 31 (ddim_uniform) are
@@ -60,7 +68,7 @@ def test_refined_round_trip_on_shapes(shapes, scheduler):
     """
     model, rows = counted(shapes[0])
     sigmas = sigmas_of(model, 50, scheduler)
-    for seed in range(3000, 3006):
+    for seed in range(3000, 3000 + count):
         scene = sample_scene(random.Random(seed))
         source = shapes[2].encode(torch.from_numpy(render(scene).copy())[None].float() / 255)
         before = len(rows)
@@ -69,19 +77,19 @@ def test_refined_round_trip_on_shapes(shapes, scheduler):
         assert f"{len(rows) - before} model calls" in text
         back = sample(prompted(shapes, text=caption(scene)), sigmas, latent, noise)
         assert (back - source).abs().max() / source.std() <= 1e-4
-    assert len(rows) <= 3.0 * 50 * 6
+    assert len(rows) <= 3.0 * 50 * count
 
 
 def test_plain_round_trip_and_report(shapes, pictures):
     model, rows = counted(shapes[0])
-    guider, sigmas = prompted(shapes, model), sigmas_of(model, 50)
+    guider, sigmas = prompted(shapes, model), sigmas_of(model, 20)
     (latent, noise, inversion), text = invert(guider, sigmas, pictures, refine=0)
-    assert len(rows) == 102  # up, back to check, and as it comes back badly two to see whether it answers alike
+    assert len(rows) == 42  # up, back to check, and as it comes back badly two to see whether it answers alike
     back = sample(guider, sigmas, latent, noise)
     share = (shapes[0].model.process_latent_in(back) - inversion.latents[-1]).abs().max() / inversion.latents[-1].std()
     assert f"the largest error is {share:.2g} of" in text and share < 0.5
     assert share > 0.1 and "does not hold: plain inversion" in text
-    assert len(text.splitlines()) >= 52 and "round trip" in text.splitlines()[-1]
+    assert len(text.splitlines()) >= 22 and "round trip" in text.splitlines()[-1]
 
 
 @pytest.mark.parametrize("law", [EPS, V, FLOW])
@@ -126,7 +134,10 @@ def test_batch_equals_singles_and_repeats_bitwise(shapes, pictures):
         assert torch.equal(together, invert(prompted(shapes), sigmas, pictures, refine)[0][2].latents[0])
 
 
-@pytest.mark.parametrize("what", ["lora", "control", "non-square", "long prompt", "partial", "steer guider"])
+@pytest.mark.parametrize(
+    "what",
+    some(["lora", "control", "non-square", "long prompt", "partial", "steer guider"], "control", "non-square", "lora"),
+)
 def test_in_company(shapes, pictures, what):
     model, clip, vae = shapes
     sigmas, latent, text = sigmas_of(model, 30), {"samples": pictures["samples"][:1]}, caption(SCENES[0])

@@ -26,6 +26,7 @@ from steer.nodes.host.conditioning import HALF
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
+from steer.tests.cases import each_once, some
 from steer.tests.company import Square
 from steer.tests.host_models import (
     EPS,
@@ -64,14 +65,14 @@ def alone(shapes, text, noise, sigmas, cfg=5.0, sampler=EULER, model=None):
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun"])
 def test_the_same_prompt_twice_is_plain_sampling(shapes, sampler):
-    sampler, sigmas, noise = comfy.samplers.sampler_object(sampler), sigmas_of(shapes[0], 12), noise_of((1, 4, 16, 16))
+    sampler, sigmas, noise = comfy.samplers.sampler_object(sampler), sigmas_of(shapes[0], 6), noise_of((1, 4, 16, 16))
     both = run(lockstep(shapes, edit_of(shapes[1], RED, RED)), sampler, sigmas, noise)
     plain = alone(shapes, RED, noise, sigmas, sampler=sampler)
     assert relative(both[:1], plain) < 1e-5 and relative(both[1:], plain) < 1e-5
 
 
 def test_the_source_is_the_source_alone_whatever_the_edit(shapes):
-    sigmas, noise = sigmas_of(shapes[0], 12), noise_of((1, 4, 16, 16))
+    sigmas, noise = sigmas_of(shapes[0], 6), noise_of((1, 4, 16, 16))
     both = run(lockstep(shapes, edit_of(shapes[1]), cross_end=1.0, self_end=1.0), EULER, sigmas, noise)
     assert relative(both[:1], alone(shapes, RED, noise, sigmas)) < 1e-5
     assert relative(both[1:], alone(shapes, GREEN, noise, sigmas)) > 0.01
@@ -79,7 +80,7 @@ def test_the_source_is_the_source_alone_whatever_the_edit(shapes):
 
 @pytest.mark.parametrize("target", [GREEN, LONG, ", ".join([GREEN] * 20)])
 def test_gates_at_zero_are_two_independent_generations(shapes, target):
-    sigmas, noise = sigmas_of(shapes[0], 12), noise_of((1, 4, 16, 16))
+    sigmas, noise = sigmas_of(shapes[0], 6), noise_of((1, 4, 16, 16))
     both = run(lockstep(shapes, edit_of(shapes[1], RED, target), cross_end=0.0, self_end=0.0), EULER, sigmas, noise)
     assert relative(both[:1], alone(shapes, RED, noise, sigmas)) < 1e-5
     assert relative(both[1:], alone(shapes, target, noise, sigmas)) < 1e-5
@@ -87,7 +88,7 @@ def test_gates_at_zero_are_two_independent_generations(shapes, target):
 
 @pytest.mark.parametrize("target", [GREEN, LONG])
 def test_host_batching_on_and_off_is_the_same(shapes, monkeypatch, target):
-    sigmas, noise, results = sigmas_of(shapes[0], 8), noise_of((2, 4, 16, 16)), []
+    sigmas, noise, results = sigmas_of(shapes[0], 4), noise_of((2, 4, 16, 16)), []
     edit = edit_of(shapes[1], RED, target)
     edit = (*edit[:2], SteerLocalBlend.execute(edit[2], "circle", "circle", 0.3).args[0])
     for split in (False, True):
@@ -100,7 +101,7 @@ def test_host_batching_on_and_off_is_the_same(shapes, monkeypatch, target):
 
 @pytest.mark.parametrize("blend", [False, True])
 def test_a_batch_of_two_equals_two_singles_not_square(shapes, blend):
-    sigmas, noise = sigmas_of(shapes[0], 8), noise_of((2, 4, 16, 11))
+    sigmas, noise = sigmas_of(shapes[0], 4), noise_of((2, 4, 16, 11))
     edit = edit_of(shapes[1])
     if blend:
         edit = (*edit[:2], SteerLocalBlend.execute(edit[2], "circle", "circle", 0.3).args[0])
@@ -120,10 +121,9 @@ DRAWING = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWING)
-@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize("name, captured", each_once(list(DRAWING), [False, True]))
 def test_samplers_that_draw_noise_draw_it_alike_for_both(shapes, name, captured):
-    guider, sigmas = lockstep(shapes, edit_of(shapes[1], RED, RED)), sigmas_of(shapes[0], 8)
+    guider, sigmas = lockstep(shapes, edit_of(shapes[1], RED, RED)), sigmas_of(shapes[0], 4)
     noise, latent, sampler = noise_of((1, 4, 16, 16)), noise_of((1, 4, 16, 16), 5), DRAWING[name]()
     if captured:
         given = {"samples": latent, "noise_mask": hole()}
@@ -171,8 +171,7 @@ def check_source_and_target(shapes, sampler, law, latent=None, mask=None):
         assert relative(second, plain[1]) < 1e-5
 
 
-@pytest.mark.parametrize("law", [EPS, FLOW])
-@pytest.mark.parametrize("name", comfy.samplers.SAMPLER_NAMES)
+@pytest.mark.parametrize("name, law", each_once(comfy.samplers.SAMPLER_NAMES, [EPS, FLOW]))
 def test_every_sampler_of_the_host_draws_what_the_plain_run_draws(shapes, name, law):
     check_source_and_target(shapes, comfy.samplers.sampler_object(name), law)
 
@@ -206,7 +205,7 @@ def test_what_the_model_draws_itself_is_left_alone(shapes):
     assert len(drawn) == 3 and not any(torch.equal(*one.chunk(2)) for one in drawn)
 
 
-def inverted(shapes, steps=12, seeds=(4,), cfg=1.0):
+def inverted(shapes, steps=6, seeds=(4,), cfg=1.0):
     scenes = [sample_scene(random.Random(seed), two=False) for seed in seeds]
     pixels = torch.stack([torch.from_numpy(render(scene).copy()) for scene in scenes]).float() / 255
     texts = [caption(scene) for scene in scenes]
@@ -216,8 +215,7 @@ def inverted(shapes, steps=12, seeds=(4,), cfg=1.0):
     return texts[0], sigmas, *SteerDDIMInversion.execute(guider, sigmas, latent, 0, 1e-4, False).args
 
 
-@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m", "heun"])
-@pytest.mark.parametrize("seeds", [(4,), (4, 5)])
+@pytest.mark.parametrize("sampler, seeds", each_once(["euler", "ddim", "dpmpp_2m", "heun"], [(4,), (4, 5)]))
 def test_direct_inversion_keeps_the_source_on_its_trajectory(shapes, sampler, seeds):
     text, sigmas, latent, noise, inversion = inverted(shapes, seeds=seeds)
     seen, rows = [], []
@@ -256,7 +254,7 @@ def test_direct_inversion_leaves_the_target_alone_without_shared_attention(shape
 @pytest.mark.parametrize("target", [GREEN, LONG])
 def test_capture_then_inject_equals_lockstep(shapes, target):
     model, clip, _ = shapes
-    sigmas, noise = sigmas_of(model, 12), noise_of((1, 4, 16, 16))
+    sigmas, noise = sigmas_of(model, 6), noise_of((1, 4, 16, 16))
     edit = edit_of(clip, RED, target, equalizer="circle: 1.5")
     empty = encode(clip, "")
     latent, attention = SteerCaptureAttention.execute(
@@ -270,7 +268,7 @@ def test_capture_then_inject_equals_lockstep(shapes, target):
 
 
 def test_the_local_blend_keeps_the_rest_exactly(shapes):
-    sigmas, noise = sigmas_of(shapes[0], 20), noise_of((2, 4, 16, 16))
+    sigmas, noise = sigmas_of(shapes[0], 10), noise_of((2, 4, 16, 16))
     edit = edit_of(shapes[1])
     edit = (*edit[:2], SteerLocalBlend.execute(edit[2], "circle", "circle", 0.3).args[0])
     source, target = run(lockstep(shapes, edit), EULER, sigmas, noise).chunk(2)
@@ -345,7 +343,7 @@ def with_adapter(model):
 @pytest.mark.parametrize("ends", [(0.0, 0.0), (0.8, 0.4)])
 def test_a_patch_that_adds_to_attn2_keeps_adding(shapes, ends):
     """Chained: what it adds is there, and what Prompt-to-Prompt changes is changed."""
-    model, sigmas, noise = with_adapter(shapes[0]), sigmas_of(shapes[0], 8), noise_of((1, 4, 16, 16))
+    model, sigmas, noise = with_adapter(shapes[0]), sigmas_of(shapes[0], 4), noise_of((1, 4, 16, 16))
     both = run(lockstep(shapes, edit_of(shapes[1]), 5.0, *ends, model=model), EULER, sigmas, noise)
     assert relative(both[:1], alone(shapes, RED, noise, sigmas, model=model)) < 1e-5
     plain = alone(shapes, GREEN, noise, sigmas, model=model)
@@ -371,7 +369,7 @@ def test_the_patch_may_come_before_or_after_ours(shapes):
 def test_in_company(shapes, monkeypatch, what):
     """The source stays what it is alone; with the gates at 0 so does the target."""
     model, clip, _ = shapes
-    sigmas, noise, latent, mask = sigmas_of(model, 8), noise_of((1, 4, 16, 16)), torch.zeros(1, 4, 16, 16), None
+    sigmas, noise, latent, mask = sigmas_of(model, 4), noise_of((1, 4, 16, 16)), torch.zeros(1, 4, 16, 16), None
     source, target, edit = edit_of(clip)
     negative = encode(clip, "")
     if what == "lora":
@@ -452,7 +450,9 @@ def through_a_file(conditioning):
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize("name", [*HOST_NODES, "ControlNet"])
+@pytest.mark.parametrize(
+    "name", some([*HOST_NODES, "ControlNet"], "area", "mask", "combined after", "averaged", "from a file", "ControlNet")
+)
 def test_halves_are_known_behind_nodes_of_the_host(shapes, name):
     *halves, edit = edit_of(shapes[1])
     other = encode(shapes[1], "a blue star on a white background")
@@ -462,7 +462,7 @@ def test_halves_are_known_behind_nodes_of_the_host(shapes, name):
         halves = [HOST_NODES[name](half, other) for half in halves]
     negative, model = encode(shapes[1], ""), shapes[0]
     guider = SteerPromptToPromptGuider.execute(model, *halves, negative, 5.0, edit, 0.8, 0.4)[0]
-    sigmas, noise = sigmas_of(model, 4), noise_of((1, 4, 16, 16))
+    sigmas, noise = sigmas_of(model, 2), noise_of((1, 4, 16, 16))
     first, second = run(guider, EULER, sigmas, noise).chunk(2)
     plain = [run(host_guider(model, half, negative, 5.0), EULER, sigmas, noise) for half in halves]
     close = 3e-5 if ON_GPU else 1e-5

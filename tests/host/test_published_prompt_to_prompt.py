@@ -6,6 +6,7 @@ import torch
 from steer.bench import published_prompt_to_prompt
 from steer.lab.comfy.runs import encode, noise_of, run, sigmas_of
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
+from steer.tests.cases import in_pairs
 from steer.tests.host_models import relative
 
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
@@ -26,7 +27,7 @@ def both(shapes, edit, ends=(0.8, 0.4)):
     """What ours and the published controller return."""
     model, clip, _ = shapes
     source, target, change = edit
-    sigmas, noise, empty = sigmas_of(model, 12), noise_of((1, 4, 16, 16)), encode(clip, "")
+    sigmas, noise, empty = sigmas_of(model, 6), noise_of((1, 4, 16, 16)), encode(clip, "")
     guider = SteerPromptToPromptGuider.execute(model, source, target, empty, CFG, change, *ends).args[0]
     published = published_prompt_to_prompt.sample(model, (source, target), empty, CFG, change, ends, sigmas, noise)
     return run(guider, EULER, sigmas, noise), published
@@ -62,9 +63,11 @@ def test_the_ends_are_the_published_ones(shapes, ends):
     assert relative(ours, published) < 1e-4
 
 
-@pytest.mark.parametrize("start", [0.95, 0.2, 0.0])
-@pytest.mark.parametrize("threshold", [0.3, 0.5])
-@pytest.mark.parametrize("change", [((RED, GREEN), ("circle", "circle")), ((RED, STAR), ("circle", "circle, star"))])
+@pytest.mark.parametrize(
+    "change, threshold, start",
+    in_pairs([((RED, GREEN), ("circle", "circle")), ((RED, STAR), ("circle", "circle, star"))], [0.3, 0.5],
+             [0.95, 0.2, 0.0]),
+)  # fmt: skip
 def test_the_local_blend_is_the_published_one(shapes, change, threshold, start):
     """Though it blends what the model sees and the published one the sampler's latent after each step."""
     prompts, words = change

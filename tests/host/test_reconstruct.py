@@ -22,6 +22,7 @@ from steer.nodes.host.vae import decoded, loaded, memory_needed
 from steer.nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
 from steer.nodes.runs import reconstruct as reconstruct_run
 from steer.nodes.runs.reconstruct import Problem
+from steer.tests.cases import in_pairs, some
 from steer.tests.host_models import ON_GPU, relative
 from torch.nn.functional import mse_loss
 from torchvision.transforms.functional import pil_to_tensor
@@ -191,9 +192,8 @@ def test_a_batch_is_its_singles(shapes, node):
     assert torch.equal(shared[1:], again)
 
 
-@KINDS
-@BOTH
-@pytest.mark.parametrize("how", ["success", "failure", "interrupt", "refusal"])
+@pytest.mark.parametrize("how, kind, node", in_pairs(["success", "failure", "interrupt", "refusal"], ["taesd", "kl"],
+                         list(NODES)))  # fmt: skip
 def test_the_vae_is_as_before(vaes, kind, node, how, monkeypatch):
     vae = vaes[kind]
     before, shown = state(vae), []
@@ -226,7 +226,7 @@ def test_the_vae_is_as_before(vaes, kind, node, how, monkeypatch):
     assert same_state(state(vae), before)
 
 
-@BOTH
+@pytest.mark.parametrize("node", some(NODES, "latent"))
 def test_memory_is_where_it_was(shapes, node):
     def alive():
         gc.collect()
@@ -263,7 +263,7 @@ def test_memory_after_an_interrupt_while_its_traceback_is_kept(shapes, monkeypat
     assert kept.tb is not None and sizes[0] < before + 30  # the copies with their moments would be three times 60
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", some([torch.bfloat16, torch.float16], torch.bfloat16))
 def test_a_vae_in_half_precision_is_fitted_in_float32(kl, dtype):
     """The same as a float32 VAE of the rounded weights; the weights stay rounded."""
     half, whole = random_kl(dtype=dtype), random_kl(dtype=torch.float32)
@@ -275,7 +275,7 @@ def test_a_vae_in_half_precision_is_fitted_in_float32(kl, dtype):
     assert {weight.dtype for weight in half.first_stage_model.parameters()} == {dtype}
 
 
-@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize("recompute", some([True, False], True))
 def test_activations_computed_again_are_the_same(kl, recompute, monkeypatch):
     expected = by_decoder(kl, source_of(), latent_of(), mask_of())
     monkeypatch.setattr(host_vae, "Differentiable", partial(Differentiable, recompute=recompute))

@@ -24,6 +24,7 @@ def stock():
     return Stock()
 
 
+@pytest.mark.slow
 def test_pictures_show_what_the_captions_say(stock):
     pictures = stock.pictures(CAPTIONS, seed=0)
     right = [attributes(picture, text)["all"] for picture, text in zip(pictures, CAPTIONS, strict=True)]

@@ -45,6 +45,7 @@ def test_every_key_of_the_lora_is_loaded(stock, caplog):
     assert "not loaded" not in caplog.text
 
 
+@pytest.mark.slow
 def test_lora_draws_hollow_objects(stock, scenes, plain):
     with_it = [hollow_score(*pair) for pair in zip(hollow_pictures(stock, scenes), scenes, strict=True)]
     assert not any(hollow_score(*pair)["hollow"] for pair in zip(plain, scenes, strict=True))
@@ -52,6 +53,7 @@ def test_lora_draws_hollow_objects(stock, scenes, plain):
     assert sum(score["all"] for score in with_it) >= COUNT - 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "drawn"), [(CONTROLNET, outlines), (T2I_ADAPTER, silhouettes)])
 def test_objects_take_the_form_they_are_told(stock, scenes, plain, file, drawn, caplog):
     def mean(pictures):
@@ -62,6 +64,7 @@ def test_objects_take_the_form_they_are_told(stock, scenes, plain, file, drawn, 
     assert "could not be applied" not in caplog.text and "missing" not in caplog.text
 
 
+@pytest.mark.slow
 def test_inpainting_model_goes_on_with_what_it_sees(stock, scenes, tmp_path):
     inpainting = Stock(write_checkpoint(tmp_path), steps=STEPS)
     assert inpainting.model.model.diffusion_model.in_channels == 9

@@ -11,6 +11,7 @@ from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.sdedit import SteerSDEditSigmas
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
+from steer.tests.cases import in_pairs
 from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, hole, mean_conditioning, relative
 
 SCENES = [scene_of("heart", "red", "blue", 50, 60, 30), scene_of("star", "yellow", "black", 80, 70, 26)]
@@ -59,9 +60,8 @@ def test_any_sampler_of_the_host_edits_inside_and_ends_at_the_source_outside(sha
     assert abs(model.model.process_latent_in(out)[~kept].mean() - 3) < 0.4
 
 
-@pytest.mark.parametrize("law", [V, FLOW])
-@pytest.mark.parametrize("name", ["euler", "euler_ancestral", "dpmpp_2m", "heun", "dpm_2"])
-@pytest.mark.parametrize("shape", [(2, 4, 16, 16), (1, 4, 3, 16, 16)])
+@pytest.mark.parametrize("name, law, shape", in_pairs(["euler", "euler_ancestral", "dpmpp_2m", "heun", "dpm_2"],
+                         [V, FLOW], [(2, 4, 16, 16), (1, 4, 3, 16, 16)]))  # fmt: skip
 def test_every_law_and_video(shapes, monkeypatch, law, name, shape):
     model = for_shape(monkeypatch, closed_form(shapes[0], law), shape)
     sigmas, given = sigmas_of(model), {"samples": noise_of(shape, 1)}
@@ -73,9 +73,7 @@ def test_every_law_and_video(shapes, monkeypatch, law, name, shape):
     assert abs(model.model.process_latent_in(out)[~kept].mean() - 3) < 0.3
 
 
-@pytest.mark.parametrize("law", [EPS, V, FLOW])
-@pytest.mark.parametrize("inner", ["euler", "dpm_2", "steer"])
-@pytest.mark.parametrize("first", [0, 6])
+@pytest.mark.parametrize("law, inner, first", in_pairs([EPS, V, FLOW], ["euler", "dpm_2", "steer"], [0, 6]))
 def test_the_model_sees_the_trajectory_outside(shapes, law, inner, first):
     """From any recorded level; between levels (dpm_2) on the straight line from one to the next."""
     plain = closed_form(shapes[0], law)

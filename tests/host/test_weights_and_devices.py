@@ -30,6 +30,7 @@ from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
+from steer.tests.cases import each_once, some
 from steer.tests.company import LORA, Square, companion, left_half, write_lora
 from steer.tests.host_models import ON_GPU, hole, relative
 
@@ -164,8 +165,8 @@ def plain(shapes, conds, latent):
     return given
 
 
-@pytest.mark.parametrize("node", [gradient, prompt_to_prompt, inject, paint])
-@pytest.mark.parametrize("name", ["basic", "sub_quad", "split", "pytorch"])
+@pytest.mark.parametrize("node, name", each_once([gradient, prompt_to_prompt, inject, paint],
+                         ["basic", "sub_quad", "split", "pytorch"]))  # fmt: skip
 def test_attention_back_ends(shapes, conds, latent, plain, name, node):
     """The ones that run on a CPU."""
     model, called = shapes[0].clone(), []
@@ -209,7 +210,7 @@ def fp8():
         return stored(torch.float8_e4m3fn), rounded(torch.float8_e4m3fn)
 
 
-@pytest.mark.parametrize("node", MOST)
+@pytest.mark.parametrize("node", some(MOST, cfg_and_ddim, prompt_to_prompt, null_text))
 def test_fp8_weights(shapes, conds, latent, fp8, plain, node):
     """They are the numbers that they are, cast layer by layer."""
     assert {weight.dtype for weight in fp8[0].model.diffusion_model.parameters()} == {torch.float8_e4m3fn}
@@ -217,8 +218,8 @@ def test_fp8_weights(shapes, conds, latent, fp8, plain, node):
     assert relative(out, expected) < 1e-4 and relative(out, plain(node)) > 1e-3
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("node", [cfg_and_ddim, gradient, prompt_to_prompt, inversion])
+@pytest.mark.parametrize("node, dtype", each_once([cfg_and_ddim, gradient, prompt_to_prompt, inversion],
+                         [torch.float16, torch.bfloat16]))  # fmt: skip
 def test_half_precision(shapes, conds, latent, plain, monkeypatch, node, dtype):
     """Stored and computed in it: the result of the full precision, up to its rounding."""
     monkeypatch.setattr(management, "unet_manual_cast", lambda *args, **kwargs: None)
@@ -252,14 +253,14 @@ def scaled():
         return [stored(None, lambda weights, keep=keep: scale_layers(weights, keep)) for keep in (True, False)]
 
 
-@pytest.mark.parametrize("node", [cfg_and_ddim, gradient, prompt_to_prompt, null_text])
+@pytest.mark.parametrize("node", some([cfg_and_ddim, gradient, prompt_to_prompt, null_text], gradient))
 def test_scaled_fp8_weights(shapes, conds, latent, scaled, plain, node):
     """Computed in full precision; autograd cannot keep such a weight, so it gets a copy of its numbers."""
     out, expected = (node(model, shapes[1], conds, latent) for model in scaled)
     assert relative(out, expected) < 1e-3 and relative(out, plain(node)) > 1e-3
 
 
-@pytest.mark.parametrize("node", [cfg_and_ddim, gradient, repaint, inversion, null_text])
+@pytest.mark.parametrize("node", some([cfg_and_ddim, gradient, repaint, inversion, null_text], repaint, null_text))
 def test_a_lora_hook_is_the_lora_in_the_weights(shapes, conds, latent, plain, node):
     """Both of the same file, by the host's nodes."""
     with_hook = [companion(shapes, "LoRA hook").on(each) for each in conds]
@@ -283,7 +284,7 @@ def offloaded(monkeypatch):
     management.unload_all_models()
 
 
-@pytest.mark.parametrize("node", [*MOST, classifier])
+@pytest.mark.parametrize("node", some([*MOST, classifier], gradient, inversion, inject, paint))
 def test_low_vram(shapes, conds, latent, plain, offloaded, node):
     expected = plain(node)
     model, offloading = shapes[0].clone(), []
@@ -293,7 +294,7 @@ def test_low_vram(shapes, conds, latent, plain, offloaded, node):
     assert offloading and all(offloading) and relative(out, expected) < close
 
 
-@pytest.mark.parametrize("node", [cfg_and_ddim, gradient, prompt_to_prompt])
+@pytest.mark.parametrize("node", some([cfg_and_ddim, gradient, prompt_to_prompt], cfg_and_ddim, gradient))
 def test_low_vram_with_a_lora(shapes, conds, latent, plain, request, node):
     """Then it is added to each weight as a layer is called."""
     model = nodes.LoraLoaderModelOnly().load_lora_model_only(shapes[0], LORA, 1.0)[0]
@@ -326,14 +327,16 @@ class TestTwoDevices:
         model.set_model_attn2_output_patch(patch)
         return found
 
-    @pytest.mark.parametrize("node", NODES)
+    @pytest.mark.parametrize(
+        "node", some(NODES, cfg_and_ddim, classifier, repaint, inversion, null_text, diffedit, inject)
+    )
     def test_nodes(self, shapes, conds, latent, plain, model, places, node):
         """What is differentiated stays on the first device, and an inversion at cfg 1 has nothing to share out."""
         assert relative(node(model, shapes[1], conds, latent), plain(node)) < 1e-4
         assert len(places) == {gradient: 0, inversion: 1, null_text: 1, diffedit: 1}.get(node, 2)
 
-    @pytest.mark.parametrize("name", ["ControlNet", "scheduled LoRA hook"])
-    @pytest.mark.parametrize("node", [cfg_and_ddim, gradient, repaint])
+    @pytest.mark.parametrize("node, name", each_once([cfg_and_ddim, gradient, repaint],
+                             ["ControlNet", "scheduled LoRA hook"]))  # fmt: skip
     def test_companions(self, shapes, latent, model, places, name, node):
         def out(model):
             conds = companion(shapes, name).on(encode(shapes[1], RED)), encode(shapes[1], "")

@@ -1,0 +1,54 @@
+"""The report of the tests' CPU seconds: those of processes that a test starts are its own, the worst first."""
+
+import subprocess
+import sys
+
+from steer.lab.cpu_report import COLLECTION, tables
+from steer.lab.package import ROOT
+
+TESTS = """
+import subprocess, sys, time
+
+def burn():
+    end = time.process_time() + 1.0
+    while time.process_time() < end:
+        pass
+
+def test_idle(): pass
+
+def test_own(): burn()
+
+def test_of_a_child():
+    code = "import time\\nend = time.process_time() + 2.0\\nwhile time.process_time() < end: pass"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+def test_of_a_child_that_goes_on():
+    test_of_a_child.child = subprocess.Popen([sys.executable, "-c", "import time\\nwhile True: pass"])
+    time.sleep(0.1)
+    import psutil
+    while psutil.Process(test_of_a_child.child.pid).cpu_times().user < 3.0:
+        time.sleep(0.05)
+
+def test_fails_and_is_counted():
+    test_of_a_child.child.kill()
+    test_of_a_child.child.wait()
+    assert False
+"""
+
+
+def test_files_and_tests_worst_first():
+    lines = tables({COLLECTION: 2.0, "a.py::one": 1.0, "a.py::two": 1.5, "b.py::one": 4.0})
+    assert lines[2:6] == ["| b.py | 1 | 4.0 |", "| a.py | 2 | 2.5 |", f"| {COLLECTION} |  | 2.0 |", "| all | 3 | 8.5 |"]
+    assert lines[-3:] == ["| b.py::one | 4.0 |", "| a.py::two | 1.5 |", "| a.py::one | 1.0 |"]
+
+
+def test_children_count_for_the_test_that_runs_meanwhile(tmp_path):
+    (tmp_path / "test_some.py").write_text(TESTS)
+    command = [sys.executable, "-m", "lab.cpu_report", "-p", "no:cacheprovider", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1 and "1 failed, 4 passed" in run.stdout, run.stdout + run.stderr
+    rows = [line.strip("| ").split(" | ") for line in run.stdout.splitlines() if line.startswith("| ") and "::" in line]
+    seconds = {name.rpartition("::")[2]: float(cpu) for name, cpu in rows}
+    goes_on, child, own = "test_of_a_child_that_goes_on", "test_of_a_child", "test_own"
+    assert seconds[goes_on] >= 2.9 and seconds[child] >= 1.9 and seconds[own] >= 0.9 and seconds["test_idle"] < 0.5
+    assert list(seconds.values()) == sorted(seconds.values(), reverse=True)
