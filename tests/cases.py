@@ -21,12 +21,14 @@ def in_pairs(*factors: Sequence) -> list:
     return [_case(factors, row, row in quick) for row in rows]
 
 
-def each_once(*factors: Sequence) -> list:
-    """All combinations, of which all but a few are slow: these have each value of each factor in them."""
-    longest = max(map(len, factors))
-    quick = {tuple(turn % len(factor) for factor in factors) for turn in range(longest)}
-    rows = product(*(range(len(factor)) for factor in factors))
-    return [_case(factors, row, row in quick) for row in rows]
+def checkered(first: Sequence, second: Sequence, step: int | None = None) -> list:
+    """All pairs, of which every `step`-th of each row and column is quick and the others are slow.
+
+    By default as few as leave out no value of either: `step` is the length of the shorter one.
+    """
+    step = step or min(len(first), len(second))
+    places = product(range(len(first)), range(len(second)))
+    return [_case((first, second), place, sum(place) % step == 0) for place in places]
 
 
 def _case(factors: Sequence[Sequence], row: tuple[int, ...], quick: bool):

@@ -49,6 +49,9 @@ class Family:
     joined: Callable = lambda conditioning, latent: conditioning
     """The family's own further conditioning."""
 
+    def __str__(self) -> str:
+        return self.name
+
     def prompt(self, text: str) -> list:
         return self.joined(encode(self.clip(), text), self.picture())
 

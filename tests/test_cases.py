@@ -4,7 +4,7 @@ from itertools import combinations, product
 from math import prod
 
 import pytest
-from steer.tests.cases import each_once, in_pairs, pairwise, some
+from steer.tests.cases import checkered, in_pairs, pairwise, some
 
 SIZES = [(3, 4), (2, 2, 2), (5, 3, 2), (4, 4, 3, 2), (1, 6, 2)]
 
@@ -28,15 +28,18 @@ def quick(cases):
     return [getattr(case, "values", case) for case in cases if not getattr(case, "marks", ())]
 
 
-@pytest.mark.parametrize("cases", [in_pairs, each_once])
-def test_all_combinations_are_there_and_each_value_is_quick(cases):
+def test_all_combinations_are_there_and_each_pair_is_quick():
     factors = ("a", "b", "c"), (1, 2), (True, False, None)
-    made = cases(*factors)
-    assert [case.values for case in made] == list(product(*factors))
-    assert all(
-        set(column) == set(factor) for column, factor in zip(zip(*quick(made), strict=True), factors, strict=True)
-    )
-    assert len(quick(made)) == (9 if cases is in_pairs else 3)
+    made = in_pairs(*factors)
+    assert [case.values for case in made] == list(product(*factors)) and len(quick(made)) == 9
+
+
+@pytest.mark.parametrize("step, count", [(None, 6), (2, 9), (3, 6)])
+def test_of_a_board_each_row_and_column_is_quick(step, count):
+    factors = "abcdef", (1, 2, 3)
+    made = checkered(*factors, step)
+    assert [case.values for case in made] == list(product(*factors)) and len(quick(made)) == count
+    assert [set(column) for column in zip(*quick(made), strict=True)] == [set(factor) for factor in factors]
 
 
 def test_those_named_are_quick():

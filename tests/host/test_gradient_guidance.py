@@ -14,7 +14,7 @@ from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
-from steer.tests.cases import each_once, in_pairs
+from steer.tests.cases import checkered, in_pairs
 from steer.tests.host_models import (
     EPS,
     FLOW,
@@ -144,7 +144,7 @@ def test_scale_0_is_bitwise_plain(guider, through_model):
     assert torch.equal(out, run(guider, euler(), sigmas, noise)) and not loss.seen
 
 
-@pytest.mark.parametrize("name, through_model", each_once(["euler", "dpmpp_2m", "heun", "euler_ancestral"],
+@pytest.mark.parametrize("name, through_model", checkered(["euler", "dpmpp_2m", "heun", "euler_ancestral"],
                          [True, False]))  # fmt: skip
 def test_a_batch_is_its_singles_and_seeds_repeat(guider, through_model, name):
     sampler = comfy.samplers.sampler_object(name)
@@ -159,7 +159,7 @@ def test_a_batch_is_its_singles_and_seeds_repeat(guider, through_model, name):
     assert relative(both, run(guider, sampler, sigmas, noise)) > 0.01
 
 
-@pytest.mark.parametrize("law, through_model", each_once([EPS, FLOW], [True, False]))
+@pytest.mark.parametrize("law, through_model", checkered([EPS, FLOW], [True, False]))
 def test_more_steps_converge_to_one_result(shapes, law, through_model):
     guider, noise = known_guider(shapes, law), noise_of((1, 4, 8, 8))
     model_sampling = guider.model_patcher.get_model_object("model_sampling")

@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pytest
 from steer.lab.comfy.server import Server
 from steer.lab.demo.runner import load_workflow
 from steer.lab.world.inputs import write_inputs
@@ -33,6 +34,7 @@ def direct(saving, using):
     return saving
 
 
+@pytest.mark.slow
 def test_save_restart_load_edit():
     saving, using = load_workflow("inversion_file_save"), load_workflow("inversion_file_use")
     picture = f"edit{node_of(using, 'SaveImage')}"

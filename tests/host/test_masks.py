@@ -27,7 +27,7 @@ from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.runs.paint_with_words import check_region
 from steer.nodes.stitch import SteerStitch
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
-from steer.tests.cases import each_once
+from steer.tests.cases import checkered
 from steer.tests.families import FAMILIES
 from steer.tests.host_models import EPS, FLOW, closed_form, for_shape, hole, mean_conditioning, relative
 
@@ -90,7 +90,7 @@ def clips(shapes, monkeypatch):
 class TestClips:
     """Models whose pictures are clips of one frame, and real clips."""
 
-    @pytest.mark.parametrize("guider, sampler", each_once(list(GUIDERS), list(MASKING)))
+    @pytest.mark.parametrize("guider, sampler", checkered(list(GUIDERS), list(MASKING)))
     def test_each_picture_has_the_mask_it_has_alone(self, clips, sampler, guider):
         latent, noise, mask = noise_of((3, 4, 1, 16, 16), 1), noise_of((3, 4, 1, 16, 16)), hole(3, 128, 128)
         mask[:, :, 64:96, 32:64] = torch.tensor([0.0, 1.0, 0.0]).view(3, 1, 1, 1)
@@ -150,7 +150,7 @@ class TestClips:
             kept = (mask[pictures] == 0).expand_as(out)
             assert relative(out[kept], latent[kept]) < 1e-5
 
-    @pytest.mark.parametrize("guider, sampler", each_once([*GUIDERS, "host"], list(MASKING)))
+    @pytest.mark.parametrize("guider, sampler", checkered([*GUIDERS, "host"], list(MASKING)))
     def test_each_frame_of_a_clip_has_its_own(self, clips, sampler, guider):
         guider = {**GUIDERS, "host": lambda *given: host_guider(*given, 2.0)}[guider](clips, *CONDS)
         latent, mask = noise_of((1, 4, 3, 16, 16), 1), hole(3, 128, 128)
@@ -261,7 +261,7 @@ def prompts(shapes):
 class TestEmpty:
     """An empty mask leaves its picture as it was, without a model call where nothing is left to do, and says so."""
 
-    @pytest.mark.parametrize("sampler, law", each_once([*MASKING, "trajectory"], [EPS, FLOW]))
+    @pytest.mark.parametrize("sampler, law", checkered([*MASKING, "trajectory"], [EPS, FLOW]))
     def test_samplers(self, shapes, sampler, law, told, caplog):
         model, rows = counted(shapes[0]) if law == EPS else counted(closed_form(shapes[0], law))
         conds = prompts(shapes) if law == EPS else CONDS
@@ -281,7 +281,7 @@ class TestEmpty:
         (line,) = told
         assert line in caplog.text and "Sampler: the noise mask is empty" in line
 
-    @pytest.mark.parametrize("guider, sampler", each_once(["cfg", "gradient of cfg", "host"], list(MASKING)))
+    @pytest.mark.parametrize("guider, sampler", checkered(["cfg", "gradient of cfg", "host"], list(MASKING)))
     def test_of_a_batch(self, shapes, sampler, guider, told):
         guider = {**GUIDERS, "host": lambda *given: host_guider(*given, 2.0)}[guider](shapes[0], *prompts(shapes))
         latent, noise, mask = noise_of((3, 4, 16, 16), 1), noise_of((3, 4, 16, 16)), hole(3)

@@ -24,7 +24,7 @@ from steer.samplers.null_text import InnerStep
 from steer.tests.host_models import EPS, FLOW, ON_GPU, closed_form, mean_conditioning
 
 CAPTION = "a red circle on a blue background"
-STEPS = 6
+STEPS = 5
 
 
 def levels_of(model, steps):

@@ -26,7 +26,7 @@ from steer.nodes.host.conditioning import HALF
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
-from steer.tests.cases import each_once, some
+from steer.tests.cases import checkered, some
 from steer.tests.company import Square
 from steer.tests.host_models import (
     EPS,
@@ -121,7 +121,7 @@ DRAWING = {
 }
 
 
-@pytest.mark.parametrize("name, captured", each_once(list(DRAWING), [False, True]))
+@pytest.mark.parametrize("name, captured", checkered(list(DRAWING), [False, True]))
 def test_samplers_that_draw_noise_draw_it_alike_for_both(shapes, name, captured):
     guider, sigmas = lockstep(shapes, edit_of(shapes[1], RED, RED)), sigmas_of(shapes[0], 4)
     noise, latent, sampler = noise_of((1, 4, 16, 16)), noise_of((1, 4, 16, 16), 5), DRAWING[name]()
@@ -171,7 +171,7 @@ def check_source_and_target(shapes, sampler, law, latent=None, mask=None):
         assert relative(second, plain[1]) < 1e-5
 
 
-@pytest.mark.parametrize("name, law", each_once(comfy.samplers.SAMPLER_NAMES, [EPS, FLOW]))
+@pytest.mark.parametrize("name, law", checkered(comfy.samplers.SAMPLER_NAMES, [EPS, FLOW]))
 def test_every_sampler_of_the_host_draws_what_the_plain_run_draws(shapes, name, law):
     check_source_and_target(shapes, comfy.samplers.sampler_object(name), law)
 
@@ -215,7 +215,7 @@ def inverted(shapes, steps=6, seeds=(4,), cfg=1.0):
     return texts[0], sigmas, *SteerDDIMInversion.execute(guider, sigmas, latent, 0, 1e-4, False).args
 
 
-@pytest.mark.parametrize("sampler, seeds", each_once(["euler", "ddim", "dpmpp_2m", "heun"], [(4,), (4, 5)]))
+@pytest.mark.parametrize("sampler, seeds", checkered(["euler", "ddim", "dpmpp_2m", "heun"], [(4,), (4, 5)]))
 def test_direct_inversion_keeps_the_source_on_its_trajectory(shapes, sampler, seeds):
     text, sigmas, latent, noise, inversion = inverted(shapes, seeds=seeds)
     seen, rows = [], []

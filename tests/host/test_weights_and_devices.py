@@ -30,7 +30,7 @@ from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
-from steer.tests.cases import each_once, some
+from steer.tests.cases import checkered, some
 from steer.tests.company import LORA, Square, companion, left_half, write_lora
 from steer.tests.host_models import ON_GPU, hole, relative
 
@@ -165,7 +165,7 @@ def plain(shapes, conds, latent):
     return given
 
 
-@pytest.mark.parametrize("node, name", each_once([gradient, prompt_to_prompt, inject, paint],
+@pytest.mark.parametrize("node, name", checkered([gradient, prompt_to_prompt, inject, paint],
                          ["basic", "sub_quad", "split", "pytorch"]))  # fmt: skip
 def test_attention_back_ends(shapes, conds, latent, plain, name, node):
     """The ones that run on a CPU."""
@@ -218,7 +218,7 @@ def test_fp8_weights(shapes, conds, latent, fp8, plain, node):
     assert relative(out, expected) < 1e-4 and relative(out, plain(node)) > 1e-3
 
 
-@pytest.mark.parametrize("node, dtype", each_once([cfg_and_ddim, gradient, prompt_to_prompt, inversion],
+@pytest.mark.parametrize("node, dtype", checkered([cfg_and_ddim, gradient, prompt_to_prompt, inversion],
                          [torch.float16, torch.bfloat16]))  # fmt: skip
 def test_half_precision(shapes, conds, latent, plain, monkeypatch, node, dtype):
     """Stored and computed in it: the result of the full precision, up to its rounding."""
@@ -335,7 +335,7 @@ class TestTwoDevices:
         assert relative(node(model, shapes[1], conds, latent), plain(node)) < 1e-4
         assert len(places) == {gradient: 0, inversion: 1, null_text: 1, diffedit: 1}.get(node, 2)
 
-    @pytest.mark.parametrize("node, name", each_once([cfg_and_ddim, gradient, repaint],
+    @pytest.mark.parametrize("node, name", checkered([cfg_and_ddim, gradient, repaint],
                              ["ControlNet", "scheduled LoRA hook"]))  # fmt: skip
     def test_companions(self, shapes, latent, model, places, name, node):
         def out(model):
