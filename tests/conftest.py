@@ -101,7 +101,8 @@ def pytest_collection_modifyitems(items):
         if tier:
             item.add_marker(tier)
         wants_server = "server" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("server" if wants_server else str(item.path)))
+        group = "server" if wants_server else str(item.path.relative_to(TESTS))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

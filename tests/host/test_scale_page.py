@@ -52,6 +52,7 @@ def results(folder):
     return taken
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_loses_nothing(server, folder):
     (folder / "pictures" / "broken.png").write_text("no picture")
     with Server() as second, started(folder, server.url, second.url) as running:
