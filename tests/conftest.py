@@ -20,6 +20,7 @@ sys.path.insert(0, str(TESTS.parent))
 from lab.package import load_steer  # noqa: E402  the checkout is on the path only for this import
 
 load_steer()
+pytest.register_assert_rewrite("steer.tests.checks", "steer.tests.oracles")
 
 from steer.lab.comfy.find import VARIABLE, find_host, gpu_there  # noqa: E402  importable only now
 

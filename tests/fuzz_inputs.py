@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..lab.comfy.random_models import random_kl, tiny_flux, tiny_sdxl
 from ..lab.comfy.runs import encode, host_guider, noise_of, watched
-from ..nodes import METHODS
+from ..nodes import NODES as CLASSES
 from ..nodes.attention_maps import SteerCaptureAttention
 from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.classifier import SteerClassifierLoss
@@ -34,13 +34,14 @@ from ..nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from ..samplers.classifier import Classifier, Network
 from ..samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING
 from .host_models import FLOW, V, with_law
+from .matrices import collected
 
 try:
     from comfy.nested_tensor import NestedTensor
 except ImportError:  # older hosts, which have no packs of latents
     NestedTensor = None
 
-NODES = {node.GET_SCHEMA().node_id: node for method in METHODS for node in method.NODES}
+NODES = {node.GET_SCHEMA().node_id: node for node in CLASSES}
 PROMPT, TARGET = "a red circle on a blue background", "a red star on a blue background"
 LONG = ", ".join([PROMPT] * 12)
 SIZE, PIXELS = 8, 64
@@ -401,16 +402,6 @@ def sigmas(draw, odd: bool) -> Shown:
 BAD_NUMBERS = (float("nan"), float("inf"), -float("inf"), -1, 0, 0.0, -0.5, 1e30, -1e30, 1e-30, True, False, 1, 3.0,
                2.5, 2**63, -(2**63), 2**64, 10**400, np.float32(0.25), np.float64(0.5), np.int64(2), np.float32("nan"),
                100001, 1000001.5)  # fmt: skip
-NUMBERS = {"steps": (1, 2), "samples": (1, 2), "resamples": (1, 2), "jump_length": (1, 2, 10), "inner_steps": (1, 2),
-           "cutouts": (1, 2), "refine": (0, 1, 2), "dilation": (0, 1, 3), "feather": (0, 3, -3), "scale": (0.0, 5.0),
-           "learning_rate": (0.01, 1e-4), "early_stop": (0.0, 1e-5)}  # fmt: skip
-TEXTS = {
-    "source": (PROMPT,), "text": (PROMPT,), "target": (TARGET, PROMPT), "words": ("circle", "", "red circle, blue"),
-    "source_words": ("circle",), "target_words": ("star",), "phrase": ("circle", "red circle"),
-    "equalizer": ("", "star: 2", "blue: -1; star: 0"), "word_windows": ("", "star: 0.4", "star: 0.2-0.6"),
-    "legend": ("#ff0000: circle\n#0000ff: background", "255, 0, 0: circle @ 0.5"), "label": ("red circle",),
-    "filename_prefix": ("fuzz/saved", "fuzz"),
-}  # fmt: skip
 BAD_TEXTS = (
     "", " ", "\n", ",", ", ,", ":", "::", "-", "elephant", "star", "🐱", "🐱: 2", "猫", "é" * 50, "a" * 10_000,
     "cat " * 3000, "\0", "x\0y", "\ud800", "../../x", "/etc/x", "a/../../x", "..", ".", "/", "~", "a\\b", "%year%",
@@ -425,11 +416,16 @@ BAD_TEXTS = (
 )  # fmt: skip
 
 
-def numbers(item, odd: bool) -> st.SearchStrategy:
+def usual(node_id: str, item) -> tuple:
+    """What the method's own test says is usual on this input; nothing, if it does not say."""
+    return collected("USUAL").get(node_id, {}).get(item.id, ())
+
+
+def numbers(node_id: str, item, odd: bool) -> st.SearchStrategy:
     if odd:
         return st.sampled_from(BAD_NUMBERS) | st.floats() | st.integers(-3, 1)
-    if item.id in NUMBERS:
-        return st.sampled_from(NUMBERS[item.id])
+    if values := usual(node_id, item):
+        return st.sampled_from(values)
     if item.io_type == "INT":
         return st.sampled_from((item.default, item.min, item.max))
     return st.just(item.default) | st.floats(item.min, item.max)
@@ -442,17 +438,18 @@ def shown(strategy: st.SearchStrategy) -> st.SearchStrategy:
 @st.composite
 def regions(draw, world: World) -> Shown:
     """Regions made of an odd mask, phrase or strength, where the node takes them."""
-    given = draw(tensors("MASK")), draw(shown(texts("phrase", True))), draw(st.sampled_from((0.0, 1.0, 10.0)))
+    given = draw(tensors("MASK")), draw(shown(odd_texts())), draw(st.sampled_from((0.0, 1.0, 10.0)))
     try:
         return Shown(f"region {given}", SteerRegion.execute(given[0].value, given[1].value, given[2])[0])
     except ValueError:
         return draw(picked(world.odd["STEER_REGIONS"]))
 
 
-def texts(name: str, odd: bool) -> st.SearchStrategy:
-    if not odd:
-        return st.sampled_from(TEXTS[name])
-    return st.sampled_from(BAD_TEXTS) | st.sampled_from([text for each in TEXTS.values() for text in each]) | st.text()
+def odd_texts() -> st.SearchStrategy:
+    """Bad ones, and those that are usual on some input or other."""
+    values = [value for node in collected("USUAL").values() for each in node.values() for value in each]
+    elsewhere = list(dict.fromkeys(value for value in values if isinstance(value, str)))
+    return st.sampled_from(BAD_TEXTS) | st.sampled_from(elsewhere) | st.text()
 
 
 def picked(values: dict) -> st.SearchStrategy:
@@ -464,17 +461,17 @@ SPECIAL = {("SteerCLIPTextLoss", "clip"): "TEXT_TOWER", ("SteerLocalBlend", "lat
            ("SteerPromptToPromptGuider", "target"): "TARGET"}  # fmt: skip
 
 
-def one(node_id: str, item, odd: bool, world: World, files: dict[str, tuple[str, ...]]) -> st.SearchStrategy:
+def one(node_id: str, item, odd: bool, world: World) -> st.SearchStrategy:
     """A value for an input of a node, or of what runs afterwards."""
     kind = SPECIAL.get((node_id, item.id), item.io_type)
     if kind in ("FLOAT", "INT"):
-        return shown(numbers(item, odd))
+        return shown(numbers(node_id, item, odd))
     if kind == "BOOLEAN":
         return shown(st.booleans() if not odd else st.sampled_from((0, 1, True, False)))
     if kind == "COMBO":
-        return shown(texts(item.id, True) if odd else st.sampled_from(files.get(item.id) or item.options))
+        return shown(odd_texts() if odd else st.sampled_from(usual(node_id, item) or item.options))
     if kind == "STRING":
-        return shown(texts(item.id, odd))
+        return shown(odd_texts() if odd else st.sampled_from(usual(node_id, item)))
     if kind in ("LATENT", "LARGE_LATENT"):
         return latents(odd, world.usual[kind])
     if kind == "SIGMAS":
@@ -540,12 +537,12 @@ def in_place_of(item, world: World) -> list:
 
 
 @st.composite
-def usual_inputs(draw, node_id: str, world: World, files: dict) -> dict[str, Shown]:
-    return {item.id: draw(one(node_id, item, False, world, files)) for item in NODES[node_id].GET_SCHEMA().inputs}
+def usual_inputs(draw, node_id: str, world: World) -> dict[str, Shown]:
+    return {item.id: draw(one(node_id, item, False, world)) for item in NODES[node_id].GET_SCHEMA().inputs}
 
 
 @st.composite
-def inputs(draw, node_id: str, then: tuple[str, ...], world: World, files: dict) -> tuple[dict, dict]:
+def inputs(draw, node_id: str, then: tuple[str, ...], world: World) -> tuple[dict, dict]:
     """(the node's inputs, those of the run afterwards): the usual, but for at most two odd ones."""
     mine = NODES[node_id].GET_SCHEMA().inputs
     every = [(0, item) for item in mine] + [(1, RUNNING[name]) for name in then]
@@ -553,7 +550,7 @@ def inputs(draw, node_id: str, then: tuple[str, ...], world: World, files: dict)
     given: tuple[dict, dict] = {}, {}
     for index, (which, item) in enumerate(every):
         if not item.optional or index in odd or draw(st.booleans()):
-            given[which][item.id] = draw(one(node_id, item, index in odd, world, files))
+            given[which][item.id] = draw(one(node_id, item, index in odd, world))
     return given
 
 

@@ -1,3 +1,5 @@
+from functools import cache
+
 import comfy.model_management as management
 import comfy.samplers
 import comfy.sd
@@ -7,15 +9,18 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from steer.attention.attention_maps import heat
-from steer.lab.comfy.runs import Noise, counted, encode, host_guider, noise_of, sampled, sigmas_of
+from steer.attention.core import Site
+from steer.lab.comfy.runs import Noise, counted, encode, host_guider, noise_of, run, sampled, sigmas_of
 from steer.lab.weights import CHECKPOINT
-from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, phrases_of
+from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, SteerInjectAttention, phrases_of
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.host.text import tokenized
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.pictures.heatmap import heatmap_picture, overlaid
+from steer.tests import checks, oracles
 from steer.tests.cases import in_pairs
-from steer.tests.host_models import free_memory, hole, split_rows
+from steer.tests.fuzz_inputs import PROMPT
+from steer.tests.host_models import free_memory, hole, relative, split_rows
 
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
 LONG = ", ".join([RED] * 12)
@@ -389,3 +394,87 @@ class TestPicture:
         cold, hot = (overlaid(np.full((2, 2), heat), picture) for heat in (0.0, 1.0))
         assert (cold[0] > cold[1]).all() and cold.max() < 0.5 and np.ptp(cold[0, 0]) < 0.3
         assert (hot > cold).all()
+
+
+@cache
+def captured_on(family):
+    """(positive, edit, the latent sampled, what was captured)"""
+    with torch.inference_mode():
+        positive, _, edit = oracles.prompts_for_attention(family)
+        guider = host_guider(family.model(), positive, family.prompt(""), 3.0)
+        latent, attention = SteerCaptureAttention.execute(
+            Noise(oracles.noise_for(family)),
+            guider,
+            oracles.EULER,
+            sigmas_of(family.model(), 4),
+            {"samples": torch.zeros(family.shape)},
+        ).args
+        return positive, edit, latent["samples"], attention
+
+
+def capture_on_family(family):
+    positive, _, sampled, attention = captured_on(family)
+    assert torch.equal(sampled, oracles.alone(family, positive))
+    for site, maps in attention.maps.items():
+        assert isinstance(site, Site | tuple) and (maps.float().sum(-1) - 1).abs().max() < 1e-2
+
+
+def inject_on_family(family):
+    *_, attention = captured_on(family)
+    source, target, edit = oracles.prompts_for_attention(family)
+    model = SteerInjectAttention.execute(family.model(), attention, edit, 0.8, 0.4).args[0]
+    guider = SteerPromptToPromptGuider.execute(
+        family.model(), source, target, family.prompt(""), 3.0, edit, 0.8, 0.4
+    ).args[0]
+    second = run(guider, oracles.EULER, sigmas_of(family.model(), 4), oracles.noise_for(family)).chunk(2)[1]
+    assert relative(oracles.alone(family, target, model), second) < 1e-3
+
+
+def heatmap_on_family(family):
+    *_, attention = captured_on(family)
+    picture, maps = SteerAttentionHeatmap.execute(attention, family.clip(), oracles.SOURCE, "red, circle").args
+    assert picture.shape[0] == 1 and maps.shape == (2, 64, 64) and maps.min() >= 0 and 0.5 < maps.max() <= 1
+
+
+def check_captured(world, given, run, output):
+    latent, attention = output
+    result = {name: given[name] for name in ("guider", "sampler", "sigmas", "latent_image")}
+    checks.check_sampled(**result, result=latent)
+    for (height, width), maps in attention.maps.items():
+        assert maps.shape[1:] == (height * width, attention.tokens)
+        assert torch.isfinite(maps).all()
+        if not checks.two_prompts(given["guider"]):
+            torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:2]), rtol=0, atol=1e-3)
+
+
+def check_injected(world, given, run, output):
+    run = dict(run)
+    conds = run.pop("positive"), world.usual["CONDITIONING"]["empty"]
+    checks.run_and_check(run, guider=host_guider(output[0], *conds, 3.0))
+
+
+def check_heatmap(world, given, run, output):
+    picture, masks = output
+    height, width = (8 * side for side in given["attention"].latent)
+    if given.get("image") is not None:
+        height, width = given["image"].shape[1:3]
+    checks.check_picture(picture, next(iter(given["attention"].maps.values())).shape[0], *picture.shape[1:3])
+    checks.check_mask(masks, height, width)
+
+
+ORACLE = {
+    "SteerCaptureAttention": (
+        "the same latent bit for bit; at each place the words' attention adds up to 1",
+        capture_on_family,
+    ),
+    "SteerInjectAttention": ("the target as sampled beside its source", inject_on_family),
+    "SteerAttentionHeatmap": ("a row for each picture, a map for each word, from 0 to 1", heatmap_on_family),
+}
+CHECK = {
+    "SteerCaptureAttention": (check_captured, ()),
+    "SteerInjectAttention": (check_injected, (*checks.RUN, "positive")),
+    "SteerAttentionHeatmap": (check_heatmap, ()),
+}
+USUAL = {
+    "SteerAttentionHeatmap": {"text": (PROMPT,), "words": ("circle", "", "red circle, blue")},
+}

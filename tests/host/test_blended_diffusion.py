@@ -4,6 +4,7 @@ import torch
 from steer.lab.comfy.runs import host_guider, noise_of, run, sigmas_of
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
+from steer.tests import checks, oracles
 from steer.tests.cases import in_pairs
 from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, hole, mean_conditioning, relative
 
@@ -71,3 +72,25 @@ def test_batch_with_its_own_masks_equals_singles_and_repeats_bitwise(shapes, gui
     alone = torch.cat([run(guider, sampler, sigmas, noise[i], latent[i], mask[i]) for i in one])
     assert relative(together, alone) < 1e-5
     assert torch.equal(together, run(guider, sampler, sigmas, noise, latent, mask))
+
+
+def on_family(family):
+    guider, sigmas, source = oracles.guider_of(family, 2.0), oracles.from_level(family), family.picture()
+    sampler = SteerBlendedSampler.execute(oracles.EULER, 0)[0]
+    out = run(guider, sampler, sigmas, oracles.noise_for(family), source, oracles.mask_of(family))
+    torch.testing.assert_close(oracles.outside(family, out), oracles.outside(family, source), rtol=1e-5, atol=1e-5)
+    plain = run(guider, oracles.EULER, sigmas, oracles.noise_for(family), source)
+    assert relative(out, plain) > 1e-3
+    everything = torch.ones_like(oracles.mask_of(family))
+    assert torch.equal(run(guider, sampler, sigmas, oracles.noise_for(family), source, everything), plain)
+
+
+ORACLE = {
+    "SteerBlendedSampler": ("outside the mask the source; all masked: the inner sampler, bit for bit", on_family),
+}
+CHECK = {
+    "SteerBlendedSampler": (checks.keeping_sampler, checks.OF_GUIDER),
+}
+USUAL = {
+    "SteerBlendedSampler": {"dilation": (0, 1, 3)},
+}

@@ -1,6 +1,7 @@
 """Classifier guidance on the host: the file's way to the loss, and what does not belong together."""
 
 import gc
+import os
 
 import comfy.model_management
 import comfy.samplers
@@ -12,8 +13,10 @@ from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, run, si
 from steer.lab.weights import CLASSIFIER
 from steer.nodes.classifier import SteerClassifierLoader, SteerClassifierLoss
 from steer.nodes.gradient_guidance import SteerGradientGuider
+from steer.nodes.host.law import noise_law
 from steer.samplers.classifier import Classifier, Network
 from steer.samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING
+from steer.tests import checks, oracles
 from steer.tests.host_models import FLOW, relative, with_law
 
 
@@ -139,3 +142,48 @@ def test_the_file_is_read_the_same_in_inference_mode(classifier):
     x = noise_of((1, 4, 16, 16))
     assert torch.equal(classifier.log_probs(x, 1.0), outside.log_probs(x, 1.0))
     assert not any(weight.is_inference() for weight in classifier.network.parameters())
+
+
+def on_family(family):
+    guider, sigmas = oracles.guider_of(family), oracles.from_level(family)
+    model = family.model()
+    law, latent_format = noise_law(model.get_model_object("model_sampling")), type(model.model.latent_format).__name__
+    folder = os.path.join(folder_paths.get_temp_directory(), "classifiers")
+    os.makedirs(folder, exist_ok=True)
+    folder_paths.add_model_folder_path("classifiers", folder)
+    with torch.inference_mode(False):
+        network = Network(family.shape[1], 8, 3)
+        for weight in network.parameters():
+            torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(weight.numel()))
+    name = f"{latent_format}_{law.name}.safetensors"
+    made = Classifier(("circle", "star", "other"), law, latent_format, network.requires_grad_(False))
+    write_classifier(os.path.join(folder, name), made, "float32")
+    loaded = SteerClassifierLoader.execute(name)[0]
+    loss = SteerClassifierLoss.execute(loaded, "star")[0]
+    steered = SteerGradientGuider.execute(guider, loss, 100.0, 0.0, 1.0, True, None, 3.0)[0]
+
+    def likely(guider):
+        latent = model.model.process_latent_in(
+            run(guider, oracles.EULER, sigmas, oracles.noise_for(family), family.picture())
+        )
+        return float(loaded.log_probs(latent, 0.01)[0, 1])
+
+    assert likely(steered) > likely(guider) + 0.05
+
+
+def check_classifier(world, given, run, output):
+    assert output[0].labels == world.usual["STEER_CLASSIFIER"]["classifier"].labels
+
+
+ORACLE = {
+    "SteerClassifierLoader": ("the label becomes likelier", on_family),
+    "SteerClassifierLoss": ("the label becomes likelier", on_family),
+}
+CHECK = {
+    "SteerClassifierLoader": (check_classifier, ()),
+    "SteerClassifierLoss": (checks.loss, (*checks.RUN, "guider")),
+}
+USUAL = {
+    "SteerClassifierLoader": {"classifier_name": ("shapes_classifier.safetensors",)},
+    "SteerClassifierLoss": {"label": ("red circle",)},
+}

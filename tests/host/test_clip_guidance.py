@@ -1,11 +1,13 @@
 """CLIP losses on the host: the towers and the VAE differentiated as they are, and what does not belong together."""
 
 from copy import copy
+from functools import cache
 from types import SimpleNamespace
 
 import comfy.clip_vision
 import comfy.model_management
 import comfy.samplers
+import nodes
 import pytest
 import torch
 from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, run, sigmas_of
@@ -17,7 +19,9 @@ from steer.nodes.host import clip as host_clip
 from steer.nodes.host import vae as host_vae
 from steer.nodes.runs import clip_guidance as clip_run
 from steer.samplers.clip_guidance import spherical_distance
+from steer.tests import checks, oracles
 from steer.tests.cases import some
+from steer.tests.fuzz_inputs import PROMPT
 from steer.tests.host_models import FLOW, again, relative, with_law
 
 TEXT = "a green star"
@@ -231,3 +235,47 @@ def test_a_vision_model_without_text(shapes, pair):
     other.model = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="SteerCLIPTextLoss: clip_vision is a Linear without a projection"):
         SteerCLIPTextLoss.execute(other, shapes[2], pair[0], TEXT, 4)
+
+
+@cache
+def clip_pair():
+    with torch.inference_mode():
+        return stock.load_clip_pair()
+
+
+def closer(family, loss, target):
+    """Whether one guided step brings the decoded picture closer to the target."""
+    guider = oracles.guider_of(family)
+    steered = SteerGradientGuider.execute(guider, loss, 30.0, 0.0, 1.0, False, None, 0.3)[0]
+
+    def distance(guider):
+        pictures = nodes.VAEDecode().decode(family.vae(), {"samples": oracles.estimate(guider, family, 0.3)})[0]
+        embedded = torch.nn.functional.normalize(clip_pair()[1].encode_image(pictures)["image_embeds"], dim=-1)
+        return float((embedded - torch.nn.functional.normalize(target, dim=-1)).norm(dim=-1).mean())
+
+    return distance(steered) < distance(guider)
+
+
+def clip_text_on_family(family):
+    loss = SteerCLIPTextLoss.execute(clip_pair()[1], family.vae(), clip_pair()[0], "a green star", 8)[0]
+    assert closer(family, loss, loss.target)
+
+
+def clip_image_on_family(family):
+    image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1)).square()
+    loss = SteerCLIPImageLoss.execute(clip_pair()[1], family.vae(), image, 8)[0]
+    assert closer(family, loss, loss.target)
+
+
+ORACLE = {
+    "SteerCLIPTextLoss": ("one step brings the picture closer to the text", clip_text_on_family),
+    "SteerCLIPImageLoss": ("one step brings the picture closer to the other", clip_image_on_family),
+}
+CHECK = {
+    "SteerCLIPTextLoss": (checks.loss, (*checks.RUN, "guider")),
+    "SteerCLIPImageLoss": (checks.loss, (*checks.RUN, "guider")),
+}
+USUAL = {
+    "SteerCLIPTextLoss": {"text": (PROMPT,), "cutouts": (1, 2)},
+    "SteerCLIPImageLoss": {"cutouts": (1, 2)},
+}

@@ -3,6 +3,7 @@ import pytest
 import torch
 from steer.lab.comfy.runs import encode, host_guider, noise_of, run, sigmas_of
 from steer.nodes.ddim import SteerDDIMSampler
+from steer.tests import checks, oracles
 from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, mean_conditioning, relative
 
 
@@ -65,3 +66,18 @@ def test_preview_gets_every_step(shapes, guider):
     run(guider, ddim(), sigmas_of(shapes[0], 7), noise_of((1, 4, 16, 16)),
         callback=lambda i, denoised, x, total: seen.append((i, tuple(denoised.shape), total)))  # fmt: skip
     assert seen == [(i, (1, 4, 16, 16), 7) for i in range(7)]
+
+
+def on_family(family):
+    guider, sigmas = oracles.guider_of(family, 3.0), sigmas_of(family.model(), 4)
+    ours = run(guider, SteerDDIMSampler.execute(0.0)[0], sigmas, oracles.noise_for(family))
+    assert relative(ours, run(guider, oracles.EULER, sigmas, oracles.noise_for(family))) < 1e-4
+    assert relative(run(guider, SteerDDIMSampler.execute(1.0)[0], sigmas, oracles.noise_for(family)), ours) > 1e-3
+
+
+ORACLE = {
+    "SteerDDIMSampler": ("eta 0 equals the host's euler", on_family),
+}
+CHECK = {
+    "SteerDDIMSampler": (checks.sampler, checks.OF_GUIDER),
+}

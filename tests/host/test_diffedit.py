@@ -13,6 +13,7 @@ from steer.lab.comfy.runs import counted, encode, host_guider, interrupted, nois
 from steer.lab.world.data import caption, render, sample_scene, scene_of
 from steer.lab.world.metrics import iou
 from steer.nodes.diffedit import SteerDiffEditMask
+from steer.tests import checks, oracles
 from steer.tests.host_models import (
     EPS,
     FLOW,
@@ -228,3 +229,41 @@ def test_interrupt_leaves_the_model_as_it_was(shapes, pictures, prompts, monkeyp
     monkeypatch.undo()
     assert relative(run(guider, comfy.samplers.sampler_object("euler"), sigmas, noise), before) == 0.0
     assert not shapes[0].object_patches
+
+
+def on_family(family):
+    texts = [family.prompt(text) for text in (oracles.SOURCE, oracles.SOURCE, "a dog")]
+
+    def found(other):
+        return SteerDiffEditMask.execute(
+            family.model(), texts[0], other, {"samples": family.picture()}, 0.3, 4, 0.4, 0
+        ).args
+
+    assert not found(texts[1])[0].any()
+    mask, heat = found(texts[2])
+    frames = family.shape[2] if len(family.shape) == 5 else 1
+    assert mask.shape == (frames, 64, 64) and heat.shape == (frames, 64, 64, 3)
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+
+
+def check_diffedit(world, given, run, output):
+    mask, heat = output
+    samples = given["latent_image"]["samples"]
+    height, width = (8 * side for side in samples.shape[-2:])
+    checks.check_mask(mask, height, width)
+    assert set(mask.unique().tolist()) <= {0.0, 1.0}
+    checks.check_picture(heat, len(mask), height, width)
+
+
+ORACLE = {
+    "SteerDiffEditMask": (
+        "prompts alike: nothing; unlike: part of the picture, where the estimates differ most",
+        on_family,
+    ),
+}
+CHECK = {
+    "SteerDiffEditMask": (check_diffedit, ()),
+}
+USUAL = {
+    "SteerDiffEditMask": {"samples": (1, 2)},
+}

@@ -8,9 +8,7 @@ import os
 import re
 import traceback
 from collections import Counter
-from pathlib import Path
 from random import Random
-from shutil import rmtree
 
 import comfy.model_management
 import comfy.sample
@@ -19,26 +17,18 @@ import folder_paths
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
-from steer.files import inversion_file
 from steer.files.classifier_file import read_classifier
-from steer.lab.comfy.runs import host_guider, sampled
 from steer.lab.comfy.server import HostError
 from steer.lab.demo.runner import WORKFLOWS, load_workflow, shortened
 from steer.lab.models import stock
 from steer.lab.package import ROOT
 from steer.lab.weights import CLASSIFIER
 from steer.nodes.classifier import FOLDER
-from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.inversion_file import SteerSaveInversion
-from steer.nodes.paint_with_words import SteerPaintWithWords
-from steer.nodes.prompt_to_prompt import SteerPromptToPromptGuider
-from steer.nodes.runs.prompt_to_prompt import PromptToPromptGuider
 from steer.tests.fuzz_inputs import (
     BAD_NUMBERS,
     BAD_TEXTS,
     NODES,
-    PROMPT,
-    SIGMAS,
     frozen,
     in_place_of,
     inputs,
@@ -46,6 +36,7 @@ from steer.tests.fuzz_inputs import (
     usual_inputs,
     world_of,
 )
+from steer.tests.matrices import collected
 
 FACTOR = float(os.environ.get("STEER_FUZZ", "0.3"))
 LEAST = 2000 * min(FACTOR, 1)
@@ -67,8 +58,8 @@ LATE = re.compile(
 )
 """What can only be found out while the model runs."""
 
-RATIO = "downscale_ratio_spacial"  # newer hosts take it out
 OUTCOMES = "result", "ValueError", "host's"
+CHECKS = collected("CHECK")
 tally = Counter()
 
 EMPTY_PICTURE = {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 1, "color": 255}}
@@ -98,270 +89,9 @@ def world(shapes, folders):
         return world
 
 
-FILES = {
-    "file": ("kept/inversion_00001_.safetensors [output]",),
-    "classifier_name": ("shapes_classifier.safetensors",),
-}
-
-
 def number(of_all: int) -> int:
     """How many to draw, of so many at STEER_FUZZ=1."""
     return max(1, round(FACTOR * of_all))
-
-
-def two_prompts(guider) -> bool:
-    return isinstance(getattr(guider, "_guider", guider), PromptToPromptGuider)
-
-
-def check_sampled(guider, sampler, sigmas, latent_image, result, keeps=None):
-    """Finite and of the shape given, or twice for two prompts; outside the mask what `keeps` makes of the source."""
-    samples, source = result["samples"], latent_image["samples"]
-    assert {*result} | {RATIO} == {*latent_image, RATIO}
-    if samples.is_nested:
-        assert all(torch.isfinite(each).all() for each in samples.unbind())
-        return
-    source = comfy.sample.fix_empty_latent_channels(guider.model_patcher, source)
-    double = two_prompts(guider) and len(sigmas)
-    assert samples.shape == (source.shape[0] * (2 if double else 1), *source.shape[1:])
-    if not len(sigmas):
-        return  # the host gives back what it was given
-    assert torch.isfinite(samples).all()
-    if keeps is not None and float(sigmas[-1]) == 0.0 and not double:
-        kept = keeps(source).float()
-        mask = comfy.sampler_helpers.prepare_mask(latent_image["noise_mask"].float(), source.shape, "cpu")
-        tolerance = 1e-5 * float(kept.abs().max())
-        torch.testing.assert_close(samples.float()[mask == 0], kept[mask == 0], rtol=0, atol=tolerance)
-
-
-def run_and_check(run: dict, keeps=None, **also):
-    everything = {**run, **also}
-    result = sampled(**everything)
-    everything.pop("noise")
-    check_sampled(**everything, result=result, keeps=keeps)
-
-
-def check_picture(picture, batch, height, width):
-    assert picture.shape == (batch, height, width, 3) and picture.is_floating_point()
-    assert 0.0 <= float(picture.min()) and float(picture.max()) <= 1.0
-
-
-def check_mask(mask, height, width):
-    assert mask.ndim == 3 and mask.shape[1:] == (height, width)
-    assert 0.0 <= float(mask.min()) and float(mask.max()) <= 1.0
-
-
-def check_conditioning(conditioning):
-    assert conditioning
-    for tensor, options in conditioning:
-        assert tensor.ndim == 3 and torch.isfinite(tensor).all() and isinstance(options, dict)
-
-
-def guider(world, given, run, output):
-    run_and_check(run, guider=output[0])
-
-
-def sampler(world, given, run, output):
-    run_and_check(run, sampler=output[0])
-
-
-def keeping_sampler(world, given, run, output):
-    run_and_check(run, sampler=output[0], keeps=lambda source: source)
-
-
-def following_sampler(world, given, run, output):
-    def inverted(source):
-        model = run["guider"].model_patcher.model
-        return model.process_latent_out(given["inversion"].latents[-1]).expand_as(source)
-
-    run_and_check(run, sampler=output[0], keeps=inverted)
-
-
-def sdedit(world, given, run, output):
-    sigmas, start_step, start_sigma = output
-    assert sigmas.dtype == torch.float32 and len(sigmas) == int(given["steps"]) + 1
-    assert (sigmas.diff() < 0).all() and sigmas[-1] == 0.0 and start_step >= 0
-    assert float(sigmas[0]) == pytest.approx(start_sigma, rel=1e-6) and torch.isfinite(sigmas).all()
-    top = given["model"].get_model_object("model_sampling").sigma_max
-    assert start_sigma <= float(top) * (1 + 1e-6)
-
-
-def inversion(world, given, run, output):
-    latent, noise, found = output
-    source = comfy.sample.fix_empty_latent_channels(given["guider"].model_patcher, given["latent_image"]["samples"])
-    torch.testing.assert_close(latent["samples"].double(), source.double(), rtol=1e-3, atol=1e-4)
-    assert {*latent} == {*given["latent_image"]}
-    assert found.sigmas == tuple(given["sigmas"].float().tolist()) or found.sigmas == tuple(given["sigmas"].tolist())
-    assert len(found.latents) == len(found.sigmas)
-    assert all(torch.isfinite(each).all() and each.shape == source.shape for each in found.latents)
-    assert torch.isfinite(noise.generate_noise(latent)).all()
-
-
-def saved(world, given, run, output):
-    (file,) = output.ui["files"]
-    root = Path(folder_paths.get_output_directory())
-    path = (root / file["subfolder"] / file["filename"]).resolve()
-    assert path.is_relative_to(root)
-    loaded, null_text = inversion_file.load(path)
-    rmtree(root / path.relative_to(root).parts[0]) if path.parent != root else path.unlink()
-    assert unchanged(frozen(loaded), given["inversion"]) and (null_text is None) == (given.get("null_text") is None)
-
-
-def loaded(world, given, run, output):
-    found, latent, noise, sigmas, null_text = output
-    assert unchanged(frozen(found), world.usual["STEER_INVERSION"]["inversion"])
-    assert torch.equal(sigmas, torch.tensor(SIGMAS)) and noise.generate_noise(latent).shape == latent["samples"].shape
-
-
-def null_text(world, given, run, output):
-    (conditioning,) = output
-    check_conditioning(conditioning)
-    sigmas = given["inversion"].sigmas
-    assert len(conditioning) == len(sigmas) - 1
-    for sigma in (1e9, *sigmas):
-        active = [o for _, o in conditioning if o["timestep_end"] <= sigma <= o["timestep_start"]]
-        assert len(active) == 1
-
-
-def check_edit(world, edit):
-    assert edit.mapper.shape == (edit.source.length, edit.target.length)
-    for values in (edit.mapper, edit.kept, edit.equalizer):
-        assert torch.isfinite(values).all()
-
-
-def edited(world, given, run, output):
-    source, target, edit = output
-    check_conditioning(source)
-    check_conditioning(target)
-    check_edit(world, edit)
-    with_edit(world, source, target, edit, run)
-
-
-def with_edit(world, source, target, edit, run):
-    model, empty = world.usual["MODEL"]["shapes"], world.usual["CONDITIONING"]["empty"]
-    made = SteerPromptToPromptGuider.execute(model, source, target, empty, 3.0, edit, 0.8, 0.4)
-    run_and_check(run, guider=made[0])
-
-
-def blended(world, given, run, output):
-    (edit,) = output
-    assert unchanged(frozen({**vars(given["edit"]), "blend": None}), {**vars(edit), "blend": None}) and edit.blend
-    texts = world.usual["CONDITIONING"]
-    with_edit(world, texts["source of the edit"], texts["target of the edit"], edit, run)
-
-
-def captured(world, given, run, output):
-    latent, attention = output
-    result = {name: given[name] for name in ("guider", "sampler", "sigmas", "latent_image")}
-    check_sampled(**result, result=latent)
-    for (height, width), maps in attention.maps.items():
-        assert maps.shape[1:] == (height * width, attention.tokens)
-        assert torch.isfinite(maps).all()
-        if not two_prompts(given["guider"]):
-            torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:2]), rtol=0, atol=1e-3)
-
-
-def injected(world, given, run, output):
-    run = dict(run)
-    conds = run.pop("positive"), world.usual["CONDITIONING"]["empty"]
-    run_and_check(run, guider=host_guider(output[0], *conds, 3.0))
-
-
-def heatmap(world, given, run, output):
-    picture, masks = output
-    height, width = (8 * side for side in given["attention"].latent)
-    if given.get("image") is not None:
-        height, width = given["image"].shape[1:3]
-    check_picture(picture, next(iter(given["attention"].maps.values())).shape[0], *picture.shape[1:3])
-    check_mask(masks, height, width)
-
-
-def regions(world, given, run, output):
-    for region in output[0]:
-        assert 0.0 <= region.strength <= 10.0 and region.phrase.strip()
-        assert torch.isfinite(region.mask).all()
-    model, clip = world.usual["MODEL"]["shapes"], world.usual["CLIP"]["clip"]
-    painted(world, given, run, SteerPaintWithWords.execute(model, clip, PROMPT, output[0], 0.4))
-
-
-def painted(world, given, run, output):
-    model, conditioning = output
-    check_conditioning(conditioning)
-    conds = conditioning, world.usual["CONDITIONING"]["empty"]
-    run_and_check(run, guider=host_guider(model, *conds, 3.0))
-
-
-def loss(world, given, run, output):
-    run = dict(run)
-    run_and_check({**run, "guider": SteerGradientGuider.execute(run["guider"], output[0], 5.0, 0.0, 1.0, False)[0]})
-
-
-def classifier(world, given, run, output):
-    assert output[0].labels == world.usual["STEER_CLASSIFIER"]["classifier"].labels
-
-
-def diffedit(world, given, run, output):
-    mask, heat = output
-    samples = given["latent_image"]["samples"]
-    height, width = (8 * side for side in samples.shape[-2:])
-    check_mask(mask, height, width)
-    assert set(mask.unique().tolist()) <= {0.0, 1.0}
-    check_picture(heat, len(mask), height, width)
-
-
-def stitched(world, given, run, output):
-    source, edited, mask = given["source"], given["edited"], given["mask"]
-    picture, most = output[0], max(len(source), len(edited))
-    assert picture.shape[1:] == source.shape[1:] and len(picture) >= most and torch.isfinite(picture).all()
-    if all(0.0 <= float(each.min()) and float(each.max()) <= 1.0 for each in (source, edited)):
-        assert 0.0 <= float(picture.min()) and float(picture.max()) <= 1.0
-    if mask.shape[-2:] == source.shape[1:3] and given.get("feather", 0) >= 0:
-        outside = (mask.reshape(-1, *mask.shape[-2:]) <= 0).expand(len(picture), -1, -1)
-        assert torch.equal(picture[outside], source.expand_as(picture)[outside].to(picture.dtype))
-
-
-def fitted_latent(world, given, run, output):
-    found, samples = output[0], given["latent"]["samples"]
-    assert {*found} == {*given["latent"]} and found["samples"].shape == samples.shape
-    assert found["samples"].dtype == samples.dtype and torch.isfinite(found["samples"]).all()
-
-
-def fitted_picture(world, given, run, output):
-    samples = given["latent"]["samples"]
-    check_picture(output[0], len(samples), *(8 * side for side in samples.shape[-2:]))
-
-
-RUN, OF_GUIDER = ("noise", "sampler", "sigmas", "latent_image"), ("noise", "guider", "sigmas", "latent_image")
-CHECKS = {
-    "SteerCFGGuider": (guider, RUN),
-    "SteerGradientGuider": (guider, RUN),
-    "SteerPromptToPromptGuider": (guider, RUN),
-    "SteerDDIMSampler": (sampler, OF_GUIDER),
-    "SteerRePaintSampler": (keeping_sampler, OF_GUIDER),
-    "SteerBlendedSampler": (keeping_sampler, OF_GUIDER),
-    "SteerTrajectoryBlendSampler": (following_sampler, OF_GUIDER),
-    "SteerSDEditSigmas": (sdedit, ()),
-    "SteerDDIMInversion": (inversion, ()),
-    "SteerSaveInversion": (saved, ()),
-    "SteerLoadInversion": (loaded, ()),
-    "SteerNullText": (null_text, ()),
-    "SteerPromptEdit": (edited, RUN),
-    "SteerLocalBlend": (blended, RUN),
-    "SteerCaptureAttention": (captured, ()),
-    "SteerInjectAttention": (injected, (*RUN, "positive")),
-    "SteerAttentionHeatmap": (heatmap, ()),
-    "SteerRegion": (regions, RUN),
-    "SteerRegionsFromSegmentation": (regions, RUN),
-    "SteerPaintWithWords": (painted, RUN),
-    "SteerCLIPTextLoss": (loss, (*RUN, "guider")),
-    "SteerCLIPImageLoss": (loss, (*RUN, "guider")),
-    "SteerClassifierLoss": (loss, (*RUN, "guider")),
-    "SteerClassifierLoader": (classifier, ()),
-    "SteerDiffEditMask": (diffedit, ()),
-    "SteerStitch": (stitched, ()),
-    "SteerPoissonBlend": (stitched, ()),
-    "SteerReconstructLatent": (fitted_latent, ()),
-    "SteerReconstructDecoder": (fitted_picture, ()),
-}
 
 
 def came_through_steer(error) -> bool:
@@ -416,7 +146,7 @@ def test_a_result_or_a_value_error(node_id, world, folders):
         database=None, suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink),
         report_multiple_bugs=False,
     )  # fmt: skip
-    @given(inputs(node_id, CHECKS[node_id][1], world, FILES))
+    @given(inputs(node_id, CHECKS[node_id][1], world))
     def any_input(drawn):
         values, run = ({name: each.value for name, each in part.items()} for part in drawn)
         one_example(node_id, values, run, world, folders)
@@ -435,7 +165,7 @@ def test_what_does_not_belong_on_an_input_is_named(node_id, world, folders):
         max_examples=number(2), derandomize=FACTOR <= 1, deadline=None, database=None, phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
     )  # fmt: skip
-    @given(usual_inputs(node_id, world, FILES))
+    @given(usual_inputs(node_id, world))
     def each_for_each(drawn):
         values = {name: each.value for name, each in drawn.items()}
         for item in items:

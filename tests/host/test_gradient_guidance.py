@@ -14,6 +14,7 @@ from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
+from steer.tests import checks, oracles
 from steer.tests.cases import checkered, in_pairs
 from steer.tests.host_models import (
     EPS,
@@ -507,3 +508,29 @@ def test_on_fluxs_structure(through_model):
     distances = [(model.model.process_latent_in(each) - 0.8).square().mean() for each in (out, plain)]
     assert distances[0] < 0.8 * distances[1]
     assert torch.equal(run(guider, euler(), sigmas, noise), plain)
+
+
+def on_family(family):
+    guider, sigmas = oracles.guider_of(family, 2.0), oracles.from_level(family)
+
+    def guided(scale, through_model):
+        steered = SteerGradientGuider.execute(guider, Square(), scale, 0.0, 1.0, through_model, None, 1.0)[0]
+        return run(steered, oracles.EULER, sigmas, oracles.noise_for(family), family.picture())
+
+    plain = run(guider, oracles.EULER, sigmas, oracles.noise_for(family), family.picture())
+    distance = lambda x: (family.model().model.process_latent_in(x) - 0.8).square().mean()  # noqa: E731
+    for through_model in (True, False):
+        assert torch.equal(guided(0.0, through_model), plain)
+        assert distance(guided(0.5, through_model)) < 0.95 * distance(plain)
+    assert torch.equal(run(guider, oracles.EULER, sigmas, oracles.noise_for(family), family.picture()), plain)
+
+
+ORACLE = {
+    "SteerGradientGuider": ("scale 0 is plain bit for bit; else the loss falls, through the model and not", on_family),
+}
+CHECK = {
+    "SteerGradientGuider": (checks.guider, checks.RUN),
+}
+USUAL = {
+    "SteerGradientGuider": {"scale": (0.0, 5.0)},
+}

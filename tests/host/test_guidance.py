@@ -8,6 +8,7 @@ from comfy_extras.nodes_sag import SelfAttentionGuidance
 from steer.lab.comfy.runs import counted, encode, host_guider, interrupted, noise_of, of_host, run, sigmas_of
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.guidance import SteerCFGGuider
+from steer.tests import checks, oracles
 from steer.tests.company import patched
 from steer.tests.host_models import EPS, FLOW, V, closed_form, mean_conditioning, relative, with_law
 
@@ -186,3 +187,25 @@ def reading_predictions(model, name):
     else:
         return patched(model, name)
     return model
+
+
+def on_family(family):
+    model, texts = family.model(), [family.prompt(text) for text in (oracles.SOURCE, oracles.TARGET, "")]
+    ours = SteerCFGGuider.execute(model, texts[0], texts[2], 3.0, 0.0, 1.0, 1.0)[0]
+    sigmas = sigmas_of(model, 4)
+    expected = run(oracles.guider_of(family, 3.0), oracles.EULER, sigmas, oracles.noise_for(family))
+    assert relative(run(ours, oracles.EULER, sigmas, oracles.noise_for(family)), expected) < 1e-5
+    three = SteerCFGGuider.execute(model, *texts[:2], 3.0, 0.0, 1.0, 0.5, texts[2])[0]
+    positive, negative, empty = (
+        oracles.estimate(oracles.guider_of(family, text=text), family) for text in (oracles.SOURCE, oracles.TARGET, "")
+    )
+    expected = empty + 3.0 * (positive - empty) - 0.5 * (negative - empty)
+    assert relative(oracles.estimate(three, family), expected) < 1e-4 and relative(expected, positive) > 1e-3
+
+
+ORACLE = {
+    "SteerCFGGuider": ("equals the host's CFG; three prompts give the formula of their single estimates", on_family),
+}
+CHECK = {
+    "SteerCFGGuider": (checks.guider, checks.RUN),
+}

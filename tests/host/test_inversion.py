@@ -2,6 +2,7 @@ import random
 import re
 
 import comfy.model_management as management
+import comfy.sample
 import latent_preview
 import pytest
 import torch
@@ -14,6 +15,7 @@ from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.sdedit import SteerSDEditSigmas
+from steer.tests import oracles
 from steer.tests.cases import some
 from steer.tests.company import Square
 from steer.tests.host_models import (
@@ -285,3 +287,35 @@ def test_interrupt_leaves_the_model_as_it_was(shapes, pictures, monkeypatch):
     monkeypatch.undo()
     stop(False)
     assert torch.equal(before, sample(guider, sigmas, pictures, noise))
+
+
+def on_family(family):
+    latent, start, _, sigmas = oracles.inversion_of(family)
+    assert (
+        relative(sampled(start, oracles.guider_of(family), oracles.EULER, sigmas, latent)["samples"], family.picture())
+        < 1e-3
+    )
+    other = sampled(start, oracles.guider_of(family, text=oracles.TARGET), oracles.EULER, sigmas, latent)["samples"]
+    assert relative(other, family.picture()) > 1e-3
+
+
+def check_inversion(world, given, run, output):
+    latent, noise, found = output
+    source = comfy.sample.fix_empty_latent_channels(given["guider"].model_patcher, given["latent_image"]["samples"])
+    torch.testing.assert_close(latent["samples"].double(), source.double(), rtol=1e-3, atol=1e-4)
+    assert {*latent} == {*given["latent_image"]}
+    assert found.sigmas == tuple(given["sigmas"].float().tolist()) or found.sigmas == tuple(given["sigmas"].tolist())
+    assert len(found.latents) == len(found.sigmas)
+    assert all(torch.isfinite(each).all() and each.shape == source.shape for each in found.latents)
+    assert torch.isfinite(noise.generate_noise(latent)).all()
+
+
+ORACLE = {
+    "SteerDDIMInversion": ("sampled again it is the picture, to 1e-3", on_family),
+}
+CHECK = {
+    "SteerDDIMInversion": (check_inversion, ()),
+}
+USUAL = {
+    "SteerDDIMInversion": {"refine": (0, 1, 2)},
+}

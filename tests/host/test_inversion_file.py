@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from shutil import rmtree
 
 import comfy.samplers
 import folder_paths
@@ -18,6 +20,8 @@ from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.inversion_file import SteerLoadInversion, SteerSaveInversion, inversion_files
 from steer.nodes.null_text import SteerNullText
 from steer.samplers.noise_law import RECTIFIED_FLOW
+from steer.tests import oracles
+from steer.tests.fuzz_inputs import SIGMAS, frozen, unchanged
 from steer.tests.host_models import EPS, FLOW, with_law
 from steer.tests.test_inversion_file import (
     CORRUPTED,
@@ -256,3 +260,45 @@ def test_null_text_of_a_run_is_kept_bitwise(folders, shapes):
     text = SteerNullText.execute(shapes[0], prompt, empty, 3.0, inversion, 2, 0.01, 0.0).args[0]
     saved(inversion, text)
     assert same_null_text(loaded()[4], text) and not torch.equal(text[0][0], empty[0][0])
+
+
+def on_family(family):
+    latent, start, inverted, _ = oracles.inversion_of(family)
+    saved = SteerSaveInversion.execute(inverted, f"steer_test/{family.name.split()[0]}")
+    name = saved.ui["files"][0]
+    loaded, samples, begin, sigmas, _ = SteerLoadInversion.execute(
+        f"{name['subfolder']}/{name['filename']} [output]"
+    ).args
+    assert all(map(torch.equal, loaded.latents, inverted.latents)) and sigmas.tolist() == list(inverted.sigmas)
+    assert torch.equal(samples["samples"], latent["samples"])
+    assert torch.equal(begin.generate_noise(samples), start.generate_noise(latent))
+
+
+def check_saved(world, given, run, output):
+    (file,) = output.ui["files"]
+    root = Path(folder_paths.get_output_directory())
+    path = (root / file["subfolder"] / file["filename"]).resolve()
+    assert path.is_relative_to(root)
+    loaded, null_text = inversion_file.load(path)
+    rmtree(root / path.relative_to(root).parts[0]) if path.parent != root else path.unlink()
+    assert unchanged(frozen(loaded), given["inversion"]) and (null_text is None) == (given.get("null_text") is None)
+
+
+def check_loaded(world, given, run, output):
+    found, latent, noise, sigmas, null_text = output
+    assert unchanged(frozen(found), world.usual["STEER_INVERSION"]["inversion"])
+    assert torch.equal(sigmas, torch.tensor(SIGMAS)) and noise.generate_noise(latent).shape == latent["samples"].shape
+
+
+ORACLE = {
+    "SteerSaveInversion": ("comes back bit for bit, with its start", on_family),
+    "SteerLoadInversion": ("comes back bit for bit, with its start", on_family),
+}
+CHECK = {
+    "SteerSaveInversion": (check_saved, ()),
+    "SteerLoadInversion": (check_loaded, ()),
+}
+USUAL = {
+    "SteerSaveInversion": {"filename_prefix": ("fuzz/saved", "fuzz")},
+    "SteerLoadInversion": {"file": ("kept/inversion_00001_.safetensors [output]",)},
+}

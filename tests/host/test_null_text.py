@@ -11,7 +11,7 @@ import node_helpers
 import nodes
 import pytest
 import torch
-from steer.lab.comfy.runs import counted, encode, host_guider, interrupted, noise_of, run, sigmas_of
+from steer.lab.comfy.runs import counted, encode, host_guider, interrupted, noise_of, run, sampled, sigmas_of
 from steer.lab.models import stock
 from steer.lab.world.data import render, scene_of
 from steer.lab.world.metrics import psnr
@@ -21,7 +21,8 @@ from steer.nodes.runs.null_text import Settings, report, windows, with_branches
 from steer.samplers.inversion import Inversion, spread
 from steer.samplers.noise_law import VARIANCE_EXPLODING
 from steer.samplers.null_text import InnerStep
-from steer.tests.host_models import EPS, FLOW, ON_GPU, closed_form, mean_conditioning
+from steer.tests import checks, oracles
+from steer.tests.host_models import EPS, FLOW, ON_GPU, closed_form, mean_conditioning, relative
 
 CAPTION = "a red circle on a blue background"
 STEPS = 5
@@ -322,3 +323,36 @@ class TestBadInput:
 
         monkeypatch.setattr(model, "extra_conds", extra_conds)
         self.refused(case, "nothing to optimise")
+
+
+def on_family(family):
+    latent, start, inverted, sigmas = oracles.inversion_of(family)
+    positive, negative = family.prompt(oracles.SOURCE), family.prompt("")
+    found = SteerNullText.execute(family.model(), positive, negative, 4.0, inverted, 4, 0.06, 0.0)[0]
+
+    def error(negative):
+        guider = host_guider(family.model(), positive, negative, 4.0)
+        return relative(sampled(start, guider, oracles.EULER, sigmas, latent)["samples"], family.picture())
+
+    assert error(found) < 0.8 * error(negative)
+
+
+def check_null_text(world, given, run, output):
+    (conditioning,) = output
+    checks.check_conditioning(conditioning)
+    sigmas = given["inversion"].sigmas
+    assert len(conditioning) == len(sigmas) - 1
+    for sigma in (1e9, *sigmas):
+        active = [o for _, o in conditioning if o["timestep_end"] <= sigma <= o["timestep_start"]]
+        assert len(active) == 1
+
+
+ORACLE = {
+    "SteerNullText": ("guided sampling comes nearer to the picture than with the plain negative", on_family),
+}
+CHECK = {
+    "SteerNullText": (check_null_text, ()),
+}
+USUAL = {
+    "SteerNullText": {"inner_steps": (1, 2), "learning_rate": (0.01, 0.0001), "early_stop": (0.0, 1e-05)},
+}

@@ -17,6 +17,8 @@ from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.host.attention.unet import attention_sites
 from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion, SteerRegionsFromSegmentation
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
+from steer.tests import checks, oracles
+from steer.tests.fuzz_inputs import PROMPT
 from steer.tests.host_models import EPS, FLOW, ON_GPU, V, relative, split_rows, with_control, with_law, with_lora
 
 TEXT = "a red circle on a blue background"
@@ -350,3 +352,57 @@ class TestBadInput:
         )
         with pytest.raises(ValueError, match="SteerPaintWithWords: .*no cross-attention blocks"):
             painted(shapes, model=model)
+
+
+def paint_with_words_on_family(family):
+    regions = SteerRegion.execute(torch.nn.functional.pad(torch.ones(1, 64, 32), (0, 32)), "red circle", 1.0)[0]
+
+    def painted(weight):
+        model, text = SteerPaintWithWords.execute(family.model(), family.clip(), oracles.SOURCE, regions, weight).args
+        return oracles.alone(family, family.joined(text, family.picture()), model)
+
+    plain = oracles.alone(family, family.prompt(oracles.SOURCE))
+    assert torch.equal(painted(0.0), plain) and relative(painted(2.0), plain) > 1e-3
+
+
+def regions_on_family(family):
+    pictures = torch.rand(1, 64, 64, 3)
+    assert SteerRegion.execute(torch.ones(1, 64, 64), "red circle", 1.0)[0][0].phrase == "red circle"
+    pictures[:, :32] = torch.tensor([1.0, 0.0, 0.0])
+    (found,) = SteerRegionsFromSegmentation.execute(pictures, "#ff0000: cat")[0]
+    assert found.phrase == "cat" and found.mask[..., :32, :].min() == 1
+
+
+def check_regions(world, given, run, output):
+    for region in output[0]:
+        assert 0.0 <= region.strength <= 10.0 and region.phrase.strip()
+        assert torch.isfinite(region.mask).all()
+    model, clip = world.usual["MODEL"]["shapes"], world.usual["CLIP"]["clip"]
+    check_painted(world, given, run, SteerPaintWithWords.execute(model, clip, PROMPT, output[0], 0.4))
+
+
+def check_painted(world, given, run, output):
+    model, conditioning = output
+    checks.check_conditioning(conditioning)
+    conds = conditioning, world.usual["CONDITIONING"]["empty"]
+    checks.run_and_check(run, guider=host_guider(model, *conds, 3.0))
+
+
+ORACLE = {
+    "SteerRegion": ("works on pictures, whatever the model", regions_on_family),
+    "SteerRegionsFromSegmentation": ("works on pictures, whatever the model", regions_on_family),
+    "SteerPaintWithWords": (
+        "weight 0 is plain sampling bit for bit; more changes the picture",
+        paint_with_words_on_family,
+    ),
+}
+CHECK = {
+    "SteerRegion": (check_regions, checks.RUN),
+    "SteerRegionsFromSegmentation": (check_regions, checks.RUN),
+    "SteerPaintWithWords": (check_painted, checks.RUN),
+}
+USUAL = {
+    "SteerRegion": {"phrase": ("circle", "red circle")},
+    "SteerRegionsFromSegmentation": {"legend": ("#ff0000: circle\n#0000ff: background", "255, 0, 0: circle @ 0.5")},
+    "SteerPaintWithWords": {"text": (PROMPT,)},
+}

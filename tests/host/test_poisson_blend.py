@@ -4,6 +4,7 @@ import comfy.model_management
 import pytest
 import torch
 from steer.nodes.poisson_blend import SteerPoissonBlend
+from steer.tests import checks, oracles
 
 
 def picture(batch=1, seed=0):
@@ -45,3 +46,18 @@ def test_an_interrupt_is_heeded_between_pictures():
             SteerPoissonBlend.execute(picture(2), picture(2, 1), mask())
     finally:
         comfy.model_management.interrupt_current_processing(False)
+
+
+def on_family(family):
+    source, _, edited, mask = oracles.background(family)
+    out = SteerPoissonBlend.execute(source, edited, mask)[0]
+    assert torch.equal(out[:, mask[0] == 0], source[:, mask[0] == 0])
+    assert out.shape == edited.shape and not torch.equal(out, source)
+
+
+ORACLE = {
+    "SteerPoissonBlend": ("outside the mask the source, inside the edit's gradients", on_family),
+}
+CHECK = {
+    "SteerPoissonBlend": (checks.stitched, ()),
+}

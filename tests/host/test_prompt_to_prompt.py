@@ -26,8 +26,10 @@ from steer.nodes.host.conditioning import HALF
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
+from steer.tests import checks, oracles
 from steer.tests.cases import checkered, some
 from steer.tests.company import Square
+from steer.tests.fuzz_inputs import PROMPT, TARGET, frozen, unchanged
 from steer.tests.host_models import (
     EPS,
     FLOW,
@@ -691,3 +693,79 @@ class TestInjection:
         sigmas = sigmas_of(model, 6)
         two = run(guider, EULER, sigmas, noise.repeat(2, 1, 1, 1))
         assert relative(two, run(guider, EULER, sigmas, noise).repeat(2, 1, 1, 1)) < 1e-5
+
+
+def prompt_edit_on_family(family):
+    source, target, edit = oracles.edit_of(family)
+    assert source[0][0].shape[1] == target[0][0].shape[1] == edit.source.length
+    (green,) = edit.target.positions("green")
+    assert edit.source.positions("red") == [green] and float(edit.mapper[green, green]) == 1.0
+    blend = SteerLocalBlend.execute(edit, "red", "green", 0.3)[0].blend
+    assert blend.source_tokens == blend.target_tokens == (green,)
+
+
+def prompt_to_prompt_on_family(family):
+    def together(cross_end, self_end):
+        source, target, edit = oracles.prompts_for_attention(family)
+        guider = SteerPromptToPromptGuider.execute(
+            family.model(), source, target, family.prompt(""), 3.0, edit, cross_end, self_end
+        ).args[0]
+        first, second = run(guider, oracles.EULER, sigmas_of(family.model(), 4), oracles.noise_for(family)).chunk(2)
+        assert relative(first, oracles.alone(family, source)) < 1e-4
+        return second, oracles.alone(family, target)
+
+    second, plain = together(0.0, 0.0)
+    assert relative(second, plain) < 1e-4
+    second, plain = together(1.0, 1.0)
+    assert relative(second, plain) > 1e-3
+
+
+def check_edit(world, edit):
+    assert edit.mapper.shape == (edit.source.length, edit.target.length)
+    for values in (edit.mapper, edit.kept, edit.equalizer):
+        assert torch.isfinite(values).all()
+
+
+def with_edit(world, source, target, edit, run):
+    model, empty = world.usual["MODEL"]["shapes"], world.usual["CONDITIONING"]["empty"]
+    made = SteerPromptToPromptGuider.execute(model, source, target, empty, 3.0, edit, 0.8, 0.4)
+    checks.run_and_check(run, guider=made[0])
+
+
+def check_edited(world, given, run, output):
+    source, target, edit = output
+    checks.check_conditioning(source)
+    checks.check_conditioning(target)
+    check_edit(world, edit)
+    with_edit(world, source, target, edit, run)
+
+
+def check_blended(world, given, run, output):
+    (edit,) = output
+    assert unchanged(frozen({**vars(given["edit"]), "blend": None}), {**vars(edit), "blend": None}) and edit.blend
+    texts = world.usual["CONDITIONING"]
+    with_edit(world, texts["source of the edit"], texts["target of the edit"], edit, run)
+
+
+ORACLE = {
+    "SteerPromptEdit": ("one embedding for each token, each word at its place", prompt_edit_on_family),
+    "SteerLocalBlend": ("one embedding for each token, each word at its place", prompt_edit_on_family),
+    "SteerPromptToPromptGuider": (
+        "source rows as sampled alone; the target's too with ends 0, and else drawn to the source",
+        prompt_to_prompt_on_family,
+    ),
+}
+CHECK = {
+    "SteerPromptEdit": (check_edited, checks.RUN),
+    "SteerLocalBlend": (check_blended, checks.RUN),
+    "SteerPromptToPromptGuider": (checks.guider, checks.RUN),
+}
+USUAL = {
+    "SteerPromptEdit": {
+        "source": (PROMPT,),
+        "target": (TARGET, PROMPT),
+        "equalizer": ("", "star: 2", "blue: -1; star: 0"),
+        "word_windows": ("", "star: 0.4", "star: 0.2-0.6"),
+    },
+    "SteerLocalBlend": {"source_words": ("circle",), "target_words": ("star",)},
+}

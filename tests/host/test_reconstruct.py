@@ -6,6 +6,7 @@ from functools import partial
 
 import comfy.model_management
 import comfy.utils
+import nodes
 import pytest
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
@@ -22,6 +23,7 @@ from steer.nodes.host.vae import decoded, loaded, memory_needed
 from steer.nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
 from steer.nodes.runs import reconstruct as reconstruct_run
 from steer.nodes.runs.reconstruct import Problem
+from steer.tests import checks, oracles
 from steer.tests.cases import in_pairs, some
 from steer.tests.host_models import ON_GPU, relative
 from torch.nn.functional import mse_loss
@@ -421,3 +423,42 @@ def test_running_out_of_memory_says_what_would_help(shapes, monkeypatch):
     with pytest.raises(torch.OutOfMemoryError, match="SteerReconstructDecoder: .*smaller picture.*CUDA out of memory"):
         by_decoder(shapes[2], source_of(), latent_of(), mask_of())
     assert same_state(state(shapes[2]), before)
+
+
+def reconstruct_latent_on_family(family):
+    source, latent, edited, mask = oracles.background(family)
+    fitted = SteerReconstructLatent.execute(family.vae(), source, {"samples": latent}, mask, 8, 0.05)[0]
+    assert oracles.background_error(
+        nodes.VAEDecode().decode(family.vae(), fitted)[0], family
+    ) < 0.9 * oracles.background_error(edited, family)
+
+
+def reconstruct_decoder_on_family(family):
+    source, latent, edited, mask = oracles.background(family)
+    fitted = SteerReconstructDecoder.execute(family.vae(), source, {"samples": latent}, mask, 8, 1e-3)[0]
+    assert oracles.background_error(fitted, family) < 0.9 * oracles.background_error(edited, family)
+
+
+def check_fitted_latent(world, given, run, output):
+    found, samples = output[0], given["latent"]["samples"]
+    assert {*found} == {*given["latent"]} and found["samples"].shape == samples.shape
+    assert found["samples"].dtype == samples.dtype and torch.isfinite(found["samples"]).all()
+
+
+def check_fitted_picture(world, given, run, output):
+    samples = given["latent"]["samples"]
+    checks.check_picture(output[0], len(samples), *(8 * side for side in samples.shape[-2:]))
+
+
+ORACLE = {
+    "SteerReconstructLatent": ("the decoded background comes nearer to the source", reconstruct_latent_on_family),
+    "SteerReconstructDecoder": ("the decoded background comes nearer to the source", reconstruct_decoder_on_family),
+}
+CHECK = {
+    "SteerReconstructLatent": (check_fitted_latent, ()),
+    "SteerReconstructDecoder": (check_fitted_picture, ()),
+}
+USUAL = {
+    "SteerReconstructLatent": {"steps": (1, 2), "learning_rate": (0.01, 0.0001)},
+    "SteerReconstructDecoder": {"steps": (1, 2), "learning_rate": (0.01, 0.0001)},
+}

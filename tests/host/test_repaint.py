@@ -5,6 +5,7 @@ import torch
 from steer.lab.comfy.runs import counted, host_guider, noise_of, run, sigmas_of
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.repaint import SteerRePaintSampler
+from steer.tests import checks, oracles
 from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, hole, mean_conditioning, relative
 
 
@@ -55,3 +56,34 @@ def test_batch_with_its_own_masks_equals_singles_and_repeats_bitwise(shapes, gui
     alone = torch.cat([run(guider, repaint(), sigmas, noise[i], latent[i], mask[i]) for i in one])
     assert relative(together, alone) < 1e-5
     assert torch.equal(together, run(guider, repaint(), sigmas, noise, latent, mask))
+
+
+def on_family(family):
+    guider, sigmas, source = oracles.guider_of(family, 2.0), oracles.from_level(family), family.picture()
+    out = run(
+        guider,
+        SteerRePaintSampler.execute(2, 1, 1.0)[0],
+        sigmas,
+        oracles.noise_for(family),
+        source,
+        oracles.mask_of(family),
+    )
+    torch.testing.assert_close(oracles.outside(family, out), oracles.outside(family, source), rtol=1e-5, atol=1e-5)
+    assert relative(out, source) > 1e-2
+    everything, once = torch.ones_like(oracles.mask_of(family)), SteerRePaintSampler.execute(1, 1, 0.0)[0]
+    plain = run(guider, oracles.EULER, sigmas, oracles.noise_for(family), source)
+    assert relative(run(guider, once, sigmas, oracles.noise_for(family), source, everything), plain) < 1e-4
+
+
+ORACLE = {
+    "SteerRePaintSampler": (
+        "outside the mask the source; all masked, once and without noise: the host's euler",
+        on_family,
+    ),
+}
+CHECK = {
+    "SteerRePaintSampler": (checks.keeping_sampler, checks.OF_GUIDER),
+}
+USUAL = {
+    "SteerRePaintSampler": {"resamples": (1, 2), "jump_length": (1, 2, 10)},
+}

@@ -30,3 +30,30 @@ def test_start_step_is_where_the_hosts_own_run_stands(shapes):
     sigmas, start_step, _ = SteerSDEditSigmas.execute(shapes[0], "karras", 12, 0.5).args
     whole = sigmas_of(shapes[0], start_step + 12, "karras")
     torch.testing.assert_close(sigmas[1:], whole[start_step + 1 :])
+
+
+def on_family(family):
+    sampling = family.model().get_model_object("model_sampling")
+    sigmas, _, start = SteerSDEditSigmas.execute(family.model(), "normal", 7, 0.6).args
+    assert float(sigmas[0]) == pytest.approx(start) == pytest.approx(sampling.percent_to_sigma(0.4))
+    assert len(sigmas) == 8 and (sigmas[1:] < sigmas[:-1]).all() and sigmas[-1] == 0
+
+
+def check_sdedit(world, given, run, output):
+    sigmas, start_step, start_sigma = output
+    assert sigmas.dtype == torch.float32 and len(sigmas) == int(given["steps"]) + 1
+    assert (sigmas.diff() < 0).all() and sigmas[-1] == 0.0 and start_step >= 0
+    assert float(sigmas[0]) == pytest.approx(start_sigma, rel=1e-6) and torch.isfinite(sigmas).all()
+    top = given["model"].get_model_object("model_sampling").sigma_max
+    assert start_sigma <= float(top) * (1 + 1e-6)
+
+
+ORACLE = {
+    "SteerSDEditSigmas": ("the first level is that of the strength, then down to 0", on_family),
+}
+CHECK = {
+    "SteerSDEditSigmas": (check_sdedit, ()),
+}
+USUAL = {
+    "SteerSDEditSigmas": {"steps": (1, 2)},
+}

@@ -5,6 +5,7 @@ import torch
 from steer.nodes.picture_inputs import mask_like
 from steer.nodes.poisson_blend import SteerPoissonBlend
 from steer.nodes.stitch import SteerStitch
+from steer.tests import checks, oracles
 
 BOTH = {
     "stitch": lambda *given: SteerStitch.execute(*given, 4)[0],
@@ -119,3 +120,21 @@ def test_what_does_not_fit(node):
 def test_a_feather_out_of_range(feather):
     with pytest.raises(ValueError, match=f"SteerStitch: feather is {feather}"):
         SteerStitch.execute(*pictures(), masks(), feather)
+
+
+def on_family(family):
+    source, _, edited, mask = oracles.background(family)
+    out = SteerStitch.execute(source, edited, mask, 0)[0]
+    assert torch.equal(out[:, mask[0] == 0], source[:, mask[0] == 0])
+    torch.testing.assert_close(out[:, mask[0] == 1], edited[:, mask[0] == 1], rtol=1e-4, atol=1e-4)
+
+
+ORACLE = {
+    "SteerStitch": ("outside the mask the source, inside the edit", on_family),
+}
+CHECK = {
+    "SteerStitch": (checks.stitched, ()),
+}
+USUAL = {
+    "SteerStitch": {"feather": (0, 3, -3)},
+}

@@ -11,6 +11,7 @@ from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.sdedit import SteerSDEditSigmas
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
+from steer.tests import checks, oracles
 from steer.tests.cases import in_pairs
 from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, hole, mean_conditioning, relative
 
@@ -234,3 +235,35 @@ class TestRefused:
         for inner in (SteerRePaintSampler.execute(2, 1, 1.0)[0], blending(made[4][2])):
             with pytest.raises(ValueError, match="keeps the masked-out part itself"):
                 SteerTrajectoryBlendSampler.execute(inner, made[4][2])
+
+
+def on_family(family):
+    latent, start, inverted, sigmas = oracles.inversion_of(family)
+    sampler, guider = (
+        SteerTrajectoryBlendSampler.execute(oracles.EULER, inverted)[0],
+        oracles.guider_of(family, 3.0, oracles.TARGET),
+    )
+    out = sampled(start, guider, sampler, sigmas, {**latent, "noise_mask": oracles.mask_of(family)[0]})["samples"]
+    assert torch.equal(oracles.outside(family, out), oracles.outside(family, latent["samples"]))
+    assert relative(out, latent["samples"]) > 1e-3
+    nothing = {**latent, "noise_mask": 0 * oracles.mask_of(family)[0]}
+    assert torch.equal(sampled(start, guider, sampler, sigmas, nothing)["samples"], latent["samples"])
+
+
+def check_following_sampler(world, given, run, output):
+    def inverted(source):
+        model = run["guider"].model_patcher.model
+        return model.process_latent_out(given["inversion"].latents[-1]).expand_as(source)
+
+    checks.run_and_check(run, sampler=output[0], keeps=inverted)
+
+
+ORACLE = {
+    "SteerTrajectoryBlendSampler": (
+        "outside the mask the source, inside edited; an empty mask is the source bit for bit",
+        on_family,
+    ),
+}
+CHECK = {
+    "SteerTrajectoryBlendSampler": (check_following_sampler, checks.OF_GUIDER),
+}

@@ -1,0 +1,97 @@
+"""What the nodes' oracles share: guiders, latents, masks and edits of a family of models. See `matrices.py`."""
+
+from functools import cache
+
+import comfy.samplers
+import nodes
+import torch
+
+from ..lab.comfy.runs import host_guider, noise_of, run, sigmas_of
+from ..nodes.host.law import noise_law
+from ..nodes.inversion import SteerDDIMInversion
+from ..nodes.prompt_to_prompt import SteerPromptEdit
+from ..nodes.sdedit import SteerSDEditSigmas
+from .families import FAMILIES, Family
+
+SOURCE, TARGET = "a red circle on a mat", "a green circle on a mat"
+EULER = comfy.samplers.sampler_object("euler")
+
+
+def guider_of(family: Family, cfg=1.0, text=SOURCE, model=None):
+    """The host's, with an empty negative."""
+    return host_guider(model or family.model(), family.prompt(text), family.prompt(""), cfg)
+
+
+def from_level(family: Family, steps=4):
+    """Sigmas of a part of the way, where random weights are tame."""
+    return SteerSDEditSigmas.execute(family.model(), "normal", steps, 0.2)[0]
+
+
+def noise_for(family: Family, seed=1):
+    return noise_of(family.shape, seed)
+
+
+def mask_of(family: Family):
+    mask = torch.zeros(1, 1, *family.shape[-2:])
+    mask[..., 2:6, 1:5] = 1
+    return mask
+
+
+def outside(family: Family, latent):
+    """The values of a latent where the mask is 0."""
+    mask = mask_of(family) if latent.ndim == 4 else mask_of(family)[:, :, None]
+    return latent[(mask == 0).expand(latent.shape)]
+
+
+def estimate(guider, family: Family, sigma=1.0):
+    """D at one level: the result of one step from it to 0."""
+    sigma = min(sigma, 0.7) if noise_law(guider.model_patcher.get_model_object("model_sampling")).flow else sigma
+    return run(guider, EULER, torch.tensor([sigma, 0.0]), noise_for(family), family.picture())
+
+
+def alone(family: Family, positive, model=None):
+    """The latent sampled with this positive, not edited."""
+    guider = host_guider(model or family.model(), positive, family.prompt(""), 3.0)
+    return run(guider, EULER, sigmas_of(family.model(), 4), noise_for(family))
+
+
+@cache
+def inversion_of(family: Family):
+    """(latent, noise, inversion) of the family's picture, and the sigmas."""
+    with torch.inference_mode():
+        sigmas = from_level(family)
+        out = SteerDDIMInversion.execute(guider_of(family), sigmas, {"samples": family.picture()}, 20, 1e-5, False)
+        return *out.args, sigmas
+
+
+def edit_of(family: Family):
+    """(source, target, edit) of the two prompts. ValueError where the family's text encoder has no edit."""
+    source, target, edit = SteerPromptEdit.execute(family.clip(), SOURCE, TARGET, "auto", "").args
+    return family.joined(source, family.picture()), family.joined(target, family.picture()), edit
+
+
+def prompts_for_attention(family: Family):
+    """The family's own edit, or where its encoder has none an SD1.x one: the model's own limit is what is to be met."""
+    try:
+        return edit_of(family)
+    except ValueError:
+        return family.prompt(SOURCE), family.prompt(TARGET), edit_of(FAMILIES[0])[2]
+
+
+@cache
+def background(family: Family):
+    """(the source, an edit's latent, the edit decoded, the mask)"""
+    with torch.inference_mode():
+        source, edited = (
+            nodes.VAEDecode().decode(family.vae(), {"samples": 0.3 * latent})[0]
+            for latent in (family.picture(), noise_for(family))
+        )
+        mask = torch.zeros(1, 64, 64)
+        mask[:, 16:48, 16:40] = 1
+        return source, 0.3 * noise_for(family), edited, mask
+
+
+def background_error(picture, family: Family):
+    """How far a picture is from the source outside the mask."""
+    source, _, _, mask = background(family)
+    return float(((picture - source) * (1 - mask)[..., None]).square().mean())
