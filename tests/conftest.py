@@ -24,6 +24,7 @@ pytest.register_assert_rewrite("steer.tests.checks", "steer.tests.oracles")
 
 from steer.lab.comfy.find import VARIABLE, find_host, gpu_there  # noqa: E402  importable only now
 
+collect_ignore = ["toy_method"]
 REMEDY = "set COMFYUI_PATH to a ComfyUI checkout, or clone it to ~/comfy/ComfyUI"
 TIERS = ("host", "browser", "gpu")
 

@@ -99,7 +99,7 @@ PAGES = {  # by node, see panels: (picture, its part or None for all, caption); 
         ("text_to_image_4", None, "cfg 5 until *70%*"),
     ],
     "SteerCLIPImageLoss": [
-        ("example", None, "the example"),
+        ("steer_example", None, "the example"),
         ("clip_guidance_image_4", None, "empty prompt"),
         ("clip_guidance_image_2", None, "*and the loss*"),
     ],
