@@ -5,6 +5,7 @@ from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
+from steer.lab.docs import __main__ as docs
 from steer.lab.docs.contract import PATH, text_of, with_additions
 from steer.lab.docs.help_inputs import BEGIN, END, head, with_inputs
 
@@ -110,3 +111,24 @@ def test_a_page_without_a_place_or_with_a_strange_name_is_refused():
         with_inputs("# One\n", [item("one")], {})
     with pytest.raises(ValueError, match="names none: '- `three` – what"):
         with_inputs(page("- `three` – what it is\n"), [item("one")], {})
+
+
+def test_what_cannot_be_written_here_is_left_out_with_a_word(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    monkeypatch.setattr(docs, "OUTPUT", tmp_path / "output")
+    monkeypatch.setattr(docs, "find_spec", lambda name: None)
+    assert docs.write("pictures") and docs.write("templates")
+    pictures, templates = capsys.readouterr().out.splitlines()
+    assert pictures.startswith("pictures: skipped, as output has no pictures of") and "make demo" in pictures
+    assert templates == "templates: skipped, as chromium or playwright is not installed"
+
+
+def test_what_is_refused_fails_the_command(monkeypatch, capsys):
+    monkeypatch.setitem(docs.PARTS, "contract", lambda: with_additions(STANDS, {}))
+    assert not docs.write("contract")
+    assert capsys.readouterr().err.startswith("contract: saved workflows would break")
+    assert docs.main(["contracts"]) == 2
+    monkeypatch.setattr(docs, "find_host", lambda: None)
+    assert docs.main(["contract"]) == 2
+    assert "there is no part contracts; the parts are contract, help" in (said := capsys.readouterr().err)
+    assert "this needs ComfyUI" in said

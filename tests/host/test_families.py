@@ -46,8 +46,9 @@ def test_works_or_says_why_not(family, node_id):
 def written(node_id, family) -> str:
     """What the page says of a cell, in the node's words without its name."""
     text = PAGE.read_text()
-    (row,) = re.findall(rf"^\| `{node_id}` \| (.*) \|$", text, re.MULTILINE)
-    sign = row.split(" | ")[FAMILIES.index(family)]
+    rows = re.findall(rf"^\| `{node_id}` \| (.*) \|$", text, re.MULTILINE)
+    assert rows, f"run `make docs ARGS=tables`: {PAGE.name} has no {node_id}"
+    sign = rows[0].split(" | ")[FAMILIES.index(family)]
     return "" if sign == "+" else dict(re.findall(r"^(\d+)\. (.*)$", text, re.MULTILINE))[sign]
 
 

@@ -32,16 +32,15 @@ def checkout(tmp_path):
     return copy
 
 
-def python(checkout: Path, *arguments: str) -> subprocess.CompletedProcess:
+def python(checkout: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
     """As a contributor types it there, with the host that this process has."""
-    environment = {**os.environ, VARIABLE: str(find_host()), "STEER_FUZZ": "0.1", "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.pop("PYTEST_ADDOPTS", None)
+    environment = {**os.environ, VARIABLE: str(find_host()), "PYTHONDONTWRITEBYTECODE": "1", **variables}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
 
 
-def pytest_there(checkout: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return python(checkout, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *arguments)
+def pytest_there(checkout: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    return python(checkout, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *arguments, **variables)
 
 
 def passed(done: subprocess.CompletedProcess) -> None:
@@ -63,4 +62,5 @@ def test_nothing_but_its_six_files_is_touched_by_hand(checkout):
     assert changed == WRITTEN | {"web/docs/SteerToySampler.md"}
     assert "- `pull` (0; 0 to 1) – How far estimates" in (checkout / "web/docs/SteerToySampler.md").read_text()
     passed(pytest_there(checkout, *SEEN_TO, "tests/test_toy.py", "tests/host/test_toy.py", "tests/test_structure.py"))
-    passed(pytest_there(checkout, *FOR_ALL, "-k", "Toy or toy or oracle or left_out"))
+    as_make_docs = {"STEER_WRITE": "1", "STEER_FUZZ": "0.1"}
+    passed(pytest_there(checkout, *FOR_ALL, "-k", "Toy or toy or oracle or left_out", **as_make_docs))
