@@ -12,10 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..samplers.window import Window
-from .core import Attention, Site, Term, nearest, paper_positions
-
-Grid = tuple[int, int]
-Layer = tuple[tuple[str, int, int], bool]
+from .core import Attention, Term, nearest
+from .layers import Grid, Site, acts_in, clearest
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,8 @@ class Recording:
     """Finished and immutable, on the CPU. The batch is that of the run, under its positive conditioning."""
 
     maps: Mapping[Grid, Tensor]
-    """(batch, height * width, tokens) float32 per resolution, averaged over calls, layers and heads."""
-    queries: Mapping[tuple[float, Layer], tuple[Tensor, Tensor]]
+    """(batch, positions, tokens) float32 per resolution, averaged over calls, layers and heads."""
+    terms: Mapping[tuple[float, str], Term]
     """q and k by sigma and layer, in the model's dtype, of the levels kept. Levels share a cross layer's k."""
     latent: Grid
     sigmas: tuple[float, ...]
@@ -39,8 +37,7 @@ class Recording:
     def term(self, site: Site) -> Term | None:
         """The recorded softmax of a layer at this level; None where none was kept."""
         sigma = nearest(self.sigmas, site.sigma)
-        found = None if sigma is None else self.queries.get((sigma, (site.block, site.cross)))
-        return None if found is None else Term(*found)
+        return None if sigma is None else self.terms.get((sigma, site.layer))
 
 
 class Recorder:
@@ -49,15 +46,16 @@ class Recorder:
     def __init__(self, words: Window, layout: Window):
         self.words, self.layout = words, layout
         self._sums: dict[Grid, tuple[Tensor, int]] = {}
-        self._queries: dict[tuple[float, Layer], tuple[Tensor, Tensor]] = {}
-        self._last: dict[Layer, tuple[Tensor, Tensor]] = {}
+        self._kept: dict[tuple[float, str], Term] = {}
+        self._last: dict[str, tuple[str, Term]] = {}
+        """By layer: its kind, and what was kept of it last."""
         self._latent: Grid | None = None
 
     def add(self, parts: list[Attention], site: Site) -> None:
         """One layer's attention in one model call: the rows of the batch, in parts that follow each other."""
-        if len(parts) == 1 and site.sigma in self._window(site.cross):
+        if len(parts) == 1 and self.keeps(site.kind, site.sigma):
             self._keep(parts[0].terms, site)
-        if site.cross:
+        if site.policy.heats(site):
             maps = [part.probs() for part in parts]
             tokens = max(part.shape[-1] for part in maps)  # of prompts of unequal length, edited together
             maps = torch.cat([F.pad(part, (0, tokens - part.shape[-1])) for part in maps])
@@ -65,28 +63,31 @@ class Recorder:
             self._sums[site.grid] = (total + maps, count + 1)
             self._latent = site.latent
 
+    def keeps(self, kind: str, sigma: float) -> bool:
+        """Whether queries of layers of this kind are kept at this level."""
+        return acts_in(kind, sigma in self.words, sigma in self.layout)
+
     def _keep(self, terms: tuple[Term, ...], site: Site) -> None:
         # what was edited or painted already is not one softmax of queries and keys
         if len(terms) == 1 and terms[0].mix is None and terms[0].bias is None:
-            layer = site.block, site.cross
             q, k = (x.to("cpu", copy=True) for x in (terms[0].q, terms[0].k))
-            if site.cross and layer in self._last and torch.equal(k, self._last[layer][1]):
-                k = self._last[layer][1]  # it is made of the text alone, which hardly ever changes within a run
-            self._last[layer] = self._queries[site.sigma, layer] = q, k
-
-    def _window(self, cross: bool) -> Window:
-        return self.words if cross else self.layout
+            _, last = self._last.get(site.layer, (None, None))
+            if site.kind == "cross" and last and torch.equal(k, last.k):
+                k = last.k  # it is made of the text alone, which hardly ever changes within a run
+            self._kept[site.sigma, site.layer] = term = Term(q, k)
+            self._last[site.layer] = site.kind, term
 
     def nbytes(self) -> int:
         """What is kept so far takes, on the CPU when it is finished."""
-        tensors = {id(x): x for pair in self._queries.values() for x in pair}
+        tensors = {id(x): x for term in self._kept.values() for x in (term.q, term.k)}
         return sum(x.nbytes for x in tensors.values()) + sum(total.nbytes for total, _ in self._sums.values())
 
     def ahead(self, sigmas: Iterable[float]) -> int:
         """What these levels will take, if they are like those before them."""
         total, sigmas = 0, list(sigmas)
-        for (_, cross), (q, k) in self._last.items():
-            total += (q.nbytes + (0 if cross else k.nbytes)) * sum(sigma in self._window(cross) for sigma in sigmas)
+        for kind, term in self._last.values():
+            size = term.q.nbytes + (0 if kind == "cross" else term.k.nbytes)
+            total += size * sum(self.keeps(kind, sigma) for sigma in sigmas)
         return total
 
     def finish(self, sigmas: tuple[float, ...], tokens: int) -> Recording:
@@ -97,7 +98,7 @@ class Recorder:
                 "there is no attention to keep"
             )
         maps = {grid: (total / count).cpu() for grid, (total, count) in self._sums.items()}
-        return Recording(maps, self._queries, self._latent, sigmas, tokens, self.words, self.layout)
+        return Recording(maps, self._kept, self._latent, sigmas, tokens, self.words, self.layout)
 
 
 def heat(recording: Recording, positions: list[int], height: int, width: int) -> Tensor:
@@ -106,10 +107,8 @@ def heat(recording: Recording, positions: list[int], height: int, width: int) ->
     The mean over resolutions, from the coarsest up to four times the paper's 16 x 16: finer maps are noise, and the
     coarsest know best where a thing is.
     """
-    finest = 4.0 * paper_positions(recording.latent)
-    grids = [grid for grid in recording.maps if grid[0] * grid[1] <= finest] or [min(recording.maps)]
     total = 0.0
-    for grid in grids:
+    for grid in clearest(recording.maps, recording.latent):
         maps = recording.maps[grid][..., positions].sum(-1).unflatten(-1, grid).unsqueeze(1)
         total = total + F.interpolate(maps, (height, width), mode="bicubic", antialias=True)
     total = total.squeeze(1)

@@ -4,6 +4,8 @@ Every edit here is linear in the probabilities, `A' = sum_i softmax(q_i k_i^T / 
 the output: `A' v = sum_i softmax(...) (M_i v)`. So an edited layer costs one or two calls of any attention function on
 changed values, and no map is ever made; only who looks at the maps (heatmaps, local blend) computes the softmax, in
 float32, of as many heads at a time as little memory holds.
+
+Tensors are heads first: q (batch, heads, rows, width), k and v (batch, heads, columns, width).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,44 +15,17 @@ import torch
 from torch import Tensor
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""`kernel(q, k, v, bias)`: multi-head attention of (batch, positions, channels) and (batch, tokens, channels).
-
-`bias` (batch, positions, tokens), or None, is added to the scaled logits of every head.
-"""
-
+"""`kernel(q, k, v, bias)`: the attention, (batch, heads, rows, width), with a term's `bias` or None."""
 
 AT_ONCE = 2**25
 """Bytes of the maps of several heads: one by one they are too little work for a GPU."""
 
 
-@dataclass(frozen=True)
-class Site:
-    """One attention layer in one model call."""
-
-    block: tuple[str, int, int]
-    """Part of the UNet ("input", "middle", "output"), its number there, and the transformer within."""
-    cross: bool
-    grid: tuple[int, int]
-    """Height and width of the positions: `grid[0] * grid[1]` rows of a map, in reading order."""
-    latent: tuple[int, int]
-    sigma: float
-
-    @property
-    def level(self) -> float:
-        """How many times as many positions as the paper's maps."""
-        return self.grid[0] * self.grid[1] / paper_positions(self.latent)
-
-
-def paper_positions(latent: tuple[int, int]) -> float:
-    """The positions of the paper's 16 x 16 maps, which for larger latents are (h/4) x (w/4)."""
-    return max(256.0, latent[0] * latent[1] / 16)
-
-
-def some_heads(q: Tensor, k: Tensor, heads: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """q and k, float32, of as many heads at a time as their maps may take memory: (batch, heads, positions, width)."""
-    together = max(1, AT_ONCE // (4 * q.shape[0] * q.shape[1] * k.shape[1]))
-    q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2).split(together, 1) for x in (q, k))
-    yield from ((of_some.float(), keys.float()) for of_some, keys in zip(q, k, strict=True))
+def some_heads(q: Tensor, k: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """q and k, float32, of as many heads at a time as their maps may take memory."""
+    together = max(1, AT_ONCE // (4 * q.shape[0] * q.shape[2] * k.shape[2]))
+    for some, keys in zip(q.split(together, 1), k.split(together, 1), strict=True):
+        yield some.float(), keys.float()
 
 
 def nearest(sigmas: Sequence[float], sigma: float) -> float | None:
@@ -61,16 +36,16 @@ def nearest(sigmas: Sequence[float], sigma: float) -> float | None:
 
 @dataclass(frozen=True)
 class Term:
-    """One softmax over tokens, and what becomes of its columns."""
+    """One softmax over columns, and what becomes of them."""
 
     q: Tensor
-    """(batch, positions, channels)"""
     k: Tensor
-    """(batch, tokens, channels)"""
     mix: Tensor | None = None
-    """(tokens, value tokens): column j of the edited map is `map @ mix[:, j]`; (tokens,) scales the columns."""
+    """(words, value words): column j of the edited map is `map @ mix[:, j]`; (words,) scales the columns."""
     bias: Tensor | None = None
-    """(batch, positions, tokens) on the scaled logits, the same for every head."""
+    """(batch or 1, 1, rows or 1, columns) on the scaled logits: the layer's own mask, and what edits add to it."""
+    rest: float = 1.0
+    """Where there is a mix, the factor on the columns that are not words."""
 
 
 @dataclass(frozen=True)
@@ -79,24 +54,24 @@ class Attention:
 
     terms: tuple[Term, ...]
     v: Tensor
-    """(batch, value tokens, channels)"""
-    heads: int
     kernel: Kernel
+    words: slice | None = None
+    """Which of the values are words, which a mix is about; None for all."""
 
     def out(self) -> Tensor:
-        """(batch, positions, channels)"""
+        """(batch, heads, rows, width)"""
         total = None
         for term in self.terms:
             bias = None if term.bias is None else term.bias.to(term.q.dtype)
-            out = self.kernel(term.q, term.k, _mixed(term.mix, self.v), bias)
+            out = self.kernel(term.q, term.k, self._values(term), bias)
             total = out if total is None else total + out
         return total
 
     def probs(self) -> Tensor:
-        """(batch, positions, value tokens), float32: the edited map, averaged over the heads."""
+        """(batch, rows, words), float32: the words' columns of the edited map, averaged over the heads."""
         total = 0.0
         for term in self.terms:
-            mean = sum(maps.sum(1) for maps in self._maps(term)) / self.heads
+            mean = sum(maps[..., self._columns(term)].sum(1) for maps in _maps(term)) / term.q.shape[1]
             total = total + (mean if term.mix is None else mean @ as_matrix(term.mix).to(mean))
         return total
 
@@ -105,26 +80,42 @@ class Attention:
 
         def part(which: int) -> Attention:
             def half(x):
-                return x if x is None else x.chunk(2)[which]
+                return x if x is None or len(x) == 1 else x.chunk(2)[which]  # a bias may be one for all
 
             terms = (replace(t, q=half(t.q), k=half(t.k), bias=half(t.bias)) for t in self.terms)
             return replace(self, terms=tuple(terms), v=half(self.v))
 
         return part(0), part(1)
 
-    def _maps(self, term: Term):
-        """(batch, heads, positions, tokens) of some heads at a time, float32."""
-        for q, k in some_heads(term.q, term.k, self.heads):
-            logits = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
-            yield (logits if term.bias is None else logits + term.bias[:, None]).softmax(-1)
+    def _values(self, term: Term) -> Tensor:
+        """The values as the term's own columns have them."""
+        if term.mix is None:
+            return self.v
+        if self.words is None:
+            return _mixed(term.mix, self.v)
+        before, after = self.v[:, :, : self.words.start], self.v[:, :, self.words.stop :]
+        return torch.cat([term.rest * before, _mixed(term.mix, self.v[:, :, self.words]), term.rest * after], 2)
+
+    def _columns(self, term: Term) -> slice:
+        """Which of the term's own columns are words: another prompt may have more or fewer."""
+        if self.words is None:
+            return slice(None)
+        return slice(self.words.start, self.words.stop + term.k.shape[2] - self.v.shape[2])
+
+
+def _maps(term: Term) -> Iterator[Tensor]:
+    """(batch, heads, rows, columns) of some heads at a time, float32."""
+    for q, k in some_heads(term.q, term.k):
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
+        yield (logits if term.bias is None else logits + term.bias).softmax(-1)
 
 
 def as_matrix(mix: Tensor) -> Tensor:
     return mix if mix.ndim == 2 else mix.diag()
 
 
-def _mixed(mix: Tensor | None, v: Tensor) -> Tensor:
-    if mix is None:
-        return v
-    mix = mix.to(v.device, torch.float32)
-    return (mix @ v.float() if mix.ndim == 2 else mix.unsqueeze(1) * v.float()).to(v.dtype)
+def _mixed(mix: Tensor, v: Tensor) -> Tensor:
+    """(batch, heads, columns, width): one product for all heads."""
+    mix, flat = mix.to(v.device, torch.float32), v.transpose(1, 2).flatten(2).float()
+    flat = mix @ flat if mix.ndim == 2 else mix.unsqueeze(1) * flat
+    return flat.to(v.dtype).unflatten(2, (v.shape[1], -1)).transpose(1, 2)

@@ -10,13 +10,14 @@ below 0, where it would turn the painting round.
 """
 
 from dataclasses import dataclass, replace
-from math import log1p
+from math import log1p, prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .core import Attention, Term, some_heads
+from .layers import Grid
 from .tokens import Prompt
 
 LARGEST_RATIO = 14.6
@@ -60,44 +61,44 @@ class Painting:
         acting = any(region.strength > 0.0 and (region.mask > 0).any() for region in regions)
         self.regions, self.weight = regions, weight if acting else 0.0
         self._positions = [list(prompt.positions(region.phrase)) for region in regions]
-        self._maps: dict[tuple[int, int], list[Tensor]] = {}
+        self._maps: dict[Grid, list[Tensor]] = {}
 
     def factor(self, sigma: float, flow: bool) -> float:
         """`lambda log(1 + r)` at a level; r is sigma, or sigma / (1 - sigma) in a flow model, there capped."""
         ratio = sigma if not flow else sigma / (1.0 - sigma) if sigma < 1.0 else LARGEST_RATIO
         return self.weight * log1p(min(ratio, LARGEST_RATIO) if flow else ratio)
 
-    def map(self, grid: tuple[int, int], tokens: int, device) -> Tensor:
-        """w: (batch or 1, positions, tokens). Of regions that share a token the strongest counts.
+    def map(self, grid: Grid, tokens: int, device) -> Tensor:
+        """w: (batch or 1, 1, positions, tokens). Of regions that share a token the strongest counts.
 
         There may be more tokens than the prompt's, after them: another prompt that was joined on.
         """
         if grid not in self._maps:
             self._maps[grid] = [resized(region.mask, grid) * region.strength for region in self.regions]
         places = self._maps[grid]
-        w = torch.zeros(max(len(place) for place in places), grid[0] * grid[1], tokens, device=device)
+        w = torch.zeros(max(len(place) for place in places), prod(grid), tokens, device=device)
         for place, positions in zip(places, self._positions, strict=True):
             w[..., positions] = torch.maximum(w[..., positions], place.to(device).unsqueeze(-1))
-        return w
+        return w.unsqueeze(1)
 
 
-def resized(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+def resized(mask: Tensor, grid: Grid) -> Tensor:
     """(batch or 1, positions) of a mask of any size: how much of each position is painted, from 0 to 1."""
     masks = mask.float().reshape(-1, 1, *mask.shape[-2:])
     return F.interpolate(masks, grid, mode="area").clamp(0.0, 1.0).flatten(1)
 
 
 def painted(attention: Attention, w: Tensor, factor: float) -> Attention:
-    """The attention with `w` (batch or 1, positions, tokens) painted on its logits."""
-    return replace(attention, terms=tuple(_painted(term, w * factor, attention.heads) for term in attention.terms))
+    """The attention with `w` (batch or 1, 1, positions, tokens) painted on its logits."""
+    return replace(attention, terms=tuple(_painted(term, w * factor) for term in attention.terms))
 
 
-def _painted(term: Term, raised: Tensor, heads: int) -> Term:
-    bias = raised * (largest(term.q, term.k, heads) * (term.q.shape[-1] // heads) ** -0.5)
+def _painted(term: Term, raised: Tensor) -> Term:
+    bias = raised * (largest(term.q, term.k) * term.q.shape[-1] ** -0.5)
     return replace(term, bias=bias if term.bias is None else term.bias + bias)
 
 
-def largest(q: Tensor, k: Tensor, heads: int) -> Tensor:
-    """`max(Q K^T)` of each sample over heads, positions and tokens, at least 0, float32: (batch, 1, 1)."""
-    best = [(some @ keys.transpose(2, 3)).amax((1, 2, 3)) for some, keys in some_heads(q, k, heads)]
-    return torch.stack(best).amax(0).clamp_min(0.0)[:, None, None]
+def largest(q: Tensor, k: Tensor) -> Tensor:
+    """`max(Q K^T)` of each sample over heads, positions and tokens, at least 0, float32: (batch, 1, 1, 1)."""
+    best = [(some @ keys.transpose(2, 3)).amax((1, 2, 3)) for some, keys in some_heads(q, k)]
+    return torch.stack(best).amax(0).clamp_min(0.0)[:, None, None, None]

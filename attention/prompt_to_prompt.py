@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..samplers.window import Window
-from .core import Attention, Site, Term, as_matrix, paper_positions
+from .core import Attention, Term, as_matrix
+from .layers import Grid, acts_in
 from .tokens import Prompt
 
 
@@ -68,16 +69,15 @@ class Timing:
         """(target,) 1 where the token's window is open."""
         return torch.tensor([float(sigma in window) for window in self.words])
 
-    def acts(self, cross: bool, sigma: float) -> bool:
-        return any(sigma in window for window in self._unlike) if cross else sigma in self.layout
+    def acts(self, kind: str, sigma: float) -> bool:
+        return acts_in(kind, any(sigma in window for window in self._unlike), sigma in self.layout)
 
     def mixed(self, sigma: float, device: torch.device) -> Mixed:
         """`mixes` at a level, on the device; kept for the level's other layers."""
-        made = self._last
-        if made is None or made[0] != (sigma, device):
-            found = mixes(self.edit, self.gates(sigma))
-            self._last = made = (sigma, device), tuple(x if x is None else x.to(device) for x in found)
-        return made[1]
+        if self._last is None or self._last[0] != (sigma, device):
+            both = mixes(self.edit, self.gates(sigma))
+            self._last = (sigma, device), tuple(x if x is None else x.to(device) for x in both)
+        return self._last[1]
 
 
 def mixes(edit: Edit, gates: Tensor) -> Mixed:
@@ -100,33 +100,18 @@ def edited(source: tuple[Term, ...], target: Attention, edit: Edit, mixed: Mixed
     for term in target.terms:
         if of_target is not None:
             terms.append(_first(term, edit.target.length, of_target))
-    return replace(target, terms=tuple(terms), v=target.v[:, : edit.target.length])
+    return replace(target, terms=tuple(terms), v=target.v[:, :, : edit.target.length])
 
 
 def _first(term: Term, tokens: int, mix: Tensor) -> Term:
+    mix = mix if term.mix is None else as_matrix(term.mix) @ as_matrix(mix)
     bias = None if term.bias is None else term.bias[..., :tokens]
-    return Term(term.q, term.k[:, :tokens], mix if term.mix is None else as_matrix(term.mix) @ as_matrix(mix), bias)
+    return replace(term, k=term.k[:, :, :tokens], mix=mix, bias=bias)
 
 
-def shared_queries(source: Term, target: Attention) -> Attention:
-    """The target's self-attention with the source's map: its queries and keys, which costs no map (section 3.2)."""
-    return replace(target, terms=(Term(source.q, source.k),))
-
-
-def coarse(site: Site) -> bool:
-    """Whether self-attention is shared here: up to the paper's 16 x 16."""
-    return site.level <= 2.0
-
-
-def blended(site: Site) -> bool:
-    """Whether the local blend looks at this layer: cross-attention of the paper's 16 x 16, the middle left out."""
-    return site.cross and 0.5 < site.level <= 2.0 and site.block[0] != "middle"
-
-
-def blend_fits(height: int, width: int) -> bool:
-    """Whether halving a latent's sides leads to a layer that the local blend looks at."""
-    levels = (-(-height // 2**k) * -(-width // 2**k) / paper_positions((height, width)) for k in range(8))
-    return any(0.5 < level <= 2.0 for level in levels)
+def shared_layout(source: Term, target: Attention) -> Attention:
+    """The target's self-attention with the source's map, which its queries and keys give (section 3.2)."""
+    return replace(target, terms=(source,))
 
 
 NOTHING_TO_BLEND = (
@@ -141,7 +126,7 @@ class BlendMask:
     def __init__(self, blend: LocalBlend):
         self.blend, self._sums, self._grid = blend, None, None
 
-    def add(self, source: Tensor, target: Tensor, grid: tuple[int, int]) -> None:
+    def add(self, source: Tensor, target: Tensor, grid: Grid) -> None:
         """Maps (batch, positions, tokens) of one layer, of the source and of the (edited) target."""
         pairs = (source, self.blend.source_tokens), (target, self.blend.target_tokens)
         sums = torch.stack([maps[..., list(tokens)].sum(-1) for maps, tokens in pairs])  # (2, batch, positions)

@@ -1,4 +1,4 @@
-"""Words and the text encoder's tokens: where a word is, and numbers and windows given by word.
+"""Words and the text encoder's tokens: where a word is.
 
 CLIP's tokenizer lower-cases, splits a prompt at spaces, punctuation, digits and contractions, and each of these words
 into byte-pair pieces, the last of which ends in `</w>`. Prompts of more than 75 tokens continue in further chunks, each
@@ -11,15 +11,12 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import product
-from math import isfinite
 
-import torch
-from torch import Tensor
+from .spelling import EMBEDDING, WORD_END, continues, spelled
 
-START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
-EMBEDDING = "embedding:"
+START, END = "<|startoftext|>", "<|endoftext|>"
 
 # as CLIP's tokenizer splits; one by one where only some versions of it split: signs, and scripts without spaces
 _ATOM = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_²³¹¼-¾\u2e80-\U0010ffff]+|\S")
@@ -67,11 +64,11 @@ class Prompt:
         for position, token in enumerate(self.tokens):
             if token.special:
                 continue
-            if groups and _continues(self.tokens[groups[-1][-1]].piece, token.piece):
+            if groups and continues(self.tokens[groups[-1][-1]].piece, token.piece):
                 groups[-1].append(position)
             else:
                 groups.append([position])
-        return tuple(Word(_text([self.tokens[p].piece for p in group]), tuple(group)) for group in groups)
+        return tuple(Word(spelled([self.tokens[p].piece for p in group]), tuple(group)) for group in groups)
 
     def positions(self, phrase: str) -> list[int]:
         """Positions of every occurrence of a word, or of a phrase of consecutive words.
@@ -81,11 +78,11 @@ class Prompt:
         are, where the phrase is not in the prompt or has no word in it.
         """
         typed, plain = _unescaped(phrase), _unescaped(_WEIGHT.sub(" ", phrase))
-        inside = [index for index, character in enumerate(plain) if not _aside(character)]
+        inside = [index for index, character in enumerate(plain) if not aside(character)]
         plain = plain[inside[0] : inside[-1] + 1] if inside else ""
         found = plain and (self._found(plain) or self._found(typed))
         if not found:
-            listed = ", ".join(dict.fromkeys(w.text for w in self.words if not all(map(_aside, w.text)))) or "none"
+            listed = ", ".join(dict.fromkeys(w.text for w in self.words if not all(map(aside, w.text)))) or "none"
             problem, nearest = "is not in" if plain else "names no word of", self._nearest(plain)
             meant = f"did you mean {nearest!r}? " if nearest else ""
             raise ValueError(f"{phrase!r} {problem} the prompt {self.text!r}; {meant}its words are: {listed}")
@@ -141,96 +138,6 @@ def embedding_pieces(name: str, vectors: int) -> list[str]:
     return [piece] * (vectors - 1) + [piece + WORD_END]
 
 
-def word_values(prompt: Prompt, text: str) -> Tensor:
-    """(length,) float32 from `fluffy: 2, old: -1`: the numbers at their words' tokens, 1 elsewhere; the last one holds.
-
-    ValueError for what `numbers` refuses, and for a word that is not there.
-    """
-    values = torch.ones(prompt.length)
-    for phrase, number in numbers(text):
-        values[prompt.positions(phrase)] = number
-    return values
-
-
-def word_windows(prompt: Prompt, text: str) -> dict[int, tuple[float, float]]:
-    """Position to (start, end) in shares of the run, from `lion: 0.4, jungle: 0.2-0.6`; 0.4 is 0 to 0.4.
-
-    ValueError for what `windows` refuses, and for a word that is not there.
-    """
-    found = {}
-    for phrase, window in windows(text):
-        found.update(dict.fromkeys(prompt.positions(phrase), window))
-    return found
-
-
-def numbers(text: str) -> list[tuple[str, float]]:
-    """(phrase, number) of each entry of an equalizer; ValueError for one without a phrase or a finite number."""
-    found = [(phrase, value, _number(value)) for phrase, value in _entries(text)]
-    for phrase, value, number in found:
-        if number is None:
-            raise ValueError(f"{value!r} for {phrase!r} is not a number; write `word: number`, as in `fluffy: 2`")
-    return [(phrase, number) for phrase, _, number in found]
-
-
-def windows(text: str) -> list[tuple[str, tuple[float, float]]]:
-    """(phrase, (start, end)) of each entry; ValueError for one without a phrase, or with a window not within 0..1."""
-    found = []
-    for phrase, value in _entries(text):
-        ends = [_number(part) for part in value.split("-")]
-        start, end = [0.0, *ends][-2:]
-        if len(ends) > 2 or None in ends or not 0.0 <= start < end <= 1.0:
-            raise ValueError(
-                f"{value!r} for {phrase!r} is not a window of the run: write its end, as in `lion: 0.4`, or start-end, "
-                "as in `lion: 0.2-0.6`, within 0 to 1 and the start before the end"
-            )
-        found.append((phrase, (start, end)))
-    return found
-
-
-def _entries(text: str) -> Iterator[tuple[str, str]]:
-    """(phrase, value) of each `phrase: value`, separated by commas, semicolons or lines."""
-    for entry in filter(None, map(str.strip, re.split(r"[,;\n]", text))):
-        phrase, colon, value = entry.rpartition(":")
-        if not colon:
-            raise ValueError(f"{entry!r} has no colon; write `word: number`, and a comma between two of them")
-        if all(map(_aside, phrase)):
-            raise ValueError(f"{entry!r} names no word; write `word: number`, as in `fluffy: 2`")
-        yield phrase.strip(), value.strip()
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if isfinite(number) else None
-
-
-def _continues(before: str, piece: str) -> bool:
-    """Whether a piece belongs to the word of the piece before."""
-    if not before or not piece:  # embedding vectors without a name
-        return before == piece
-    return not before.endswith(WORD_END) and before.startswith(EMBEDDING) == piece.startswith(EMBEDDING)
-
-
-def _text(pieces: list[str]) -> str:
-    """What a word's pieces spell: the vocabulary writes each byte of UTF-8 as one printable character."""
-    if not pieces[0]:
-        return EMBEDDING.removesuffix(":")
-    if pieces[0].startswith(EMBEDDING):
-        return pieces[0].removesuffix(WORD_END)
-    spelled = bytes(_bytes()[c] for c in "".join(pieces).removesuffix(WORD_END))
-    return spelled.decode("utf-8", errors="replace")
-
-
-@cache
-def _bytes() -> dict[str, int]:
-    """GPT-2's table: bytes that print stand for themselves, the others in order for the characters from 256 on."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
-
-
 def _atoms(text: str) -> list[str]:
     """The smallest units words are made of, the same for a phrase as typed and for the words the tokenizer made."""
     return _ATOM.findall(unicodedata.normalize("NFC", text).casefold())
@@ -240,6 +147,6 @@ def _unescaped(phrase: str) -> str:
     return phrase.replace(r"\(", "(").replace(r"\)", ")")
 
 
-def _aside(character: str) -> bool:
+def aside(character: str) -> bool:
     """Whether a character around a phrase does not belong to it: a space or punctuation."""
     return character.isspace() or character in string.punctuation or unicodedata.category(character).startswith("P")

@@ -9,7 +9,7 @@ from ..pictures.legend import absent, parse_legend, segments
 from ..pictures.maps import COLOURS, regions_picture
 from .host import empty_of, encoded, log, tokenized
 from .picture_inputs import check_picture
-from .runs.paint_with_words import MARK, with_painting
+from .runs.paint_with_words import PaintingMark, with_painting
 from .schema import PICTURES, answer_of, shown, where_known
 from .wires import SteerRegions
 
@@ -161,7 +161,7 @@ class SteerPaintWithWords(io.ComfyNode):
         node = "SteerPaintWithWords"
         prompt = tokenized(clip, text)
         painting = Painting(regions, prompt, weight)
-        conditioning = encoded(clip, prompt, {MARK: painting})
+        conditioning = encoded(clip, prompt, {PaintingMark.key: painting})
         painting_model = with_painting(model, node)
         return io.NodeOutput(painting_model, conditioning, ui=report(node, regions))
 

@@ -7,8 +7,9 @@ from comfy_api.latest import io
 
 from ..attention.alignment import chosen, mapper, told
 from ..attention.prompt_to_prompt import Edit, LocalBlend, Timing
-from ..attention.tokens import Prompt, numbers, windows, word_values
-from ..attention.tokens import word_windows as windows_of
+from ..attention.tokens import Prompt
+from ..attention.word_values import numbers, windows, word_values
+from ..attention.word_values import word_windows as windows_of
 from .host import HALF, encoded, errors_of, log, running_node, sigma_at, tokenized
 from .inputs import cross_end, scale, self_end, share
 from .runs.prompt_to_prompt import PromptToPromptGuider

@@ -1,11 +1,12 @@
 import pytest
 import torch
 from steer.attention.attention_maps import Recorder, Recording, heat
-from steer.attention.core import Attention, Site, Term
+from steer.attention.core import Attention, Term
+from steer.attention.layers import UNET, Site
 from steer.samplers.window import Window
 
-HEADS, WIDTH, TOKENS = 2, 6, 5
-INPUT, OUTPUT = ("input", 1, 0), ("output", 0, 0)
+HEADS, WIDTH, TOKENS = 2, 3, 5
+INPUT, OUTPUT = "input_blocks.1", "output_blocks.0"
 
 
 def rand(*shape, seed=0):
@@ -13,17 +14,14 @@ def rand(*shape, seed=0):
 
 
 def attention_of(grid, batch=2, seed=0, tokens=TOKENS, mix=None):
-    positions = grid[0] * grid[1]
-    q, k, v = (
-        rand(batch, positions, WIDTH, seed=seed),
-        rand(batch, tokens, WIDTH, seed=seed + 1),
-        torch.zeros(batch, 1, 1),
-    )
-    return Attention((Term(q, k, mix),), v, HEADS, kernel=None)
+    q = rand(batch, HEADS, grid[0] * grid[1], WIDTH, seed=seed)
+    k = rand(batch, HEADS, tokens, WIDTH, seed=seed + 1)
+    return Attention((Term(q, k, mix),), torch.zeros(batch, 1, 1, 1), kernel=None)
 
 
 def site_of(grid, sigma, block=INPUT, cross=True, latent=(6, 4)):
-    return Site(block, cross, grid, latent, sigma)
+    words, picture = (slice(0, TOKENS), None) if cross else (None, slice(0, grid[0] * grid[1]))
+    return Site(f"{block}.attn{1 + cross}", words, picture, grid, latent, sigma, UNET)
 
 
 def record(recorder, attention, site):
@@ -47,7 +45,7 @@ class TestRecorder:
         torch.testing.assert_close(recording.maps[fine], (maps[0] + maps[1] + maps[3]) / 3)
         torch.testing.assert_close(recording.maps[coarse], maps[2])
         assert recording.latent == (6, 4) and recording.sigmas == (2.0, 1.0) and recording.tokens == TOKENS
-        assert not recording.queries
+        assert not recording.terms
 
     def test_queries_are_kept_above_their_level_and_give_the_map_again(self):
         recorder, grid = Recorder(Window.until(1.0), Window.until(3.0)), (3, 2)
@@ -57,9 +55,9 @@ class TestRecorder:
                 attention = attention_of(grid, seed=int(10 * sigma) + cross)
                 record(recorder, attention, site_of(grid, sigma, cross=cross))
                 kept.append((sigma, cross, attention))
-        maps, queries = 2 * 6 * TOKENS, 2 * WIDTH * 6
+        maps, queries = 2 * 6 * TOKENS, 2 * HEADS * WIDTH * 6
         # float32, a batch of two: three layers' queries, two levels' words and one level's positions
-        assert recorder.nbytes() == 4 * (maps + 3 * queries + 2 * 2 * WIDTH * TOKENS + 2 * WIDTH * TOKENS)
+        assert recorder.nbytes() == 4 * (maps + 3 * queries + 3 * 2 * HEADS * WIDTH * TOKENS)
         recording = recorder.finish((4.0, 2.0, 1.0), TOKENS)
         for sigma, cross, attention in kept:
             term = recording.term(site_of(grid, sigma * (1 + 1e-6), cross=cross))
@@ -71,10 +69,11 @@ class TestRecorder:
 
     def test_keys_of_words_are_kept_once_as_long_as_they_stay_the_same(self):
         recorder, grid = Recorder(Window(), Window()), (3, 2)
-        q, texts = [rand(1, 6, WIDTH, seed=seed) for seed in range(4)], [rand(1, TOKENS, WIDTH, seed=s) for s in (8, 9)]
+        q = [rand(1, HEADS, 6, WIDTH, seed=seed) for seed in range(4)]
+        texts = [rand(1, HEADS, TOKENS, WIDTH, seed=seed) for seed in (8, 9)]
         given = {4.0: (q[0], texts[0]), 3.0: (q[1], texts[0].clone()), 2.0: (q[2], texts[1]), 1.0: (q[3], texts[1])}
         for sigma, pair in given.items():
-            record(recorder, Attention((Term(*pair),), torch.zeros(1, 1, 1), HEADS, None), site_of(grid, sigma))
+            record(recorder, Attention((Term(*pair),), torch.zeros(1, 1, 1, 1), None), site_of(grid, sigma))
             left = [level for level in given if level < sigma]
             assert recorder.ahead(left) == len(left) * q[0].nbytes
         assert recorder.nbytes() == 4 * q[0].nbytes + 2 * texts[0].nbytes + 4 * 6 * TOKENS
@@ -87,7 +86,7 @@ class TestRecorder:
         recorder, grid, levels = Recorder(Window.until(1.0), Window.until(3.0)), (3, 2), (4.0, 3.5, 2.0, 1.0)
         for cross in (True, False):
             record(recorder, attention_of(grid), site_of(grid, 4.0, cross=cross))
-        query, keys = 4 * 2 * WIDTH * 6, 4 * 2 * WIDTH * TOKENS
+        query, keys = 4 * 2 * HEADS * WIDTH * 6, 4 * 2 * HEADS * WIDTH * TOKENS
         assert recorder.ahead(levels[1:]) == 2 * query + (query + keys)
 
     def test_kept_queries_are_copies(self):
@@ -102,7 +101,7 @@ class TestRecorder:
         record(recorder, attention, site_of((3, 2), 1.0))
         recording = recorder.finish((1.0,), TOKENS)
         torch.testing.assert_close(recording.maps[3, 2], attention.probs())
-        assert not recording.queries
+        assert not recording.terms
 
     def test_parts_of_a_batch_are_put_together(self):
         recorder, parts = (

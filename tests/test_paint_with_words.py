@@ -20,21 +20,16 @@ def attention(seed=0, batch=BATCH, tokens=12):
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(rows):
-        return torch.randn(batch, rows, HEADS * WIDTH, generator=generator)
+        return torch.randn(batch, HEADS, rows, WIDTH, generator=generator)
 
-    def plain(q, k, v, bias=None):
-        q, k, v = (x.unflatten(-1, (HEADS, WIDTH)).transpose(1, 2) for x in (q, k, v))
-        mask = None if bias is None else bias[:, None]
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(-2)
-
-    return Attention((Term(drawn(POSITIONS), drawn(tokens)),), drawn(tokens), HEADS, plain)
+    plain = torch.nn.functional.scaled_dot_product_attention
+    return Attention((Term(drawn(POSITIONS), drawn(tokens)),), drawn(tokens), plain)
 
 
 def maps_of(attention):
-    """(heads, batch, positions, tokens), by the layer's own explicit softmax of each head alone."""
+    """(batch, heads, positions, tokens), by the layer's own explicit softmax of each head alone."""
     (term,) = attention.terms
-    q, k = (x.unflatten(-1, (HEADS, WIDTH)).permute(2, 0, 1, 3) for x in (term.q, term.k))
-    logits = q @ k.transpose(-1, -2) * WIDTH**-0.5
+    logits = term.q @ term.k.transpose(-1, -2) * WIDTH**-0.5
     return (logits if term.bias is None else logits + term.bias).softmax(-1)
 
 
@@ -56,39 +51,38 @@ def test_one_painted_token_moves_by_the_formula(sigma, flow, log_ratio):
     w = painting.map(GRID, 12, "cpu")
     after = painted(plain, w, painting.factor(sigma, flow))
     shift = log_odds(maps_of(after), 3) - log_odds(maps_of(plain), 3)
-    q, k = (x.unflatten(-1, (HEADS, WIDTH)).permute(0, 2, 1, 3) for x in (plain.terms[0].q, plain.terms[0].k))
-    best = (q @ k.transpose(-1, -2)).amax((1, 2, 3))
-    expected = 0.4 * 0.5 * log_ratio * best[:, None] * WIDTH**-0.5
+    best = (plain.terms[0].q @ plain.terms[0].k.transpose(-1, -2)).amax((1, 2, 3))
+    expected = 0.4 * 0.5 * log_ratio * best[:, None, None] * WIDTH**-0.5
     inside = torch.arange(POSITIONS) % GRID[1] < GRID[1] // 2
     torch.testing.assert_close(shift[..., inside], expected.expand_as(shift[..., inside]), rtol=1e-5, atol=1e-5)
     assert shift[..., ~inside].abs().max() < 1e-5
-    torch.testing.assert_close(after.probs(), maps_of(after).mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(after.probs(), maps_of(after).mean(1), rtol=1e-5, atol=1e-6)
 
 
 def test_everything_painted_alike_is_nothing_painted():
     plain = attention()
-    out = painted(plain, torch.full((1, POSITIONS, 12), 0.7), 1.3).out()
+    out = painted(plain, torch.full((1, 1, POSITIONS, 12), 0.7), 1.3).out()
     torch.testing.assert_close(out, plain.out(), rtol=1e-5, atol=1e-5)
 
 
 def test_scale_is_each_samples_own():
     both, painting = attention(), Painting((left_half(),), prompt(), 0.4)
     w = painting.map(GRID, 12, "cpu")
-    loud = Attention((Term(both.terms[0].q * torch.tensor([1.0, 50.0])[:, None, None], both.terms[0].k),),
-                     both.v, HEADS, both.kernel)  # fmt: skip
-    alone = Attention((Term(both.terms[0].q[:1], both.terms[0].k[:1]),), both.v[:1], HEADS, both.kernel)
+    q, k, loudness = both.terms[0].q, both.terms[0].k, torch.tensor([1.0, 50.0])[:, None, None, None]
+    loud = Attention((Term(q * loudness, k),), both.v, both.kernel)
+    alone = Attention((Term(q[:1], k[:1]),), both.v[:1], both.kernel)
     torch.testing.assert_close(painted(loud, w, 0.4).out()[:1], painted(alone, w, 0.4).out())
 
 
 def test_scale_never_turns_round():
     """Where all of QK^T is negative the paper's factor is, and would push the phrase out of its place."""
-    q, k = torch.ones(1, POSITIONS, HEADS * WIDTH), -torch.ones(1, 12, HEADS * WIDTH)
-    assert torch.equal(largest(q, k, HEADS), torch.zeros(1, 1, 1))
-    assert largest(q.half() * 250, -k.half() * 250, HEADS) == 250 * 250 * WIDTH  # over float16's range
+    q, k = torch.ones(1, HEADS, POSITIONS, WIDTH), -torch.ones(1, HEADS, 12, WIDTH)
+    assert torch.equal(largest(q, k), torch.zeros(1, 1, 1, 1))
+    assert largest(q.half() * 250, -k.half() * 250) == 250 * 250 * WIDTH  # over float16's range
 
 
 def test_bias_adds_to_one_that_is_there():
-    plain, w = attention(), torch.rand(1, POSITIONS, 12)
+    plain, w = attention(), torch.rand(1, 1, POSITIONS, 12)
     twice = painted(painted(plain, w, 0.2), w, 0.3)
     torch.testing.assert_close(twice.out(), painted(plain, w, 0.5).out(), rtol=1e-5, atol=1e-5)
 
@@ -102,7 +96,7 @@ def test_nothing_acts_without_weight_or_noise():
 def test_regions_of_one_phrase_take_the_strongest_and_of_two_phrases_both():
     everywhere = torch.ones(8, 8)
     regions = left_half(), Region(everywhere, "circle", 0.25), Region(everywhere, "blue background", 0.5)
-    w = Painting(regions, prompt(), 0.4).map(GRID, 12, "cpu").unflatten(1, GRID)
+    w = Painting(regions, prompt(), 0.4).map(GRID, 12, "cpu")[:, 0].unflatten(1, GRID)
     assert w.shape == (1, *GRID, 12)
     assert (w[0, :, :3, 3] == 1.0).all() and (w[0, :, 3:, 3] == 0.25).all()
     assert (w[..., 6:8] == 0.5).all()
@@ -114,7 +108,7 @@ def test_regions_of_one_phrase_take_the_strongest_and_of_two_phrases_both():
 def test_masks_of_any_size_fit_a_grid_that_is_not_square(size):
     top = torch.zeros(size)
     top[: size[0] // 2] = 1
-    w = Painting((Region(top, "circle"),), prompt(), 0.4).map(GRID, 12, "cpu")[0, :, 3].unflatten(0, GRID)
+    w = Painting((Region(top, "circle"),), prompt(), 0.4).map(GRID, 12, "cpu")[0, 0, :, 3].unflatten(0, GRID)
     assert (w >= 0).all() and (w <= 1).all()
     assert (w[0] > 0.9).all() and (w[-1] < 0.1).all()
     assert w.mean() == pytest.approx(0.5, abs=0.01)
@@ -124,8 +118,8 @@ def test_a_mask_for_each_picture_and_one_for_all():
     each = torch.stack([torch.ones(GRID), torch.zeros(GRID)])
     regions = Region(each, "red"), Region(torch.ones(GRID), "blue")
     w = Painting(regions, prompt(), 0.4).map(GRID, 12, "cpu")
-    assert w.shape == (2, POSITIONS, 12)
-    assert (w[0, :, 2] == 1).all() and not w[1, :, 2].any() and (w[:, :, 6] == 1).all()
+    assert w.shape == (2, 1, POSITIONS, 12)
+    assert (w[0, ..., 2] == 1).all() and not w[1, ..., 2].any() and (w[..., 6] == 1).all()
 
 
 @pytest.mark.parametrize(

@@ -3,22 +3,22 @@ from dataclasses import replace
 import pytest
 import torch
 from steer.attention.alignment import mapper
-from steer.attention.core import Attention, Site, Term
+from steer.attention.core import Attention, Term
+from steer.attention.layers import UNET, Site
 from steer.attention.prompt_to_prompt import (
     BlendedTarget,
     BlendMask,
     Edit,
     LocalBlend,
     Timing,
-    blended,
-    coarse,
     edited,
     mixes,
-    shared_queries,
+    shared_layout,
 )
-from steer.attention.tokens import END, START, prompt_of, word_values, word_windows
+from steer.attention.tokens import END, START, prompt_of
+from steer.attention.word_values import word_values, word_windows
 from steer.samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING
-from steer.tests.test_attention_core import HEADS, D, apply, explicit_maps, rand, sdpa
+from steer.tests.test_attention_core import HEADS, D, explicit_maps, rand, sdpa
 
 N = 12
 
@@ -35,8 +35,8 @@ def edit_of(source, target, equalizer="", windows="", mapping="auto"):
 
 
 def rows(tokens, seed):
-    q, k, v = (rand(1, n, HEADS * D, seed=seed + i) for i, n in enumerate((N, tokens, tokens)))
-    return Attention((Term(q, k),), v, HEADS, sdpa)
+    q, k, v = (rand(1, HEADS, n, D, seed=seed + i) for i, n in enumerate((N, tokens, tokens)))
+    return Attention((Term(q, k),), v, sdpa)
 
 
 def maps(attention):
@@ -64,13 +64,12 @@ def test_the_edit_is_the_papers_on_explicit_maps(source, target, mapping, copies
 
     def repeated(attention):
         (term,) = attention.terms
-        return replace(
-            attention, terms=(Term(term.q, term.k.repeat(1, copies, 1)),), v=attention.v.repeat(1, copies, 1)
-        )
+        k, v = (x.repeat(1, 1, copies, 1) for x in (term.k, attention.v))
+        return replace(attention, terms=(Term(term.q, k),), v=v)
 
     out = edited(repeated(a).terms, repeated(b), edit, mixes(edit, gates))
-    assert torch.allclose(out.out(), apply(expected, b.v), atol=1e-5)
-    assert torch.allclose(out.probs(), expected.mean(0), atol=1e-6)
+    assert torch.allclose(out.out(), expected @ b.v, atol=1e-5)
+    assert torch.allclose(out.probs(), expected.mean(1), atol=1e-6)
 
 
 def test_nothing_is_computed_for_a_side_that_has_no_part():
@@ -83,8 +82,8 @@ def test_nothing_is_computed_for_a_side_that_has_no_part():
 
 def test_self_attention_is_shared_through_queries_and_keys():
     a, b = rows(N, 0), rows(N, 5)
-    out = shared_queries(a.terms[0], b).out()
-    assert torch.allclose(out, apply(maps(a), b.v), atol=1e-6)
+    out = shared_layout(a.terms[0], b).out()
+    assert torch.allclose(out, maps(a) @ b.v, atol=1e-6)
 
 
 def test_words_have_windows_of_their_own_in_sigmas():
@@ -93,8 +92,8 @@ def test_words_have_windows_of_their_own_in_sigmas():
     for sigma, dog, others in ((10.0, 0, 1), (8.0, 1, 1), (5.1, 1, 1), (5.0, 0, 1), (2.1, 0, 1), (2.0, 0, 0)):
         gates = timing.gates(sigma)
         assert gates[2] == dog and gates[1] == gates[3] == others, sigma
-    assert timing.acts(False, 6.1) and not timing.acts(False, 6.0)
-    assert not Timing(edit_of("a", "a"), lambda share: 10.0 - 10.0 * share, 0.0, 0.0).acts(True, 10.0)
+    assert timing.acts("self", 6.1) and not timing.acts("self", 6.0)
+    assert not Timing(edit_of("a", "a"), lambda share: 10.0 - 10.0 * share, 0.0, 0.0).acts("cross", 10.0)
 
 
 def test_columns_are_mixed_anew_at_each_level():
@@ -107,15 +106,24 @@ def test_columns_are_mixed_anew_at_each_level():
         assert torch.equal(0 * dog if target is None else target, own)
 
 
-def site(grid, latent=(64, 64), cross=True, block="input"):
-    return Site((block, 1, 0), cross, grid, latent, 1.0)
+def site(grid, latent=(64, 64), cross=True, part="input"):
+    columns = slice(0, 77)
+    return Site(f"{part}_blocks.1", *((columns, None) if cross else (None, columns)), grid, latent, 1.0, UNET)
 
 
 def test_layers_are_chosen_as_published():
     """16 x 16 of a 64 x 64 latent; the middle is left out of the blend, and self-attention above is not shared."""
-    assert blended(site((16, 16))) and blended(site((32, 32), (128, 128))) and blended(site((24, 12), (96, 48)))
-    assert not blended(site((32, 32))) and not blended(site((8, 8))) and not blended(site((16, 16), block="middle"))
-    assert coarse(site((16, 16))) and coarse(site((8, 8))) and not coarse(site((32, 32)))
+    blended = [site((16, 16)), site((32, 32), (128, 128)), site((24, 12), (96, 48))]
+    others = [site((32, 32)), site((8, 8)), site((16, 16), part="middle"), site((16, 16), cross=False)]
+    assert all(map(UNET.blends, blended)) and not any(map(UNET.blends, others))
+    shared = [site(grid, cross=False) for grid in ((16, 16), (8, 8))]
+    assert all(map(UNET.shares, shared)) and not any(map(UNET.shares, [site((32, 32), cross=False), site((8, 8))]))
+
+
+def test_the_softmax_that_is_shared_keeps_its_mask():
+    a, b, mask = rows(N, 0), rows(N, 5), rand(1, 1, 1, N, seed=9)
+    out = shared_layout(replace(a.terms[0], bias=mask), b).out()
+    assert torch.allclose(out, explicit_maps(a.terms[0].q, a.terms[0].k, mask) @ b.v, atol=1e-6)
 
 
 def test_the_blend_is_per_sample_and_of_either_prompts_words():

@@ -14,9 +14,8 @@ from steer.attention.tokens import (
     embedding_pieces,
     mentioned,
     prompt_of,
-    word_values,
-    word_windows,
 )
+from steer.attention.word_values import word_values, word_windows
 
 
 def made(*chunks, length=10, text="a prompt"):

@@ -1,8 +1,7 @@
 """The one door to ComfyUI's insides: what faces and runs may take of this package, by subject."""
 
-from .attention.edits import Transform, edits_of
-from .attention.rows import with_edits, with_marked_edits, with_patches_unwatched
-from .attention.unet import attention_sites
+from .attention.edits import AttentionEdits
+from .attention.marked import Mark, with_marked_edits
 from .checks import check_every_call, check_given, free_ram, samples_of
 from .clip import embedded, image_target, text_target
 from .conditioning import HALF, check_active, equal, half_of, negative_takes_over, paired, same
@@ -88,12 +87,9 @@ __all__ = [
     "encoded",
     "tokenized",
     # Attention
-    "Transform",
-    "edits_of",
-    "with_edits",
+    "AttentionEdits",
+    "Mark",
     "with_marked_edits",
-    "with_patches_unwatched",
-    "attention_sites",
     # Gradients, the VAE and CLIP
     "Differentiable",
     "gradient_options",

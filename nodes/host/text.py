@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from ...attention.tokens import EMBEDDING, Prompt, embedding_pieces, mentioned, prompt_of
+from ...attention.spelling import EMBEDDING
+from ...attention.tokens import Prompt, embedding_pieces, mentioned, prompt_of
 
 
 def tokenized(clip, text: str) -> Prompt:

@@ -5,41 +5,36 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ...attention.attention_maps import Recorder, Recording
-from ...attention.core import Attention, Site, Term, nearest
-from ...attention.prompt_to_prompt import Edit, Timing, coarse, edited, shared_queries
+from ...attention.core import Attention, Term, nearest
+from ...attention.layers import Site
+from ...attention.prompt_to_prompt import Edit, Timing, edited, shared_layout
 from ...samplers.window import Window
 from ..host import (
     HALF,
+    AttentionEdits,
     Call,
+    Mark,
     Run,
-    Transform,
-    attention_sites,
-    edits_of,
     free_ram,
     half_of,
     log,
     sigma_at,
-    with_edits,
     with_marked_edits,
-    with_patches_unwatched,
 )
 
 
-class Recorded(Transform):
-    """Looks at the attention and leaves it as it is."""
-
-    looks = True
+class Recorded:
+    """Puts what it sees into a recording."""
 
     def __init__(self, recorder: Recorder):
         self.recorder = recorder
 
-    def acts(self, cross: bool, sigma: float) -> bool:
-        return cross or sigma in self.recorder.layout
+    def acts(self, kind: str, sigma: float) -> bool:
+        return kind != "self" or self.recorder.keeps(kind, sigma)
 
-    def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
-        if site.cross or coarse(site):
+    def see(self, rows: list[Attention], site: Site) -> None:
+        if site.policy.heats(site) or site.policy.shares(site):
             self.recorder.add(rows, site)
-        return rows
 
 
 SAID = "attention of %d steps: %.1f MiB of memory, not on the GPU"
@@ -85,12 +80,10 @@ class Watch:
                 "for one prompt over the whole picture"
             )
         self.positive, self.levels, self._said = positives[0], [], 0
-        self._sites = attention_sites(run.model)
-        self._edits = edits_of(positives, Recorded(recorder))
+        self._edits = AttentionEdits(run.model).on(positives, looks=[Recorded(recorder)])
 
     def __call__(self, denoise: Call, x: Tensor, sigma: float) -> Tensor:
-        options = with_patches_unwatched(with_edits(denoise.options, self._sites, self._edits))
-        denoised = denoise(x, options=options)
+        denoised = denoise(x, options=self._edits.options(denoise.options))
         self.levels.append(sigma)
         self._check_memory()
         return denoised
@@ -122,59 +115,69 @@ def capturing(model, sampler, cross_end: float, self_end: float) -> Capturing:
     return Capturing(sampler, Recorder(Window.until(at(cross_end)), Window.until(at(self_end))))
 
 
-class Injected(Transform):
+class Injected:
     """An edit whose source is a recording."""
 
     def __init__(self, node: str, recording: Recording, edit: Edit, timing: Timing):
-        self.node, self.recording, self.edit, self.timing = node, recording, edit, timing
+        self.node, self.recording, self.edit, self.timing, self.acts = node, recording, edit, timing, timing.acts
 
-    def acts(self, cross: bool, sigma: float) -> bool:
-        return self.timing.acts(cross, sigma)
-
-    def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
-        if not site.cross and not coarse(site):
-            return rows
+    def apply(self, rows: list[Attention], site: Site) -> list[Attention] | None:
+        if site.kind == "self" and not site.policy.shares(site):
+            return None
         (target,) = rows
-        found = self.recording.term(site)
-        if found is None:
+        source = self._source(target, site)
+        if site.kind == "self":
+            return [shared_layout(source, target)]
+        return [edited((source,), target, self.edit, self.timing.mixed(site.sigma, target.v.device))]
+
+    def _source(self, target: Attention, site: Site) -> Term:
+        """The recorded softmax, for each row of the target."""
+        recorded = self.recording.term(site)
+        if recorded is None:
             raise ValueError(
-                f"{self.node}: the recording holds nothing of {site.block} at sigma {site.sigma:.5g}; {SAME_RUN}"
+                f"{self.node}: the recording holds nothing of {site.layer} at sigma {site.sigma:.5g}; {SAME_RUN}"
             )
-        like = target.v
-        q, k = (x.to(like).expand(like.shape[0], *x.shape[1:]) for x in (found.q, found.k))
+        q, k = (x.to(target.v).expand(len(target.v), *x.shape[1:]) for x in (recorded.q, recorded.k))
         if q.shape[1:] != target.terms[0].q.shape[1:]:
             raise ValueError(
                 f"{self.node}: the recording is of {self.recording.latent} latents, this run is not; {SAME_RUN}"
             )
-        if not site.cross:
-            return [shared_queries(Term(q, k), target)]
-        return [edited((Term(q, k),), target, self.edit, self.timing.mixed(site.sigma, like.device))]
+        return Term(q, k)
 
 
 SAME_RUN = "use the model, the sigmas, the sampler and the latent size of the recorded run"
 
 
-def with_recording(model, node: str, recording: Recording, edit: Edit, timing: Timing):
-    """A clone of the model that attends as recorded, under the edit's target conditioning."""
-    transform = Injected(node, recording, edit, timing)
+class InjectedTarget(Mark):
+    """The target of the edit, which attends as recorded."""
 
-    def check(marked, noise, sigmas) -> None:
-        if any("area" in cond or cond.get("set_area_to_bounds") for cond in marked):
+    key = HALF
+
+    def __init__(self, injected: Injected):
+        self.injected = injected
+
+    def edit(self, half) -> Injected | None:
+        text = self.injected.edit.target.text
+        return self.injected if half and (half[0], half[2]) == ("target", text) else None
+
+    def check(self, conds: list[dict], noise: Tensor, sigmas: Tensor) -> None:
+        if any("area" in cond or cond.get("set_area_to_bounds") for cond in conds):
             raise ValueError(
                 "the edit's target has an area, and attention was recorded over the whole picture; remove the area"
             )
+        recording, acts = self.injected.recording, self.injected.acts
         batch = next(iter(recording.maps.values())).shape[0]
         if batch not in (1, noise.shape[0]) or tuple(noise.shape[-2:]) != recording.latent:
             raise ValueError(
                 f"the recording is of {batch} latents of {recording.latent}, this run of {noise.shape[0]} of "
                 f"{tuple(noise.shape[-2:])}; {SAME_RUN}"
             )
-        acting = [s for s in sigmas[:-1].tolist() if transform.acts(True, s) or transform.acts(False, s)]
+        acting = [s for s in sigmas[:-1].tolist() if acts("cross", s) or acts("self", s)]
         missing = [sigma for sigma in acting if nearest(recording.sigmas, sigma) is None]
         if missing:
             raise ValueError(f"sigma {missing[0]:.5g} was not recorded; {SAME_RUN}")
 
-    def transform_of(half):
-        return transform if half and (half[0], half[2]) == ("target", edit.target.text) else None
 
-    return with_marked_edits(model, node, HALF, transform_of, check)
+def with_recording(model, node: str, recording: Recording, edit: Edit, timing: Timing):
+    """A clone of the model that attends as recorded, under the edit's target conditioning."""
+    return with_marked_edits(model, node, InjectedTarget(Injected(node, recording, edit, timing)))

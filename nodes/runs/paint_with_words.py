@@ -2,25 +2,24 @@
 
 from torch import Tensor
 
-from ...attention.core import Attention, Site
+from ...attention.core import Attention
+from ...attention.layers import Site
 from ...attention.paint_with_words import Painting, Region, painted
-from ..host import Transform, errors_of, fitted_mask, noise_law, with_marked_edits
-
-MARK = "steer_paint"
+from ..host import Mark, errors_of, fitted_mask, noise_law, with_marked_edits
 
 
-class Painted(Transform):
+class Painted:
     """A painting on the attention of its conditioning."""
 
     def __init__(self, painting: Painting, flow: bool):
         self.painting, self.flow = painting, flow
 
-    def acts(self, cross: bool, sigma: float) -> bool:
-        return cross and self.painting.factor(sigma, self.flow) > 0.0
+    def acts(self, kind: str, sigma: float) -> bool:
+        return kind != "self" and self.painting.factor(sigma, self.flow) > 0.0
 
-    def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
-        sizes = [part.v.shape[0] for part in rows]
-        w = self.painting.map(site.grid, rows[0].v.shape[1], rows[0].v.device).expand(sum(sizes), -1, -1)
+    def apply(self, rows: list[Attention], site: Site) -> list[Attention]:
+        sizes = [len(part.v) for part in rows]
+        w = self.painting.map(site.grid, rows[0].v.shape[2], rows[0].v.device).expand(sum(sizes), -1, -1, -1)
         factor = self.painting.factor(site.sigma, self.flow)
         return [painted(part, place, factor) for part, place in zip(rows, w.split(sizes), strict=True)]
 
@@ -33,17 +32,28 @@ def check_region(region: Region, latent: Tensor) -> None:
             raise ValueError(f"{masks} masks for a batch of {len(latent)} latents; give one for all or one for each")
 
 
-def with_painting(model, node: str):
-    """A clone of the model that paints what conditionings bring; once is enough for all of them."""
-    flow = noise_law(model.get_model_object("model_sampling")).flow
+class PaintingMark(Mark):
+    """A painting that a conditioning brings."""
 
-    def check(marked, noise, _) -> None:
-        for cond in marked:
+    key = "steer_paint"
+
+    def __init__(self, flow: bool):
+        self.flow = flow
+
+    def edit(self, painting: Painting) -> Painted:
+        return Painted(painting, self.flow)
+
+    def check(self, conds: list[dict], noise: Tensor, sigmas: Tensor) -> None:
+        for cond in conds:
             if cond.get("area") is not None or cond.get("set_area_to_bounds"):
                 raise ValueError(
                     "a painted conditioning has an area, and its regions are of the whole picture; remove the area"
                 )
-            for region in cond[MARK].regions:
+            for region in cond[self.key].regions:
                 check_region(region, noise)
 
-    return with_marked_edits(model, node, MARK, lambda painting: Painted(painting, flow), check, once=True)
+
+def with_painting(model, node: str):
+    """A clone of the model that paints what conditionings bring; once is enough for all of them."""
+    flow = noise_law(model.get_model_object("model_sampling")).flow
+    return with_marked_edits(model, node, PaintingMark(flow), once=True)

@@ -4,30 +4,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ...attention.core import Attention, Site
+from ...attention.core import Attention
+from ...attention.layers import Site
 from ...attention.prompt_to_prompt import (
     NOTHING_TO_BLEND,
     BlendedTarget,
     BlendMask,
     Edit,
     Timing,
-    blend_fits,
-    blended,
-    coarse,
     edited,
-    shared_queries,
+    shared_layout,
 )
 from ...pictures.maps import PIXELS, outlined
 from ...samplers.direct_inversion import PinnedSource
 from ..host import (
+    AttentionEdits,
     Call,
     Run,
     SampleCall,
-    Transform,
     TwoPromptGuider,
-    attention_sites,
     check_inversion_fits,
-    edits_of,
     errors_of,
     half_of,
     in_lockstep,
@@ -35,46 +31,43 @@ from ..host import (
     paired,
     show_output,
     target_guided,
-    with_edits,
-    with_patches_unwatched,
 )
 from ..schema import PICTURES, shown
 
 
-class Edited(Transform):
+class Edited:
     """The edit between the two halves of a batch, source first, in one run."""
 
     def __init__(self, edit: Edit, timing: Timing):
-        self.edit, self.timing = edit, timing
+        self.edit, self.timing, self.acts = edit, timing, timing.acts
 
-    def acts(self, cross: bool, sigma: float) -> bool:
-        return self.timing.acts(cross, sigma)
-
-    def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
-        if not site.cross and not coarse(site):
-            return rows
-        source, target = rows if len(rows) == 2 else rows[0].halves()
-        if not site.cross:
-            return [source, shared_queries(source.terms[0], target)]
+    def apply(self, rows: list[Attention], site: Site) -> list[Attention] | None:
+        if site.kind == "self" and not site.policy.shares(site):
+            return None
+        source, target = halves_of(rows)
+        if site.kind == "self":
+            return [source, shared_layout(source.terms[0], target)]
         return [source, edited(source.terms, target, self.edit, self.timing.mixed(site.sigma, target.v.device))]
 
 
-class Watched(Transform):
+class Watched:
     """Adds what both halves attend to, the target's as it was edited, to the mask of a local blend."""
-
-    looks = True
 
     def __init__(self, mask: BlendMask):
         self.mask = mask
 
-    def acts(self, cross: bool, sigma: float) -> bool:
-        return cross
+    def acts(self, kind: str, sigma: float) -> bool:
+        return kind != "self"
 
-    def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
-        if blended(site):
-            source, target = rows if len(rows) == 2 else rows[0].halves()
+    def see(self, rows: list[Attention], site: Site) -> None:
+        if site.policy.blends(site):
+            source, target = halves_of(rows)
             self.mask.add(source.probs(), target.probs(), site.grid)
-        return rows
+
+
+def halves_of(rows: list[Attention]) -> tuple[Attention, Attention]:
+    """Source and target, in two parts already or in one."""
+    return (rows[0], rows[1]) if len(rows) == 2 else rows[0].halves()
 
 
 class PromptToPrompt:
@@ -101,7 +94,6 @@ class PromptToPrompt:
             noise = run.start_noise
             self._pinned = PinnedSource(inversion, run.levels, (noise.shape[0] // 2, *noise.shape[1:]))
             check_start(self._pinned, run)
-        self._sites = attention_sites(run.model)
         self._watched = BlendMask(edit.blend) if edit.blend else None
         positives = run.guider.conds["positive"]
         if self._watched and any("area" in cond for cond in positives):
@@ -112,7 +104,7 @@ class PromptToPrompt:
         # of prompts that were combined only the edit's own is edited
         own = [cond for cond in positives if half_of(cond) == ("both", *texts_of(edit))]
         watching = [Watched(self._watched)] if self._watched else []
-        self._edits = edits_of(own, Edited(edit, self.owner.timing), *watching)
+        self._edits = AttentionEdits(run.model).on(own, Edited(edit, self.owner.timing), looks=watching)
 
     def change(self, denoise: Call, x: Tensor, level: float) -> Tensor:
         """Both halves' estimates, of the source as recorded and the target as blended."""
@@ -120,8 +112,7 @@ class PromptToPrompt:
         if self._pinned:
             source = self._pinned.x(level, source)
         x = torch.cat([source, self.target.moved(source, target, level)])
-        options = with_patches_unwatched(with_edits(denoise.options, self._sites, self._edits))
-        denoised, edit = denoise(x, options=options).chunk(2)
+        denoised, edit = denoise(x, options=self._edits.options(denoise.options)).chunk(2)
         if self._pinned:
             denoised = self._pinned.denoised(level, denoised)
         if self._watched and level in self.owner.timing.blending:
@@ -157,7 +148,7 @@ class PromptToPromptGuider(TwoPromptGuider):
         self.cfg, self.shown_on = cfg, shown_on
         self.edit, self.timing, self.inversion = edit, timing, inversion
         with errors_of(node):
-            attention_sites(model.model)
+            self.policy = AttentionEdits(model.model).policy
             if inversion is not None:
                 check_inversion_fits(inversion, model)
 
@@ -178,7 +169,7 @@ class PromptToPromptGuider(TwoPromptGuider):
         return target_guided(self, x, timestep, self.cfg, model_options)
 
     def prepared(self, call: SampleCall) -> tuple[object, SampleCall]:
-        if self.edit.blend and not blend_fits(*call.latent_image.shape[-2:]):
+        if self.edit.blend and not self.policy.blend_fits(call.latent_image.shape[-2:]):
             raise ValueError(NOTHING_TO_BLEND)
         return super().prepared(call)
 

@@ -9,7 +9,6 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from steer.attention.attention_maps import heat
-from steer.attention.core import Site
 from steer.lab.comfy.runs import Noise, counted, encode, host_guider, noise_of, run, sampled, sigmas_of
 from steer.lab.weights import CHECKPOINT
 from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, SteerInjectAttention, phrases_of
@@ -25,7 +24,7 @@ from steer.tests.host_models import free_memory, hole, relative, split_rows
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
 LONG = ", ".join([RED] * 12)
 BLOCKS = [("input", 1), ("input", 3), ("middle", 0), ("output", 0), ("output", 1), ("output", 2), ("output", 3)]
-BLOCK = ("middle", 0, 0)
+LAYER = "middle_block.1.transformer_blocks.0.attn2"
 NODE = "SteerAttentionHeatmap"
 
 
@@ -134,7 +133,7 @@ def test_capturing_changes_nothing(shapes, kind, sampler, keep):
     plain = sampled(*inputs(guider, noise, sampler=sampler))["samples"]
     captured, recording = capture(guider, noise, sampler=sampler, keep=keep)
     assert torch.equal(captured, plain)
-    assert recording.maps.keys() == {(16, 16), (8, 8)} and bool(recording.queries) == (keep > 0)
+    assert recording.maps.keys() == {(16, 16), (8, 8)} and bool(recording.terms) == (keep > 0)
     again = sampled(*inputs(guider, noise, sampler=sampler))["samples"]
     assert torch.equal(again, plain)
 
@@ -145,7 +144,7 @@ def kept_bytes(recording):
 
 
 def tensors_of(recording):
-    return [*recording.maps.values(), *(x for pair in recording.queries.values() for x in pair)]
+    return [*recording.maps.values(), *(x for term in recording.terms.values() for x in (term.q, term.k))]
 
 
 @pytest.mark.parametrize(
@@ -170,9 +169,9 @@ def test_what_it_says_is_what_it_keeps(shapes, caplog, text, batch, sides, sampl
 def test_keys_of_words_are_kept_once(shapes):
     _, recording = capture(guider_of(shapes), noise_of((2, 4, 16, 16)), steps=6, keep=1.0)
     keys = {}
-    for (_, (block, cross)), (_, k) in recording.queries.items():
-        keys.setdefault((block, cross), set()).add(k.data_ptr())
-    assert {(cross, len(found)) for (_, cross), found in keys.items()} == {(True, 1), (False, 6)}
+    for (_, layer), term in recording.terms.items():
+        keys.setdefault(layer, set()).add(term.k.data_ptr())
+    assert {(layer[-5:], len(kept)) for layer, kept in keys.items()} == {("attn2", 1), ("attn1", 6)}
 
 
 def test_the_words_of_another_part_of_the_run_are_kept_too(shapes):
@@ -185,7 +184,7 @@ def test_the_words_of_another_part_of_the_run_are_kept_too(shapes):
 
     model.set_model_attn2_patch(patch)
     _, recording = capture(guider_of(shapes, model=model), noise_of((1, 4, 16, 16)), steps=6, keep=1.0)
-    by_level = {sigma: k for (sigma, (block, cross)), (_, k) in recording.queries.items() if cross and block == BLOCK}
+    by_level = {sigma: term.k for (sigma, layer), term in recording.terms.items() if layer == LAYER}
     for sigma, k in by_level.items():
         torch.testing.assert_close(k, by_level[max(by_level)] * (1.0 if sigma > 1.0 else 0.5))
     assert calls and len({k.data_ptr() for k in by_level.values()}) == 2
@@ -237,7 +236,7 @@ def test_a_model_in_half_precision(shapes, monkeypatch):
         str(CHECKPOINT), output_vae=False, output_clip=False, model_options={"dtype": torch.float16}
     )[0]
     recording = capture(guider_of(shapes, model=half), noise, keep=0.8)[1]
-    assert {q.dtype for pair in recording.queries.values() for q in pair} == {torch.float16}
+    assert {term.q.dtype for term in recording.terms.values()} == {torch.float16}
     assert all(maps.dtype == torch.float32 for maps in recording.maps.values())
     assert (recording.maps[16, 16].sum(-1) - 1).abs().max() < 1e-5
     assert 0 < alike(full, recording) < 0.02
@@ -415,8 +414,8 @@ def captured_on(family):
 def capture_on_family(family):
     positive, _, sampled, attention = captured_on(family)
     assert torch.equal(sampled, oracles.alone(family, positive))
-    for site, maps in attention.maps.items():
-        assert isinstance(site, Site | tuple) and (maps.float().sum(-1) - 1).abs().max() < 1e-2
+    for maps in attention.maps.values():
+        assert (maps.float().sum(-1) - 1).abs().max() < 1e-2
 
 
 def inject_on_family(family):

@@ -270,9 +270,11 @@ def test_what_is_captured_is_the_predictions_not_pags_own_call(shapes, keep):
     )
     for grid in plain.maps:
         torch.testing.assert_close(with_it.maps[grid], plain.maps[grid], rtol=0, atol=1e-6)
-    assert with_it.queries.keys() == plain.queries.keys()
-    for place, pair in plain.queries.items():
-        torch.testing.assert_close(with_it.queries[place], pair, rtol=0, atol=1e-4)
+    assert with_it.terms.keys() == plain.terms.keys()
+    for place, term in plain.terms.items():
+        torch.testing.assert_close(
+            (with_it.terms[place].q, with_it.terms[place].k), (term.q, term.k), rtol=0, atol=1e-4
+        )
 
 
 def test_the_local_blend_looks_at_the_prediction_not_at_pags_own_call(shapes, monkeypatch):

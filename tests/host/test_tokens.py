@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 from steer.attention.alignment import mapper
 from steer.attention.paint_with_words import Painting, Region
-from steer.attention.tokens import prompt_of, word_values
+from steer.attention.tokens import prompt_of
+from steer.attention.word_values import word_values
 from steer.nodes.attention_maps import phrases_of
 from steer.nodes.host.text import embeddings_of
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit

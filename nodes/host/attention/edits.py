@@ -1,36 +1,64 @@
-"""What an edit of attention is to the hook, and how edits of one conditioning chain."""
+"""Edits of attention as faces and runs ask for them: which conditionings they are of, in which calls."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import partial
 
-from ....attention.core import Attention, Site
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key, get_wrappers_with_key
+from torch import Tensor
 
-EDITS, SITES, KEY = "steer_edits", "steer_sites", "steer"
+from ....attention.edit import AttentionEdit, AttentionLook
+from ....attention.layers import Policy
+from .rows import EDITS, LAYERS, OwnEdits, with_hooks
+from .unet import UNetLayers
+
+KEY = "steer"
+UNSEEN = {
+    "torch_compile_kwargs": "is compiled (TorchCompileModel), and compiled attention does not notice what is edited",
+    "context_handler": "has context windows, whose calls are of a part of the batch or of the frames",
+}
 
 
-class Transform:
-    """An edit as the hook calls it. `acts` decides whether a layer is touched at all in a model call."""
+class AttentionEdits:
+    """Edits of the attention of a model, and looks at it, by conditioning; of none to begin with.
 
-    looks = False
-    """Changes nothing, and comes after all that do."""
+    ValueError for a model without attention that can be edited.
+    """
 
-    def acts(self, cross: bool, sigma: float) -> bool:
-        raise NotImplementedError
+    def __init__(self, model):
+        self._layers, self._own = UNetLayers(model), {}
+        self.policy: Policy = self._layers.policy
 
-    def __call__(self, rows: list[Attention], site: Site) -> list[Attention]:
-        """The rows of one conditioning, in parts that follow each other; the parts may be split further.
+    def on(self, conds: Sequence[dict], *edits: AttentionEdit, looks: Sequence[AttentionLook] = ()) -> "AttentionEdits":
+        """These, and the same edits and looks for the rows of each of these processed conditionings."""
+        more = copy(self)
+        more._own = self._own | {
+            cond["uuid"]: OwnEdits(edits, tuple(looks), cond["cross_attn"].shape[1]) for cond in conds
+        }
+        return more
 
-        The very list that was given means that nothing changes.
+    def options(self, model_options: dict) -> dict:
+        """The model options for calls in which these edits come after those that are there.
+
+        ValueError for a model whose layers do not see each call as it is.
         """
-        raise NotImplementedError
+        for key, problem in UNSEEN.items():
+            if key in model_options:
+                raise ValueError(f"the model {problem}; remove that, or the attention edit")
+        options = dict(model_options.get("transformer_options", {}))
+        there = options.get(EDITS, {})
+        both = {uuid: there[uuid].then(self._own[uuid]) for uuid in there.keys() & self._own.keys()}
+        options[EDITS], options[LAYERS] = {**there, **self._own, **both}, self._layers
+        if not get_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY, options):
+            options["wrappers"] = {kind: dict(by_key) for kind, by_key in options.get("wrappers", {}).items()}
+            add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, with_hooks, options)
+        # a patch (as PAG's) calls the model once more after guidance, with attention that is not the prediction's
+        patches = [partial(_unwatched, patch) for patch in model_options.get("sampler_post_cfg_function", [])]
+        return {**model_options, "transformer_options": options, "sampler_post_cfg_function": patches}
 
 
-class Edits(NamedTuple):
-    """What is done to the rows of one conditioning, in order; `tokens` is the length of its own context."""
-
-    transforms: tuple[Transform, ...]
-    tokens: int
-
-
-def edits_of(conds: list[dict], *transforms: Transform) -> dict:
-    """The same edits for each of these processed conditionings."""
-    return {cond["uuid"]: Edits(transforms, cond["cross_attn"].shape[1]) for cond in conds}
+def _unwatched(patch: Callable, args: dict) -> Tensor:
+    options = args["model_options"]["transformer_options"]
+    edits = {uuid: replace(own, looks=()) for uuid, own in options.get(EDITS, {}).items()}
+    return patch({**args, "model_options": {**args["model_options"], "transformer_options": {**options, EDITS: edits}}})

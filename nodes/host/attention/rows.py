@@ -1,111 +1,74 @@
-"""How attention edits reach the host's models: which rows are whose, and the hook at each attention layer.
+"""Whose rows are whose in a call of the network, and what is done to them.
 
-Edits ride in `transformer_options` by conditioning (uuid), and one wrapper round the model call installs them, on top
-of whatever patches that call already has: nothing is left on the model, and the order of patch nodes does not matter.
+Edits ride in `transformer_options` by conditioning (uuid), and one wrapper round the model call has the reader of the
+model's layers put them in: nothing is left on the model, and the order of patch nodes does not matter.
 """
 
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass, replace
 
-from comfy.patcher_extension import WrappersMP, add_wrapper_with_key, get_wrappers_with_key
-from torch import Tensor
+from ....attention.core import Attention
+from ....attention.edit import AttentionEdit, AttentionLook
+from ....attention.layers import Grid, Site
 
-from ..checks import check_given
-from ..errors import errors_of
-from ..sampler import checked_sampler
-from .edits import EDITS, KEY, SITES, Edits, Transform, edits_of
-from .unet import attention_sites, with_hooks
-
-UNSEEN = {
-    "torch_compile_kwargs": "is compiled (TorchCompileModel), and compiled attention does not notice what is edited",
-    "context_handler": "has context windows, whose calls are of a part of the batch or of the frames",
-}
+EDITS, LAYERS = "steer_edits", "steer_layers"
 
 
-def with_edits(model_options: dict, sites: tuple, edits: dict[object, Edits]) -> dict:
-    """The model options for calls in which the rows of these conditionings (by uuid) are edited, too.
+@dataclass(frozen=True)
+class OwnEdits:
+    """What is done to the rows of one conditioning, in order; `tokens` is the length of its own context."""
 
-    ValueError for a model whose layers do not see each call as it is.
-    """
-    for key, problem in UNSEEN.items():
-        if key in model_options:
-            raise ValueError(f"the model {problem}; remove that, or the attention edit")
-    options = dict(model_options.get("transformer_options", {}))
-    there = options.get(EDITS, {})
-    both = {
-        uuid: Edits(_in_order(there[uuid].transforms + edits[uuid].transforms), edits[uuid].tokens)
-        for uuid in there.keys() & edits.keys()
-    }
-    options[EDITS], options[SITES] = {**there, **edits, **both}, sites
-    if not get_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY, options):
-        options["wrappers"] = {kind: dict(by_key) for kind, by_key in options.get("wrappers", {}).items()}
-        add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, with_hooks, options)
-    return {**model_options, "transformer_options": options}
+    edits: tuple[AttentionEdit, ...]
+    looks: tuple[AttentionLook, ...]
+    tokens: int
 
+    def then(self, other: "OwnEdits") -> "OwnEdits":
+        return replace(other, edits=self.edits + other.edits, looks=self.looks + other.looks)
 
-def with_patches_unwatched(model_options: dict) -> dict:
-    """The model options for calls in which what only looks at attention does not see a patch's own (as PAG's) calls.
+    def acting(self, kind: str, sigma: float) -> "OwnEdits | None":
+        """Those that act on layers of this kind at this level; None where none does."""
+        edits, looks = (tuple(x for x in own if x.acts(kind, sigma)) for own in (self.edits, self.looks))
+        return replace(self, edits=edits, looks=looks) if edits or looks else None
 
-    Such a patch calls the model once more after guidance, with attention that is not the prediction's.
-    """
-    patches = model_options.get("sampler_post_cfg_function", [])
-    return {**model_options, "sampler_post_cfg_function": [partial(_unwatched, patch) for patch in patches]}
+    def apply(self, rows: Attention, site: Site) -> list[Attention] | None:
+        """The rows, in parts that follow each other; None where nothing changes."""
+        parts = None
+        for edit in self.edits:
+            parts = edit.apply(parts or [rows], site) or parts
+        for look in self.looks:
+            look.see(parts or [rows], site)
+        return parts
 
 
-def _unwatched(patch: Callable, args: dict) -> Tensor:
-    options = args["model_options"]["transformer_options"]
-    edits = {
-        uuid: Edits(tuple(each for each in transforms if not each.looks), tokens)
-        for uuid, (transforms, tokens) in options.get(EDITS, {}).items()
-    }
-    return patch({**args, "model_options": {**args["model_options"], "transformer_options": {**options, EDITS: edits}}})
+@dataclass(frozen=True)
+class Chunk:
+    """The rows of one conditioning in a call, and what is done to them."""
+
+    rows: slice
+    edits: OwnEdits | None
 
 
-def _in_order(transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
-    return tuple(sorted(transforms, key=lambda transform: transform.looks))
+@dataclass(frozen=True)
+class ModelCall:
+    """A call of the network: chunks that follow each other, `rows` in all, with contexts of so many tokens."""
+
+    chunks: tuple[Chunk, ...]
+    rows: int
+    tokens: int
+    latent: Grid
+    sigma: float
+
+    def acting(self, kind: str) -> "ModelCall | None":
+        """The call with what acts on layers of this kind alone; None where nothing does."""
+        chunks = tuple(Chunk(c.rows, c.edits and c.edits.acting(kind, self.sigma)) for c in self.chunks)
+        return replace(self, chunks=chunks) if any(chunk.edits for chunk in chunks) else None
 
 
-def with_marked_edits(
-    model,
-    node: str,
-    mark: str,
-    transform_of: Callable[[object], Transform | None],
-    check: Callable[[list[dict], Tensor, Tensor], None],
-    once: bool = False,
-):
-    """A clone of the model that edits the rows of every conditioning with this mark, in whatever guider it runs.
-
-    `transform_of(marked value)` is asked at each model call; `check(marked conditionings, noise, sigmas)` once,
-    before the first. With `once` a model that has this node's edits already is only cloned.
-    """
-    if once and model.get_wrappers(WrappersMP.OUTER_SAMPLE, node):
-        return model.clone()
-    sites = attention_sites(model.model)
-
-    def before(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
-        conds = [cond for conds in executor.class_obj.conds.values() for cond in conds]
-        marked = [cond for cond in conds if mark in cond and transform_of(cond[mark])]
-        with errors_of(node):
-            if not marked:
-                raise ValueError(
-                    "no conditioning of this run belongs to this patch; connect the CONDITIONING that was made for it "
-                    "to the guider"
-                )
-            check_given(executor.class_obj.model_patcher.model, sigmas, latent_image, None)
-            check(marked, noise, sigmas)
-        return executor(noise, latent_image, checked_sampler(node, sampler), sigmas, *args, **kwargs)
-
-    def during(executor, model, conds, x_in, timestep, model_options):
-        edits = {}
-        for cond in (cond for part in conds if part for cond in part if mark in cond):
-            transform = transform_of(cond[mark])
-            if transform is not None:
-                edits |= edits_of([cond], transform)
-        with errors_of(node):
-            options = with_edits(model_options, sites, edits) if edits else model_options
-        return executor(model, conds, x_in, timestep, options)
-
-    model = model.clone()
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, node, before)
-    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, node, during)
-    return model
+def with_hooks(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
+    edits, uuids = transformer_options.get(EDITS, {}), transformer_options["uuids"]
+    if any(uuid in edits for uuid in uuids):
+        size = len(x) // len(uuids)
+        chunks = tuple(Chunk(slice(i * size, (i + 1) * size), edits.get(uuid)) for i, uuid in enumerate(uuids))
+        sigma = float(transformer_options["sigmas"].max())
+        call = ModelCall(chunks, len(x), c_crossattn.shape[1], tuple(x.shape[-2:]), sigma)
+        transformer_options = transformer_options[LAYERS].hooked(call, transformer_options)
+    return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)

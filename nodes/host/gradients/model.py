@@ -13,6 +13,7 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor
 
+from ..attention.override import with_back_end
 from ..progress import log
 from .recompute import recomputed, recomputed_with_weights, recomputing
 from .tensors import GraphTooLarge, graph_within
@@ -106,16 +107,7 @@ def _usable(layer: torch.nn.Module, kind: str, weight: Tensor, **_) -> Tensor:
 
 def gradient_options(model_options: dict) -> dict:
     """The model options for calls inside `gradients`: attention that has a way back."""
-    transformer_options = dict(model_options.get("transformer_options", {}))
-    previous = transformer_options.get("optimized_attention_override")
-    # the host's own override only picks a back-end; another may change the attention, and is called
-    picks = previous is None or "set_model_optimized_attention" in getattr(previous, "__qualname__", "")
-
-    def attention_override(_, *args, **kwargs):
-        return attention_pytorch(*args, **kwargs) if picks else previous(attention_pytorch, *args, **kwargs)
-
-    transformer_options["optimized_attention_override"] = attention_override
-    return {**model_options, "transformer_options": transformer_options}
+    return with_back_end(model_options, attention_pytorch)
 
 
 def patcher_of(network: torch.nn.Module) -> comfy.model_patcher.ModelPatcher:

@@ -1,0 +1,23 @@
+"""The host's attention override, of which there is one: whoever sets it chains here.
+
+The host calls it as `override(function, q, k, v, heads, ...)`, where `function` is the back-end it would have used, and
+what it returns is the layer's attention.
+"""
+
+from collections.abc import Callable
+
+KEY = "optimized_attention_override"
+
+
+def with_back_end(model_options: dict, back_end: Callable) -> dict:
+    """The model options for calls whose attention is computed by this function of the host.
+
+    An override that changes attention still acts, round it; one that only chooses a back-end gives way.
+    """
+    options = dict(model_options.get("transformer_options", {}))
+    previous = options.get(KEY)
+    if previous is None or "set_model_optimized_attention" in getattr(previous, "__qualname__", ""):
+        options[KEY] = lambda _, *args, **kwargs: back_end(*args, **kwargs)
+    else:
+        options[KEY] = lambda _, *args, **kwargs: previous(back_end, *args, **kwargs)
+    return {**model_options, "transformer_options": options}
