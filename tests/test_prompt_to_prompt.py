@@ -120,6 +120,17 @@ def test_layers_are_chosen_as_published():
     assert all(map(UNET.shares, shared)) and not any(map(UNET.shares, [site((32, 32), cross=False), site((8, 8))]))
 
 
+def test_each_prompts_softmax_keeps_its_own_mask():
+    edit, (a, b) = edit_of("a cat sits", "a big cat sits"), (rows(10, 0), rows(10, 5))
+    masks = [rand(1, 1, 1, 10, seed=seed) for seed in (7, 8)]
+    source, target = (replace(x, terms=(replace(x.terms[0], bias=m),)) for x, m in zip((a, b), masks, strict=True))
+    maps_a, maps_b = (explicit_maps(x.terms[0].q, x.terms[0].k, m) for x, m in zip((a, b), masks, strict=True))
+    expected = edit.kept * (maps_a @ edit.mapper) + (1 - edit.kept) * maps_b
+    out = edited(source.terms, target, edit, mixes(edit, torch.ones(10)))
+    assert torch.allclose(out.out(), expected @ b.v, atol=1e-5)
+    assert torch.allclose(out.probs(), expected.mean(1), atol=1e-6)
+
+
 def test_the_softmax_that_is_shared_keeps_its_mask():
     a, b, mask = rows(N, 0), rows(N, 5), rand(1, 1, 1, N, seed=9)
     out = shared_layout(replace(a.terms[0], bias=mask), b).out()
