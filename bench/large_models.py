@@ -4,13 +4,13 @@ The weights are random, so nothing is said of pictures: of what each node gives,
 """
 
 import json
+import math
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..lab.comfy import runs
-from ..lab.comfy.find import FLAGS
+from ..lab.comfy.find import FLAGS, in_host
 from ..lab.comfy.random_models import random_model
 from ..lab.comfy.runs import Noise, host_guider, sigmas_of
 from ..lab.models import stock
@@ -71,14 +71,29 @@ class Kind:
     cfg: float = CFG
     attends: bool = True
     """Whether the attention nodes work on it."""
+    judged: bool = True
+    """Whether CLIP and a VAE of real size guide it, too."""
 
 
 KINDS = {
     "SD1.5": Kind(supported.SD15, SD15, torch.float16, 768, 768),
     "SDXL": Kind(supported.SDXL, SDXL, torch.float16, 2048, 1280),
-    "Flux": Kind(supported.Flux, FLUX, torch.bfloat16, 4096, 768, 16, 1.0, False),
+    "Flux": Kind(supported.Flux, FLUX, torch.bfloat16, 4096, 768, 16, 1.0, False, False),
 }
-SIZES = (("SD1.5", 512), ("SD1.5", 1024), ("SDXL", 1024), ("Flux", 1024))
+NARROW = {"model_channels": 32, "context_dim": 64, "num_head_channels": 16}
+SMALL = {  # of the same structure, to try it on a CPU
+    "SD1.5": Kind(supported.SD15, {**SD15, **NARROW}, torch.float32, 64, 64, judged=False),
+    "SDXL": Kind(supported.SDXL, {**SDXL, **NARROW, "transformer_depth": [1, 1, 1, 1, 2, 2],
+                 "transformer_depth_output": [1, 1, 1, 1, 1, 1, 2, 2, 2], "transformer_depth_middle": 2},
+                 torch.float32, 64, 1280, judged=False),
+    "Flux": Kind(supported.Flux, {**FLUX, "vec_in_dim": 32, "context_in_dim": 48, "hidden_size": 64, "num_heads": 2,
+                 "depth": 2, "depth_single_blocks": 2, "axes_dim": [8, 12, 12]},
+                 torch.float32, 48, 32, 16, 1.0, False, False),
+}  # fmt: skip
+SIZES = {"Flux, 1024": ("Flux", 1024), "SDXL, 1024": ("SDXL", 1024), "SD1.5, 512": ("SD1.5", 512),
+         "SD1.5, 1024": ("SD1.5", 1024)}  # fmt: skip
+IN_MODES = ("SDXL", 512)
+SMALL_SIDE = 128
 MODES = {  # flags of the host, and GiB of the GPU's memory that are left free
     "as it starts": ("", None),
     "as it starts, 3 GiB free": ("", 3),
@@ -86,7 +101,17 @@ MODES = {  # flags of the host, and GiB of the GPU's memory that are left free
     "--disable-dynamic-vram, 3 GiB free": ("--disable-dynamic-vram", 3),
     "--novram": ("--novram", None),
 }
-IN_MODES = ("SDXL", 512)
+PARTS = ("Flux, 1024", "SDXL, 1024", "modes", "SD1.5, 512", "SD1.5, 1024")
+"""In the order in which they are measured: last what was measured before."""
+
+
+def on_cpu() -> bool:
+    return management.is_device_cpu(management.get_torch_device())
+
+
+def sized(name: str, side: int) -> tuple[Kind, int]:
+    """The kind and the side of its pictures; on a CPU small ones."""
+    return (SMALL[name], SMALL_SIDE) if on_cpu() else (KINDS[name], side)
 
 
 class Bench:
@@ -136,11 +161,6 @@ def ways(bench: Bench, clip, judges) -> dict[str, Way]:
     def add(name, run, right):
         out[name] = run, right
 
-    steer = SteerCFGGuider.execute(b.model, b.positive, b.negative, b.kind.cfg, 0.0, 1.0, 1.0)[0]
-    ddim = SteerDDIMSampler.execute(0.0)[0]
-    add("CFG Guider, DDIM", lambda: b.sample(steer, ddim), lambda: off("the host's", b.sample(steer, ddim), plain))
-    if b.kind.attends:
-        attention(b, clip, plain, two, add)
     for name, loss, through in (("a loss of no cost", Square(), True), *((n, j, t) for n, j, t in judges)):
         guided = partial(guided_by, b.guider, loss, through)
         add(f"Gradient Guider: {name}", lambda g=guided: b.sample(g(1e-3)),
@@ -152,6 +172,11 @@ def ways(bench: Bench, clip, judges) -> dict[str, Way]:
     same = b.positive, b.positive
     add("DiffEdit Mask, 8 samples", lambda: diffedit(b, b.positive, b.target)[1],
         lambda: f"of the same prompt {int(diffedit(b, *same)[0].sum())} pixels")  # fmt: skip
+    steer = SteerCFGGuider.execute(b.model, b.positive, b.negative, b.kind.cfg, 0.0, 1.0, 1.0)[0]
+    ddim = SteerDDIMSampler.execute(0.0)[0]
+    add("CFG Guider, DDIM", lambda: b.sample(steer, ddim), lambda: off("the host's", b.sample(steer, ddim), plain))
+    if b.kind.attends:
+        attention(b, clip, plain, two, add)
     return out
 
 
@@ -262,47 +287,103 @@ def kept(b: Bench, sampler, guider, sample=None, source=None) -> str:
     return off("the kept part the source's", b.outside(out), b.outside(source))
 
 
+ABOUT = (
+    "# The nodes of the sampling loop on models of real size\n\n"
+    "UNets of the published sizes with random weights (activations of about unit size, and the last layer a tenth "
+    f"of that), half precision, one picture, {STEPS} steps of the host's euler at cfg {CFG:g} (Flux at 1, with "
+    f"guidance). Times: medians of {TURNS} runs, in turns with the host's. `rows` is how many rows of the batch the "
+    "model computes, over the host's (guidance needs two a step); two prompts are compared with the host's two "
+    "prompts. Memory: the most that torch had given out at a time, beyond the host's. The last column is what has to "
+    "be equal, and how far it is."
+)
+TRIED = "\n\n**On a CPU, with small models in float32: this shows that it runs, not what it costs.**"
+
+
 def run() -> str:
-    rows = []
-    for name, side in SIZES:
-        rows += [{"model": f"{name}, {side}", **row} for row in measured(KINDS[name], side)]
-        management.unload_all_models()
-        management.soft_empty_cache()
-    return (
-        "# The nodes of the sampling loop on models of real size\n\n"
-        "UNets of the published sizes with random weights (activations of about unit size, and the last layer a tenth "
-        f"of that), half precision, one picture, {STEPS} steps of the host's euler at cfg {CFG:g} (Flux at 1, with "
-        "guidance). Times: medians of "
-        f"{TURNS} runs, in turns with the host's. `rows` is how many rows of the batch the model computes, over the "
-        "host's (guidance needs two a step); two prompts are compared with the host's two prompts. Memory: the most "
-        "that torch had given out at a time, beyond the host's. The last column is what has to be equal, and how far "
-        f"it is.\n\n{markdown_table(rows)}\n{in_modes()}"
-    )
+    *_, last = reports(PARTS)
+    return last
 
 
-def measured(kind: Kind, side: int, steps: int = STEPS, turns: int = TURNS) -> list[dict]:
-    """A row of the table for each way."""
-    bench = Bench(kind, side, steps)
-    judges = [("decoder and CLIP, on the estimate", judge(), False), ("decoder and CLIP", judge(), True)]
-    found, alone, rows = ways(bench, stock.load()[1], judges if kind.attends else []), {}, []
-    for name, (once, right) in found.items():
+def write(file: str, seconds: float, parts: Iterable[str]) -> None:
+    """In a process of its own: what there is time for, in the file after each row."""
+    with torch.inference_mode():
+        for report in reports(parts, time.monotonic() + seconds):
+            Path(file).write_text(report + "\n")
+
+
+def reports(parts: Iterable[str], until: float = math.inf) -> Iterator[str]:
+    """The report, again after each row. After `until` (of `time.monotonic`) it names what is left."""
+    rows, modes, left = [], "", []
+    for part in parts:
+        if time.monotonic() > until:
+            left.append(part)
+        elif part == "modes":
+            modes = in_modes(until)
+        else:
+            for row in rows_of(part, until):
+                (rows if len(row) > 2 else left).append(row if len(row) > 2 else f"{part}: {row['']}")
+                yield report(rows, modes, left)
+        yield report(rows, modes, left)
+
+
+def report(rows: list[dict], modes: str, left: list[str]) -> str:
+    not_measured = f"\nThere was no time for: {'; '.join(left)}.\n" if left else ""
+    return f"{ABOUT}{TRIED if on_cpu() else ''}\n\n{markdown_table(rows) if rows else ''}{modes}{not_measured}"
+
+
+def rows_of(part: str, until: float) -> Iterator[dict]:
+    """A row for each way; one that fails says so, and one that there is no time for has its name alone."""
+    try:
+        measured = Measured(*sized(*SIZES[part]))
+        for name in measured.ways:
+            row = {"model": part, "": name}
+            if time.monotonic() < until:
+                try:
+                    row |= measured.row(name)
+                except (RuntimeError, ValueError, AssertionError) as error:
+                    row |= dict.fromkeys(COLUMNS, "") | {"equal": failed(error)}
+                print(row, flush=True)
+            yield row
+    except (RuntimeError, ValueError) as error:
+        yield {"model": part, "": "all", **dict.fromkeys(COLUMNS, ""), "equal": failed(error)}
+    measured = None
+    management.unload_all_models()
+    management.soft_empty_cache()
+
+
+COLUMNS = "ms a step", "time", "rows", "MiB more", "equal"
+
+
+def failed(error: Exception) -> str:
+    return f"FAILED: {str(error).splitlines()[0][:200] if str(error) else type(error).__name__}"
+
+
+class Measured:
+    """The ways on one model, and what they took."""
+
+    def __init__(self, kind: Kind, side: int, steps: int = STEPS, turns: int = TURNS):
+        self.bench, self.steps, self.turns, self.alone = Bench(kind, side, steps), steps, turns, {}
+        judges = [("decoder and CLIP, on the estimate", False), ("decoder and CLIP", True)] if kind.judged else []
+        self.ways = ways(self.bench, stock.load()[1], [(name, judge(), through) for name, through in judges])
+
+    def row(self, name: str) -> dict:
+        """A row of the table."""
+        once, right = self.ways[name]
         base = TWO if name.startswith(P2P) or name == TWO else HOST
-        sentence, taken = right(), took(bench, once)
-        other, given = alone.setdefault(base, taken), found[base][0]
+        sentence, taken = right(), took(self.bench, once)
+        other, host = self.alone.setdefault(base, taken), self.ways[base][0]
         pairs = []
-        for turn in range(turns):
-            order = (once, given)[:: -1 if turn % 2 else 1]
+        for turn in range(self.turns):
+            order = (once, host)[:: -1 if turn % 2 else 1]
             pairs.append([seconds(each) for each in order][:: -1 if turn % 2 else 1])
-        rows.append({
-            "": name,
-            "ms a step": f"{1000 * statistics.median(one for one, _ in pairs) / steps:.1f}",
-            "time": f"{statistics.median(one / two for one, two in pairs):.2f}",
-            "rows": f"{taken.rows / other.rows:.2f}",
-            "MiB more": f"{(taken.bytes - other.bytes) / 2**20:.0f}",
-            "equal": sentence if taken.finite else "NOT FINITE",
-        })  # fmt: skip
-        print(rows[-1], flush=True)
-    return rows
+        cells = (
+            f"{1000 * statistics.median(one for one, _ in pairs) / self.steps:.1f}",
+            f"{statistics.median(one / two for one, two in pairs):.2f}",
+            f"{taken.rows / other.rows:.2f}",
+            f"{(taken.bytes - other.bytes) / 2**20:.0f}",
+            sentence if taken.finite else "NOT FINITE",
+        )
+        return {"": name, **dict(zip(COLUMNS, cells, strict=True))}
 
 
 class Taken(NamedTuple):
@@ -344,22 +425,18 @@ def seconds(once: Callable) -> float:
     return time.perf_counter() - started
 
 
-def in_modes() -> str:
+def in_modes(until: float = math.inf) -> str:
     """The same model in hosts that were started otherwise: each way's time, and how far its result is off."""
     rows, expected = [], None
     with tempfile.TemporaryDirectory() as folder:
-        for name, (flags, free) in MODES.items():
-            file = Path(folder, "results.safetensors")
-            code = ("from lab.package import load_steer; load_steer(); "
-                    "from steer.lab.comfy.find import find_host, load_host; load_host(find_host()); "
-                    f"from steer.bench.large_models import one_mode; one_mode({str(file)!r}, {free})")  # fmt: skip
-            environment = {**os.environ, FLAGS: f"{os.environ.get(FLAGS, '')} {flags}"}
-            command = [sys.executable, "-c", code]
-            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        for name, (flags, free) in (TRIED_MODES if on_cpu() else MODES).items():
+            done = in_mode(flags, free, Path(folder, "results.safetensors"), until)
             if done.returncode:
-                rows.append({"host": name, "": done.stderr.strip().splitlines()[-1][:200]})
+                rows.append(
+                    {"host": name, CHOSEN[0]: f"FAILED: {(done.stderr.strip().splitlines() or [''])[-1][:200]}"}
+                )
                 continue
-            told, results = json.loads(done.stdout.splitlines()[-1]), load_file(file)
+            told, results = json.loads(done.stdout.splitlines()[-1]), load_file(Path(folder, "results.safetensors"))
             expected = expected or results
             cells = {}
             for way, (spent, peak) in told.items():
@@ -367,6 +444,7 @@ def in_modes() -> str:
                 cells[way] = f"{1000 * spent:.0f} ms, {peak:.1f} GiB, {distance:.0e}"
             rows.append({"host": name, **cells})
             print(rows[-1], flush=True)
+    rows = [{"host": row["host"], **{way: row.get(way, "") for way in CHOSEN}} for row in rows]
     return (
         f"\n## In other modes of the host\n\n{IN_MODES[0]} at {IN_MODES[1]}: a step, the most of the GPU's memory that "
         "was taken at a time (weights too), and how far the result is from the first row's, over its largest value.\n\n"
@@ -374,18 +452,30 @@ def in_modes() -> str:
     )
 
 
+def in_mode(flags: str, free: int | None, file: Path, until: float = math.inf, name: str = IN_MODES[0]):
+    """`one_mode` in a host of these flags, as a process that has ended; it failed where there was no time for it."""
+    command = in_host(f"from steer.bench.large_models import one_mode; one_mode({str(file)!r}, {free}, {name!r})")
+    environment = {**os.environ, FLAGS: f"{os.environ.get(FLAGS, '')} {flags}"}
+    most = None if until == math.inf else max(1.0, until - time.monotonic())
+    try:
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=most)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, "", "no time")
+
+
+TRIED_MODES = {"as it starts": ("", None), "--disable-smart-memory": ("--disable-smart-memory", None)}
 CHOSEN = (HOST, "CFG Guider, DDIM", f"{P2P}: replace, blend", "Capture Attention", "Paint with Words",
           "Gradient Guider: a loss of no cost", "Null-Text, 2 inner steps")  # fmt: skip
 
 
-def one_mode(file: str, free: int | None, kind: Kind | None = None, side: int = IN_MODES[1], steps: int = 3) -> None:
+def one_mode(file: str, free: int | None, name: str = IN_MODES[0], side: int = IN_MODES[1], steps: int = 3) -> None:
     """In a process of its own: the chosen ways' results to a file, and told at the end of stdout what they took."""
     with torch.inference_mode():
         device = management.get_torch_device()
         beside = 0 if free is None else max(0, management.get_free_memory(device) - free * 2**30)
         ballast = torch.empty(int(beside), dtype=torch.uint8, device=device)
         told, results = {}, {}
-        found = ways(Bench(kind or KINDS[IN_MODES[0]], side, steps), stock.load()[1], [])
+        found = ways(Bench(*sized(name, side), steps), stock.load()[1], [])
         for name in CHOSEN:
             once = found[name][0]
             results[name] = once().float().contiguous()

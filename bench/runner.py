@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from ..lab.comfy.find import find_host, load_host
+from ..lab.comfy.find import find_host, gpu_there, load_host
 
 NAMES = (
     "attention_cost", "background", "diffedit", "gradient_cost", "gradient_guidance", "heatmaps", "inpainting",
     "inpainting_peers", "inversion", "large_models", "layout", "load", "null_text", "overhead",
     "poisson_blend", "prompt_to_prompt", "reconstruct", "sdedit",
 )  # fmt: skip
+NEEDS_GPU = {"large_models"}
 FOLDER = Path(__file__).parent
 
 
@@ -29,6 +30,9 @@ def main(names: list[str]) -> int:
     load_host(host)
     importlib.import_module("comfy.utils").PROGRESS_BAR_ENABLED = False
     for name in names or NAMES:
+        if name in NEEDS_GPU and not gpu_there(torch):
+            print(f"{name} is left out: it needs a GPU (`python -m lab.gpu run --device cpu` tries it, small)")
+            continue
         started = time.monotonic()
         with torch.inference_mode():
             table = importlib.import_module(f"steer.bench.{name}").run()

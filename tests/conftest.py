@@ -42,10 +42,10 @@ def missing(tier: str) -> str | None:
         return f"{'COMFYUI_PATH is empty' if VARIABLE in os.environ else 'no ComfyUI found'}: {REMEDY}"
     if tier == "browser":
         return _missing_browser()
-    if tier == "gpu":
+    if tier == "gpu" and os.environ.get("STEER_DEVICE") != "cpu":
         import torch
 
-        return None if gpu_there(torch) else "torch sees no GPU"
+        return None if gpu_there(torch) else "torch sees no GPU (STEER_DEVICE=cpu runs them on the CPU, small)"
     return None
 
 

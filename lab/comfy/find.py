@@ -51,6 +51,12 @@ def load_host(folder: Path, flags: Sequence[str] = ()) -> None:
         )
 
 
+def in_host(code: str) -> list[str]:
+    """The command of a process in this checkout that loads the package and the host, and then runs this code."""
+    load = "from lab.package import load_steer; load_steer(); from steer.lab.comfy.find import find_host, load_host"
+    return [sys.executable, "-c", f"{load}; load_host(find_host()); {code}"]
+
+
 def _named_host(wanted: str) -> Path | None:
     if not wanted.strip():
         return None

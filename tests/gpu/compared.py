@@ -1,0 +1,47 @@
+"""Models of real size for the gpu tier, or small ones on a CPU, and how far results may be apart."""
+
+from dataclasses import replace
+
+import comfy.samplers
+import torch
+from steer.bench.host_run import with_pytorch_attention
+from steer.bench.large_models import Bench, judge, on_cpu, sized, ways
+from steer.lab.models import stock
+
+STEPS = 2
+HALVES = torch.float16, torch.bfloat16
+
+
+def bench_of(dtype: torch.dtype, attention: bool = False) -> Bench:
+    """SD1.5 with weights of the type, sampled at 64x64 latents; `attention` is PyTorch's own."""
+    kind, side = sized("SD1.5", 512)
+    bench = Bench(replace(kind, dtype=dtype), side, STEPS)
+    if attention:
+        bench.model = with_pytorch_attention(bench.model)
+        bench.guider.model_patcher, bench.guider.model_options = bench.model, bench.model.model_options
+    return bench
+
+
+def runs_of(bench: Bench) -> dict:
+    """What is run, by name: functions without arguments. CLIP and its VAE are of float32 in all."""
+    judges = [("decoder and CLIP", judge(), True)] if bench.kind.judged else []
+    return {name: once for name, (once, _) in ways(bench, stock.load()[1], judges).items()}
+
+
+def off(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The root of the mean square difference, over that of b."""
+    a, b = a.float(), b.float()
+    return float((a - b).square().mean().sqrt() / b.square().mean().sqrt())
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """What rounding may do to a result.
+
+    A value is rounded by up to half of eps. Layers add up such errors like a random walk, about a hundred of them in a
+    call: five eps of the estimate. Guidance at 7.5 weighs two estimates by 7.5 and 6.5, which makes ten times that.
+    """
+    return 50 * torch.finfo(dtype).eps
+
+
+REAL = not on_cpu()
+EULER = comfy.samplers.sampler_object("euler")

@@ -1,0 +1,38 @@
+"""Half precision beside float32, for every node of the sampling loop: of the same weights, and finite."""
+
+import comfy.model_management as management
+import pytest
+import torch
+from steer.tests.gpu.compared import HALVES, bench_of, off, rounding, runs_of
+from steer.tests.host.test_weights_and_devices import NODES, conds, files, latent, plain, stored  # noqa: F401
+
+LOOSER = {"Null-Text, 2 inner steps": 5, "DiffEdit Mask, 8 samples": 2}
+
+
+@pytest.fixture(scope="module", params=HALVES, ids=["float16", "bfloat16"])
+def pair(request):
+    """(dtype, the runs in it, the runs in float32 of the same weights)"""
+    with torch.inference_mode():
+        half, full = bench_of(request.param), bench_of(torch.float32)
+        weights = half.model.model.diffusion_model.state_dict()
+        for name, weight in full.model.model.diffusion_model.state_dict().items():
+            weight.copy_(weights[name])
+        return request.param, runs_of(half), runs_of(full)
+
+
+def test_at_real_size(pair):
+    dtype, halves, fulls = pair
+    offs = {name: off(halves[name](), fulls[name]()) for name in fulls}
+    print("\n".join(f"{name}: {dtype} is off by {distance:.1e}" for name, distance in offs.items()))
+    assert {name for name, d in offs.items() if not 0 < d < LOOSER.get(name, 1) * rounding(dtype)} == set()
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("node", NODES)
+def test_on_trained_weights(shapes, conds, latent, plain, monkeypatch, node, dtype):  # noqa: F811
+    monkeypatch.setattr(management, "unet_manual_cast", lambda *args, **kwargs: None)
+    model, seen = stored(dtype).clone(), set()
+    model.set_model_attn2_output_patch(lambda n, extra_options: (seen.add(n.dtype), n)[1])
+    distance = off(node(model, shapes[1], conds, latent), plain(node))
+    print(f"{node.__name__}: {dtype} is off by {distance:.1e}")
+    assert seen == {dtype} and 0 < distance < 0.1
