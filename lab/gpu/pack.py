@@ -1,5 +1,6 @@
 """Pack the host and the wheels that are missing on a machine with a GPU into one folder."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,13 @@ TESTS = "pytest", "hypothesis"
 THERE = {"torch", "torchvision", "torchaudio", "triton", "numpy", "scipy", "pillow"}
 """What a machine with a GPU has with its torch."""
 NOT_NEEDED = {"comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs", "comfy-angle",
-              "pyopengl", "av", "kornia", "hf-xet"}  # fmt: skip
-"""The editor's, or of nodes that nothing here runs. For `av` there is a stub, since the host imports it."""
+              "pyopengl", "av", "kornia", "hf-xet", "alembic", "sqlalchemy"}  # fmt: skip
+"""The editor's, the server's, or of nodes that nothing here runs. For `av` there is a stub: the host imports it."""
 WITHOUT_KERNELS = {"comfy-kitchen"}  # 56 MB with them; they are of quantised models
-FOLDERS_LEFT_OUT = {"models", "input", "output", "user", "temp", "web", "tests", "tests-unit", "blueprints",
-                    "custom_nodes", "script_examples", "comfy_api_nodes"}  # fmt: skip
+LEFT_OUT = re.compile(
+    r"\.|(models|input|output|user|temp|web|tests|tests-unit|blueprints|custom_nodes|script_examples|comfy_api_nodes)/"
+    r"|comfy/text_encoders/\w*tokenizer\w*/"
+)
 SUFFIXES = {".py", ".json", ".txt", ".yaml", ".ini", ".toml", ".model", ".mako"}
 
 
@@ -97,16 +100,15 @@ def tags(platform: str) -> list[str]:
 
 def pack_host(host: Path, target: Path) -> None:
     """The host's code, and the data it reads as it starts."""
-    with tarfile.open(target, "w:xz", preset=3) as archive:
+    with tarfile.open(target, "w:xz") as archive:
         for path in host_files(host):
             archive.add(path, path.relative_to(host).as_posix())
 
 
 def host_files(host: Path) -> Iterator[Path]:
-    for path in sorted(host.iterdir()):
-        if path.is_dir() and path.name not in FOLDERS_LEFT_OUT and not path.name.startswith((".", "__pycache__")):
-            yield from (file for file in sorted(path.rglob("*")) if file.suffix in SUFFIXES and file.is_file())
-        elif path.suffix in SUFFIXES:
+    """Code and data, but what is only for the editor, for API nodes or for text encoders that nothing here loads."""
+    for path in sorted(host.rglob("*")):
+        if path.suffix in SUFFIXES and path.is_file() and not LEFT_OUT.match(path.relative_to(host).as_posix()):
             yield path
 
 
