@@ -17,7 +17,7 @@ from ..comfy.find import VARIABLE, gpu_there, in_host
 from ..package import ROOT
 from .pack import FOLDER, HOST
 
-TESTS, GPU_TESTS = "tests", "tests/gpu"
+TESTS, GPU_TESTS = "tests", ["tests/gpu"]
 PARTS = (TESTS, "Flux, 1024", "SDXL, 1024", "modes", "SD1.5, 512", "SD1.5, 1024")
 """The tests, and those of the benchmark (`PARTS` of bench/large_models.py)."""
 SHARE = 0.5  # of the time, which the tests may take where there is more to do
@@ -108,7 +108,7 @@ def report(run: Run, parts: list[str], machine: str) -> None:
     target, text = run.out / "gpu.md", f"# On a GPU\n\n{machine}.\n"
     benchmark = [part for part in PARTS if part in parts and part != TESTS]
     if TESTS in parts:
-        told, ended = run([sys.executable, "-m", "pytest", "-rsP", GPU_TESTS], TESTS, SHARE if benchmark else 1.0)
+        told, ended = run([sys.executable, "-m", "pytest", "-rsP", *GPU_TESTS], TESTS, SHARE if benchmark else 1.0)
         text += f"\n## Tests\n\n{summary(told, ended)}\n"
         target.write_text(text)
     if benchmark:

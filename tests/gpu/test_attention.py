@@ -54,7 +54,7 @@ def test_one_picture(attention, runs, expected, name, kernel):
     try:
         out = runs[name]()
     except RuntimeError as error:
-        if "No available kernel" not in str(error):
+        if not str(error).startswith(("No available kernel", "No viable backend")):
             raise
         pytest.skip(f"{kernel.name} takes not all that {name} gives it: {str(error).splitlines()[0]}")
     finally:
@@ -62,4 +62,4 @@ def test_one_picture(attention, runs, expected, name, kernel):
     assert attention.calls
     distance = off(out, expected[name])
     print(f"{name}: {kernel.name} is off by {distance:.1e}")
-    assert distance < rounding(DTYPE)
+    assert distance < 2 * rounding(DTYPE, name)  # each of the two is rounded

