@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import torch
-from steer.bench.host_run import with_pytorch_attention
 from steer.bench.large_models import Bench, judge, on_cpu, sized, ways
+from steer.lab.comfy.runs import with_pytorch_attention
 from steer.lab.models import stock
 
 STEPS = 2

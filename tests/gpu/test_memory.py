@@ -7,11 +7,12 @@ import torch
 from steer.bench.attention_cost import peak_bytes
 from steer.bench.gradient_cost import Square
 from steer.bench.large_models import guided_by, judge
+from steer.lab.comfy.random_models import random_kl
+from steer.lab.comfy.runs import noise_of
 from steer.nodes.host import vae as host_vae
 from steer.nodes.host.gradients.model import Differentiable
 from steer.nodes.reconstruct import SteerReconstructDecoder, SteerReconstructLatent
 from steer.tests.gpu.compared import REAL, bench_of
-from steer.tests.host_run import noise_of, random_kl
 
 pytestmark = pytest.mark.skipif(not REAL, reason="torch counts what it gives out on a GPU alone")
 SIDE = 512

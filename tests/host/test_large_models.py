@@ -6,7 +6,7 @@ import time
 import pytest
 from steer.bench import large_models
 from steer.bench.large_models import CHOSEN, SMALL, Measured, in_modes, one_mode, reports
-from steer.tests.host_run import ON_GPU
+from steer.tests.host_models import ON_GPU
 
 KNOWN = "comes back", "of the same prompt 0 pixels", "maps off 1"
 
