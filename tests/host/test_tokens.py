@@ -203,7 +203,7 @@ def test_embeddings_in_what_people_write_into_nodes(clip):
     assert blend.target_tokens == (6, 7)
     entry = parse_legend("#ff0000: embedding:toy @ 0.5")[0]
     painting = Painting((Region(torch.ones(8, 8), entry.phrase, entry.strength),), edit.target, 0.4)
-    assert painting.map((2, 2), 77, "cpu")[0, 0, :8].tolist() == [0, 0, 0.5, 0.5, 0.5, 0, 0, 0]
+    assert painting.map((2, 2), 77, "cpu")[0, 0, 0, :8].tolist() == [0, 0, 0.5, 0.5, 0.5, 0, 0, 0]
     assert phrases_of(edit.target, "") == ["embedding:toy", "embedding:one", "cat"]
 
 
