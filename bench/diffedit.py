@@ -18,7 +18,7 @@ from ..nodes.diffedit import SteerDiffEditMask
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.sdedit import SteerSDEditSigmas
 from ..nodes.trajectory_blend import SteerTrajectoryBlendSampler
-from ..samplers.diffedit import found
+from ..samplers.diffedit import mask_from
 from .diffusers_diffedit import load_pipeline, published
 from .runner import FOLDER
 from .turns import in_turns, to_bytes
@@ -78,7 +78,7 @@ def encoded(vae, scene):
 
 def changed_latents(vae, given: dict) -> dict:
     """The mask cut in the same way from how the latents really change: as good as any contrast could be."""
-    mask = found((encoded(vae, given["scenes"][1]) - given["latent"]).abs().mean(1), 0.5)[0][0].numpy() > 0
+    mask = mask_from((encoded(vae, given["scenes"][1]) - given["latent"]).abs().mean(1), 0.5)[0][0].numpy() > 0
     return masks_judged(given, mask.repeat(PIXELS, 0).repeat(PIXELS, 1))
 
 

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..samplers.inversion import Inversion
-from ..samplers.inversion_report import AMISS
+from ..samplers.inversion_report import DOES_NOT_HOLD
 from .host import InvertedNoise, RunSampler, inversion_start, log, previews, run_once, samples_of
 from .runs.inversion import Inverting
 from .schema import advanced, shown, where_known
@@ -91,7 +91,7 @@ class SteerDDIMInversion(io.ComfyNode):
             raise ValueError("sigmas is empty, so there is nothing to invert along")
         log.info("%s: %s", NODE, inverting.report)
         latent, noise = inversion_outputs(inverting.inversion)
-        amiss = next((line for line in inverting.report.splitlines() if line.startswith(AMISS)), "")
+        amiss = next((line for line in inverting.report.splitlines() if line.startswith(DOES_NOT_HOLD)), "")
         text = shown(inverting.report, amiss)
         return io.NodeOutput({**latent_image, **latent}, noise, inverting.inversion, ui=text)
 

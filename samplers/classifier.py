@@ -30,9 +30,8 @@ class Block(nn.Module):
         self.conv_in = nn.Conv2d(width, width, 3, padding=1)
         self.conv_out = nn.Conv2d(width, width, 3, padding=1)
         self.film = nn.Linear(embedded, 2 * width)
-        for part in (self.conv_out, self.film):
-            nn.init.zeros_(part.weight)
-            nn.init.zeros_(part.bias)
+        for parameter in (*self.conv_out.parameters(), *self.film.parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         scale, shift = self.film(level)[..., None, None].chunk(2, 1)  # (batch, width, 1, 1)
@@ -69,7 +68,7 @@ class Network(nn.Module):
         x = self.blocks[4](self.blocks[3](self.downs[1](x), level), level)
         x = nn.functional.silu(self.norm(x))
         weights = self.places(x).flatten(2).softmax(-1)  # (batch, heads, places)
-        features = x.flatten(2).unflatten(1, (HEADS, -1))  # (batch, heads, width / 2, places)
+        features = torch.unflatten(x.flatten(2), 1, (HEADS, -1))  # (batch, heads, width / 2, places)
         return self.out((features @ weights[..., None]).flatten(1))
 
 

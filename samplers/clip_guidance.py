@@ -5,6 +5,8 @@ Avrahami et al. 2022, arXiv:2111.14818, section 4.1, for the part inside a mask)
 so that a change which only fools it in one of them does not pay.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
@@ -12,7 +14,8 @@ from torch.nn.functional import interpolate, normalize
 
 def spherical_distance(a: Tensor, b: Tensor) -> Tensor:
     """`2 arcsin(|u - v| / 2)^2`: half the squared angle between a and b (..., width), of any norms; 0 to pi^2/2."""
-    chord = (normalize(a, dim=-1) - normalize(b, dim=-1)).norm(dim=-1)
+    difference = normalize(a, dim=-1) - normalize(b, dim=-1)
+    chord = cast(Tensor, difference.norm(dim=-1))  # pyright: ignore[reportUnknownMemberType]: torch gives no type
     return 2.0 * (chord / 2.0).clamp(max=1.0 - 1e-6).asin().square()
 
 
@@ -25,16 +28,16 @@ def cutouts(pictures: Tensor, draws: Tensor, size: int, smallest: float = 0.0) -
     height, width = pictures.shape[-2:]
     longest = min(height, width)
     shortest = min(longest, max(size, round(smallest * longest)))
-    out = []
-    for picture, places in zip(pictures, draws.tolist(), strict=True):
-        for part, down, right in places:
+    out: list[Tensor] = []
+    for picture, places in zip(pictures, draws.cpu(), strict=True):
+        for part, down, right in (map(float, place) for place in places):
             side = shortest + int(part * (longest - shortest + 1))
             side = min(side, longest)
             top, left = (min(int(at * (end - side + 1)), end - side) for at, end in ((down, height), (right, width)))
             square = picture[None, :, top : top + side, left : left + side]
             # as CLIP's own preprocessing resizes
             out.append(interpolate(square, (size, size), mode="bicubic", antialias=True, align_corners=False))
-    return torch.cat(out).unflatten(0, draws.shape[:2])
+    return torch.unflatten(torch.cat(out), 0, draws.shape[:2])
 
 
 def within_range(pictures: Tensor) -> Tensor:

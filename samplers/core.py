@@ -37,7 +37,7 @@ def check_values(name: str, values: Tensor) -> None:
         )
 
 
-def check_tensor(name: str, tensor: Tensor, shape: tuple, *also: torch.dtype) -> None:
+def check_tensor(name: str, tensor: object, shape: Sequence[int | None], *also: torch.dtype) -> None:
     """ValueError unless it is finite, not empty, of this shape (None is any size), and float32 or one of `also`."""
     if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.float32, *also):
         raise ValueError(f"{name} is {getattr(tensor, 'dtype', type(tensor).__name__)}; a float32 tensor is needed")
@@ -104,7 +104,7 @@ class SampleNoise:
 
     def __init__(self, seed: int, stream: str, *starts: Tensor):
         seen: dict[bytes, int] = {}
-        self._generators = []
+        self._generators: list[torch.Generator] = []
         for sample in zip(*(start.detach().float().cpu() for start in starts), strict=True):
             digest = blake2b(f"{seed}/{stream}".encode())
             for part in sample:

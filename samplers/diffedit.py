@@ -1,6 +1,6 @@
 """DiffEdit's mask (Couairon et al. 2023, arXiv:2210.11427, section 3.2): where two prompts disagree about a picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -8,8 +8,8 @@ from torch import Tensor
 from .batch import per_sample
 from .noise_law import NoiseLaw
 
-Estimates = Callable[[Tensor, float], tuple[Tensor, Tensor]]
-"""`estimates(x, sigma)`: the clean latent as one prompt and as the other expects it, from the same x."""
+Estimates = Callable[[Tensor, float], Sequence[Tensor]]
+"""`estimates(x, sigma)`: two estimates of the clean latent, one for each prompt, from the same x."""
 
 CLIP = 3.0  # times its mean: what the contrast is cut off at, as published
 NO_CONTRAST = 1e-5  # of the estimates' own size: less is rounding
@@ -31,22 +31,23 @@ def contrast(
     differ by cfg times as much everywhere, which makes the same mask and costs twice: so there is no guidance here.
     `together` draws of the whole batch go into one call.
     """
-    batch, difference, size = latent.shape[0], 0.0, 0.0
-    for part in noises.split(together):
+    batch = latent.shape[0]
+    size, difference = latent.new_zeros(batch).float(), latent.new_zeros(batch, *latent.shape[2:]).float()
+    for part in torch.split(noises, together):
         clean = latent.repeat(len(part), *[1] * (latent.ndim - 1))  # draw after draw, each with the whole batch
         x = law.noised(clean, sigma, part.repeat_interleave(batch, 0).to(latent))
-        source, target = (each.float().unflatten(0, (len(part), batch)) for each in estimates(x, sigma))
+        source, target = (torch.unflatten(d.float(), 0, (len(part), batch)) for d in estimates(x, sigma))
         difference = difference + (target - source).abs().mean(2).sum(0)
         size = size + source.abs().flatten(2).mean(2).sum(0)  # (batch,)
     return difference / per_sample(size.clamp_min(1e-30), difference)
 
 
-def found(contrast: Tensor, threshold: float, within: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def mask_from(contrast: Tensor, threshold: float, within: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(mask, heat), both (batch, ...): the squared contrast over CLIP times its mean, 0 to 1, and where it is above.
 
     So at threshold 0.5 the mask is what has more than 1.5 times the picture's mean. Squared, unlike the published one:
     an object's contrast stands out the further the smaller it is, and the plain mean then lets in what only borders on
-    it. `within` (batch, ...): where it is 0 nothing is found, and nothing counts for the mean. A picture without
+    it. `within` (batch, ...): where it is 0 the mask is 0, and nothing counts for the mean. A picture without
     contrast has an empty mask.
     """
     square = contrast.square()

@@ -30,7 +30,7 @@ class PinnedSource:
         if held not in (1, batch):
             raise ValueError(f"inversion holds {held} latents and latent_image {batch}; give one for each")
         recorded = dict(zip(inversion.sigmas, inversion.latents, strict=True))
-        levels = dict.fromkeys(_recorded(sigma, inversion.sigmas) for sigma in sigmas)
+        levels = list(dict.fromkeys(_recorded(sigma, inversion.sigmas) for sigma in sigmas))
         self._path = Path(levels, [recorded[level] for level in levels])
 
     def x(self, sigma: float, like: Tensor) -> Tensor:

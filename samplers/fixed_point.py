@@ -8,6 +8,7 @@ iterates, `w = argmin |r - dR w|` and the next iterate is `y + m r - (dY + m dR)
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ class Solver:
         """Solves from the guess y. `residual_of(y)` is `g(y) - y`; its size is its largest value over `unit`."""
         acceleration, calls = Acceleration(self.memory, self.mixing), 0
         done = torch.zeros(y.shape[0], dtype=torch.bool, device=y.device)
+        better = ~done
         damping = torch.ones_like(done, dtype=y.dtype)
         best, best_y, best_r = torch.full_like(damping, inf), y, y
         last = torch.full_like(damping, 1e-30)
@@ -73,7 +75,9 @@ class Acceleration:
     """The differences of the last iterates, and the next iterate from them."""
 
     def __init__(self, memory: int, mixing: float):
-        self.last, self.differences, self.memory, self.mixing = None, [], memory, mixing
+        self.memory, self.mixing = memory, mixing
+        self.last: tuple[Tensor, Tensor] | None = None
+        self.differences: list[tuple[Tensor, Tensor]] = []
 
     def next(self, y: Tensor, r: Tensor, restart: Tensor, damping: Tensor) -> Tensor:
         """The iterate after y with residual r; samples that `restart` (batch,) forget what was before.
@@ -102,4 +106,8 @@ class Acceleration:
         # in units of each difference's own length: they shrink by orders of magnitude on the way
         length = gram.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-30).unsqueeze(-1)
         gram = gram / (length * length.transpose(1, 2)) + RIDGE * torch.eye(gram.shape[1], dtype=gram.dtype)
-        return (torch.linalg.solve(gram, right / length) / length).squeeze(-1).unbind(1)
+        weights = cast(
+            Tensor,
+            torch.linalg.solve(gram, right / length),  # pyright: ignore[reportUnknownMemberType]: torch gives no type
+        )
+        return (weights / length).squeeze(-1).unbind(1)

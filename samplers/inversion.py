@@ -61,7 +61,7 @@ class Level(NamedTuple):
     """What `invert` yields for each level, from the source up."""
 
     x: Tensor
-    """The latent found, at level `sigma`."""
+    """The latent of level `sigma`."""
     denoised: Tensor
     """The last estimate of the clean latent."""
     sigma: float
@@ -88,7 +88,8 @@ def invert(
     """
     if refine < 0 or tolerance <= 0.0:
         raise ValueError(f"refine is {refine} and tolerance {tolerance:g}; refine is at least 0, tolerance above 0")
-    x, solved = source, []
+    x = source
+    solved: list[_Solved] = []
     for index, (below, sigma) in enumerate(pairwise(reversed(descending(sigmas)))):
         if refine == 0:
             denoised, direction = _direction(denoise, _rescaled(x, below, sigma, law), sigma)

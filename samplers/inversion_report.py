@@ -1,11 +1,11 @@
-"""What an inversion came to, for people: its cost, its round trip, and what is amiss, if anything is."""
+"""What an inversion came to, for people: its cost, its round trip, and what is wrong, if anything is."""
 
 from collections.abc import Iterator, Sequence
 
 from .inversion import Inversion, Level, spread
 
 MISSED = 0.1  # of the latents' std, more than which a picture is not back
-WELL, AMISS = "The inversion holds", "The inversion does not hold"
+HOLDS, DOES_NOT_HOLD = "The inversion holds", "The inversion does not hold"
 UNCHECKED = "The inversion was not sampled back, so its error is not known; switch check on to see it."
 UNSOLVED = 10.0  # times the tolerance: the residual above which a step counts as not solved
 
@@ -30,13 +30,13 @@ def report(
     )
     well = holds(inversion, levels, errors)
     back = "" if errors is None else f"the largest error is {_share(inversion, errors):.2g} of the latents' std."
-    lines = []
+    lines: list[str] = []
     if not well:
-        found = causes(levels, missing, guidance) if steady else [UNSTEADY]
-        lines.append(f"{AMISS}: {'. Besides, '.join(found)}.")
+        reasons = causes(levels, missing, guidance) if steady else [UNSTEADY]
+        lines.append(f"{DOES_NOT_HOLD}: {'. Besides, '.join(reasons)}.")
         lines += [f"Sampled back, {back}"] if back else []
     else:
-        lines.append(f"{WELL}: sampled back, {back}" if back else UNCHECKED)
+        lines.append(f"{HOLDS}: sampled back, {back}" if back else UNCHECKED)
         if missing and (errors is None or _share(inversion, errors) > tolerance):
             lines.append(
                 f"Not solved to the tolerance {tolerance:g}: {len(missing)} of {steps} steps, the worst {missing[0]}. "
@@ -58,8 +58,9 @@ def _row(inversion: Inversion, level: Level, index: int, errors: Sequence[float]
 
 def _worst(levels: Sequence[Level], errors: Sequence[float] | None) -> int | None:
     """The step down with the largest residual, or without residuals the one that adds most to the round trip."""
-    if all(level.residual is not None for level in levels):
-        of_steps = [float(level.residual.max()) for level in reversed(levels)]
+    residuals = [float(level.residual.max()) for level in reversed(levels) if level.residual is not None]
+    if len(residuals) == len(levels):
+        of_steps = residuals
     elif errors is not None:
         of_steps = [after - before for before, after in zip([0.0, *errors], errors, strict=False)]
     else:
@@ -79,10 +80,10 @@ def _share(inversion: Inversion, errors: Sequence[float]) -> float:
 def unsolved(inversion: Inversion, levels: Sequence[Level], limit: float) -> list[str]:
     """The steps whose residual is above the limit, the worst first; plain inversion has none."""
     pairs = zip(levels, inversion.sigmas[::-1], strict=False)
-    found = [(float(level.residual.max()), level, below) for level, below in pairs if level.residual is not None]
+    solved = [(float(level.residual.max()), level, below) for level, below in pairs if level.residual is not None]
     return [
         f"{level.sigma:.4g} -> {below:.4g} (residual {residual:.1e} after {level.calls} calls)"
-        for residual, level, below in sorted(found, key=lambda each: -each[0])
+        for residual, level, below in sorted(solved, key=lambda step: -step[0])
         if residual > limit
     ]
 

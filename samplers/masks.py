@@ -55,8 +55,8 @@ def lies_over(mask: Tensor, height: int, width: int) -> bool:
 
     One that is empty, or a single value, fits any: Load Image gives 64x64 zeros for every picture without alpha.
     """
-    sides = tuple(mask.shape[-2:])
-    return sides == (1, 1) or not paints(mask) or same_picture(sides, (height, width))
+    rows, columns = mask.shape[-2:]
+    return rows == columns == 1 or not paints(mask) or same_picture((rows, columns), (height, width))
 
 
 def for_latents(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -71,12 +71,12 @@ def for_latents(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
     if len(shape) == 3:  # sound, whose masks the host takes as they are
         return mask
     batch, channels, frames = shape[:3] if len(shape) == 5 else (shape[0], 1, 1)
-    each = tuple(mask.shape[-2:])
-    count = mask.numel() // (each[0] * each[1])
+    sides = tuple(mask.shape[-2:])
+    count = mask.numel() // (sides[0] * sides[1])
     if mask.ndim != 5:
         readings = 1 if count in (1, frames) else count, batch, 1
         fitting = (n for n in readings if batch % n == 0 == count % n and _of_frames(count // n, frames))
-        mask = mask.reshape(next(fitting, count), 1, -1, *each)
+        mask = mask.reshape(next(fitting, count), 1, -1, *sides)
     clips, parts = mask.shape[0], mask.shape[2]
     if batch % clips or mask.shape[1] not in (1, channels) or not _of_frames(parts, frames):
         of = f" of {frames} frames" if frames > 1 else ""
@@ -85,7 +85,7 @@ def for_latents(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
             + (", or one for each frame" if frames > 1 else "")
         )
     if parts not in (1, frames):
-        mask = torch.cat([mask[:, :, :1], mask[:, :, 1:].unflatten(2, (frames - 1, -1)).amax(3)], 2)
+        mask = torch.cat([mask[:, :, :1], torch.unflatten(mask[:, :, 1:], 2, (frames - 1, -1)).amax(3)], 2)
     return mask if len(shape) == 5 else mask[:, :, 0]
 
 

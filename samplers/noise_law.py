@@ -53,7 +53,11 @@ class NoiseLaw:
         random = eta * std_next * sqrt(max(0.0, 1.0 - ratio * ratio))
         kept = sqrt(max(0.0, std_next * std_next - random * random)) / self.std(sigma)
         x = alpha_next * denoised + kept * (x - alpha * denoised)
-        return x + random * noise(x) if random > 0.0 else x
+        if random <= 0.0:
+            return x
+        if noise is None:
+            raise ValueError(f"a step with eta {eta:g} draws noise, but no noise was given")
+        return x + random * noise(x)
 
     def jump(self, x: Tensor, sigma: float, next_sigma: float, noise: Noise) -> Tensor:
         """One step up, from sigma to a larger next_sigma: `(alpha'/alpha) x` plus the noise that is missing there."""

@@ -17,7 +17,8 @@ from .inversion import Inversion
 from .noise_law import NoiseLaw
 from .optimise import Adam, differentiating
 
-AHEAD = 0.3  # how far the next step's start goes on the way that the last step went
+AHEAD = 0.3
+"""A step's search starts from the embedding of the step before plus this share of how far that one had moved."""
 
 Unconditional = Callable[[Tensor, float, Tensor], Tensor]
 """`unconditional(x, sigma, embedding)`: the estimate under an embedding (batch, tokens, channels), differentiable."""
@@ -78,7 +79,7 @@ def null_text(
     inner_steps: int = 10,
     learning_rate: float = 0.01,
     early_stop: float = 1e-5,
-    context: Callable[[], AbstractContextManager] = differentiating,
+    context: Callable[[], AbstractContextManager[None]] = differentiating,
 ) -> Iterator[InnerStep]:
     """For each step down the inversion, the embedding under which guidance by `scale` stays on its trajectory.
 
@@ -106,12 +107,17 @@ def null_text(
         loss = StepLoss(unconditional, conditional(x, sigma), scale, x, pivot, sigma, next_sigma, inversion.law)
         adam = Adam(step_learning_rate(learning_rate, step, steps))
         start = InnerStep(step, 0, x.new_full((x.shape[0],), torch.inf), embedding, x)
-        reached, x = yield from _descend(loss, context, start, inner_steps, adam, stop)
-        embedding, last = reached + AHEAD * (reached - last), reached
+        updated, x = yield from _descend(loss, context, start, inner_steps, adam, stop)
+        embedding, last = updated + AHEAD * (updated - last), updated
 
 
 def _descend(
-    loss: StepLoss, context, best: InnerStep, inner_steps: int, adam: Adam, stop: float
+    loss: StepLoss,
+    context: Callable[[], AbstractContextManager[None]],
+    best: InnerStep,
+    inner_steps: int,
+    adam: Adam,
+    stop: float,
 ) -> Generator[InnerStep, None, tuple[Tensor, Tensor]]:
     """The inner steps of one step; returns where the next one starts: the embeddings and the latents.
 
@@ -128,7 +134,8 @@ def _descend(
         losses, after, embedding = losses.detach(), after.detach(), embedding.detach()
         if not torch.isfinite(losses).all():
             raise ValueError(
-                f"the loss is {losses.tolist()} at step {best.step} (sigma {loss.sigma:.4g}), inner step {inner}; "
+                f"the loss is {list(map(float, losses))} at step {best.step} (sigma {loss.sigma:.4g}), "
+                f"inner step {inner}; "
                 "lower learning_rate, or run the model at a higher precision (--bf16-unet, --fp32-unet)"
             )
         better = wanted & (losses < best.losses)

@@ -1,5 +1,6 @@
 """What the searches by gradients share: Adam, and recording gradients wherever the caller is."""
 
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 
 @contextmanager
-def differentiating():
+def differentiating() -> Generator[None, None, None]:
     """Records gradients, also where the caller is in inference mode."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
@@ -20,7 +21,9 @@ class Adam:
     """
 
     def __init__(self, learning_rate: float):
-        self.learning_rate, self.count, self.mean, self.square = learning_rate, 0, 0.0, 0.0
+        self.learning_rate, self.count = learning_rate, 0
+        self.mean: Tensor | float = 0.0
+        self.square: Tensor | float = 0.0
 
     def step(self, value: Tensor, gradient: Tensor) -> Tensor:
         """The value after one update."""

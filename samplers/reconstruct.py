@@ -4,7 +4,7 @@ The latent, or the decoder's weights, are fitted to one picture: outside the mas
 what was decoded at first.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from math import isfinite
 from typing import NamedTuple
@@ -43,14 +43,15 @@ def reconstruct(
     mask: Tensor,
     steps: int,
     learning_rate: float,
-    context: Callable[[], AbstractContextManager] = differentiating,
-) -> Iterator[Reconstruction]:
+    context: Callable[[], AbstractContextManager[None]] = differentiating,
+) -> Generator[Reconstruction, None, None]:
     """Before the first and after each of `steps` updates the picture; the caller keeps the one of the smallest loss.
 
     `decode()` gives the picture (1, 3, h, w) under the present values of `parameters()`, which are changed in place
     while this runs; they are asked for after the first decoding. The first picture is the one to stay inside the mask.
     """
-    foreground, fitted = None, []
+    foreground: Tensor | None = None
+    fitted: list[tuple[Tensor, Adam]] = []
     try:
         for updates in range(steps + 1):
             with context(), torch.set_grad_enabled(updates < steps):

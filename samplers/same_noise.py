@@ -1,7 +1,8 @@
 """Samplers of others on a batch of two halves, as if they ran on the first half and the second came along."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,13 @@ from torch.overrides import TorchFunctionMode
 SIZED = {torch.randn, torch.rand}
 LIKE = {torch.randn_like, torch.rand_like, torch.normal, torch.bernoulli}
 IN_PLACE = {Tensor.normal_, Tensor.uniform_}
-MEASURED = {torch.linalg.norm: 2.0**0.5, torch.norm: 2.0**0.5, Tensor.norm: 2.0**0.5, torch.std: 1.0, Tensor.std: 1.0}
+MEASURED: dict[Callable[..., Any], float] = {
+    torch.linalg.norm: 2.0**0.5,  # pyright: ignore[reportUnknownMemberType]: torch gives no type
+    torch.norm: 2.0**0.5,  # pyright: ignore[reportUnknownMemberType]
+    Tensor.norm: 2.0**0.5,  # pyright: ignore[reportUnknownMemberType]
+    torch.std: 1.0,
+    Tensor.std: 1.0,
+}
 """One number of a whole batch (dpm_adaptive's error, the bound of LCM's noise), and what equal halves make of it."""
 
 
@@ -28,15 +35,21 @@ class SameNoise(TorchFunctionMode):
         self._rows, self._dimensions = shape[0], len(shape)
 
     @contextmanager
-    def away(self) -> Iterator[None]:
+    def away(self) -> Generator[None, None, None]:
         """Left for a while, for the model's own calls."""
-        self.__exit__(None, None, None)
+        self.__exit__(None, None, None)  # pyright: ignore[reportUnknownMemberType]
         try:
             yield
         finally:
             self.__enter__()
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         first = [self._first(value) for value in args]
         if func in SIZED:
@@ -54,10 +67,10 @@ class SameNoise(TorchFunctionMode):
             return func(*first) * MEASURED[func]
         return func(*args, **kwargs)
 
-    def _whole(self, size) -> bool:
+    def _whole(self, size: Sequence[int]) -> bool:
         return len(size) == self._dimensions and size[0] == self._rows
 
-    def _first(self, value):
+    def _first(self, value: Any) -> Any:
         return value[: self._rows // 2] if isinstance(value, Tensor) and self._whole(value.shape) else value
 
 

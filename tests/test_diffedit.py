@@ -1,6 +1,6 @@
 import pytest
 import torch
-from steer.samplers.diffedit import contrast, draws, found
+from steer.samplers.diffedit import contrast, draws, mask_from
 from steer.samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING, NoiseLaw
 
 LAWS = [VARIANCE_EXPLODING, RECTIFIED_FLOW, NoiseLaw(flow=True, noise_scale=0.7)]
@@ -35,7 +35,7 @@ def map_of(estimates, latent, law=VARIANCE_EXPLODING, samples=10, together=10, s
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
 def test_a_planted_region_is_recovered(law, shape, threshold):
     where = region(*shape)
-    mask, heat = found(map_of(planted(where), torch.randn(shape), law), threshold)
+    mask, heat = mask_from(map_of(planted(where), torch.randn(shape), law), threshold)
     assert torch.equal(mask, where)
     assert heat.min() == 0.0 and heat.max() == 1.0
 
@@ -43,13 +43,13 @@ def test_a_planted_region_is_recovered(law, shape, threshold):
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5, 0.9])
 def test_the_threshold_is_on_the_squared_contrast_over_three_times_its_mean(threshold):
     given = torch.rand(3, 8, 8)
-    mask, heat = found(given, threshold)
+    mask, heat = mask_from(given, threshold)
     for item in range(3):
         square = [float(value) ** 2 for value in given[item].flatten()]
         level = 3 * threshold * sum(square) / len(square)
         assert [value > level for value in square] == mask[item].flatten().bool().tolist()
     torch.testing.assert_close(heat > threshold, mask.bool())
-    assert not found(given, 1.0)[0].any()
+    assert not mask_from(given, 1.0)[0].any()
 
 
 def test_the_map_is_the_mean_difference_over_draws_and_channels():
@@ -73,18 +73,18 @@ def test_guidance_makes_the_same_mask(negative_weight):
         negative = negative_weight * torch.cos(x)
         return negative + 7.5 * (source - negative), negative + 7.5 * (target - negative)
 
-    assert torch.equal(found(map_of(guided, latent), 0.5)[0], found(map_of(estimates, latent), 0.5)[0])
+    assert torch.equal(mask_from(map_of(guided, latent), 0.5)[0], mask_from(map_of(estimates, latent), 0.5)[0])
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-8])
 def test_without_contrast_the_mask_is_empty(size):
-    mask, heat = found(map_of(planted(region(*SHAPE), size), torch.randn(SHAPE)), 0.5)
+    mask, heat = mask_from(map_of(planted(region(*SHAPE), size), torch.randn(SHAPE)), 0.5)
     assert not mask.any() and not heat.any()
-    assert not found(torch.zeros(1, 4, 4), 0.0)[0].any()
+    assert not mask_from(torch.zeros(1, 4, 4), 0.0)[0].any()
 
 
 def test_a_uniform_contrast_has_nothing_that_stands_out():
-    mask, heat = found(torch.full((1, 4, 4), 0.3), 0.5)
+    mask, heat = mask_from(torch.full((1, 4, 4), 0.3), 0.5)
     assert not mask.any() and heat.any()
 
 
@@ -92,8 +92,8 @@ def test_each_picture_has_its_own_mean():
     """One picture with a small and faint change, one with a large and strong one: as each alone."""
     latent, where = torch.randn(SHAPE), region(*SHAPE)
     where[1] *= 50
-    together = found(map_of(planted(where), latent), 0.5)
-    alone = [found(map_of(planted(where[i : i + 1]), latent[i : i + 1]), 0.5) for i in range(2)]
+    together = mask_from(map_of(planted(where), latent), 0.5)
+    alone = [mask_from(map_of(planted(where[i : i + 1]), latent[i : i + 1]), 0.5) for i in range(2)]
     assert torch.equal(together[0], where.clamp(max=1))
     for both, singles in zip(together, zip(*alone, strict=True), strict=True):
         torch.testing.assert_close(both, torch.cat(singles))
@@ -126,6 +126,6 @@ def test_outside_of_a_given_mask_nothing_is_found_or_counts():
     within[..., :6] = 0.5
     given = map_of(planted(where + 0.01), torch.randn(SHAPE))
     other = torch.where(within > 0, given, 100.0)
-    mask, heat = found(other, 0.5, within)
+    mask, heat = mask_from(other, 0.5, within)
     assert not heat[within == 0].any() and torch.equal(mask[..., :6], where[..., :6])
-    torch.testing.assert_close(heat[..., :6], found(given[..., :6], 0.5)[1])
+    torch.testing.assert_close(heat[..., :6], mask_from(given[..., :6], 0.5)[1])

@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 from steer.samplers.inversion import Inversion, Level
-from steer.samplers.inversion_report import AMISS, report
+from steer.samplers.inversion_report import DOES_NOT_HOLD, report
 from steer.samplers.noise_law import VARIANCE_EXPLODING
 
 LATENTS = (torch.ones(1, 1, 2), torch.zeros(1, 1, 2), torch.tensor([[[1.0, -1.0]]]))  # of std 1.41
@@ -52,10 +52,10 @@ def test_without_a_check_it_says_so():
     assert report(INVERSION, levels(1e-5, 2e-5), None, 1e-4).startswith("The inversion was not sampled back")
 
 
-def amiss(residuals, errors, *given, **named):
+def complaints(residuals, errors, *given, **named):
     """What is said besides the verdict that all is well and the figures."""
     text = report(INVERSION, levels(*residuals), errors, 1e-4, *given, **named).partition("\n\n")[0]
-    return [line for line in text.splitlines() if line.startswith((AMISS, "Not solved"))]
+    return [line for line in text.splitlines() if line.startswith((DOES_NOT_HOLD, "Not solved"))]
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,12 @@ def amiss(residuals, errors, *given, **named):
     ],
 )
 def test_it_says_what_is_the_case(residuals, errors, guidance, said, unsaid):
-    (line,) = amiss(residuals, errors, guidance)
+    (line,) = complaints(residuals, errors, guidance)
     assert re.search(said, line) and not re.search(unsaid, line)
 
 
 def test_where_the_model_answers_differently_that_is_the_cause():
-    (line,) = amiss((0.3, 0.3), [0.1, 0.9], "at cfg 5", steady=False)
+    (line,) = complaints((0.3, 0.3), [0.1, 0.9], "at cfg 5", steady=False)
     assert "draws noise or remembers earlier calls" in line and "cfg" not in line and "solved" not in line
 
 
@@ -93,4 +93,4 @@ def test_where_the_model_answers_differently_that_is_the_cause():
 )
 def test_where_nothing_is_amiss_nothing_is_said(residuals, errors):
     """As where the picture comes back within the tolerance all the same."""
-    assert not amiss(residuals, errors, "at cfg 5")
+    assert not complaints(residuals, errors, "at cfg 5")

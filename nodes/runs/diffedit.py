@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...samplers.diffedit import contrast, draws, found
+from ...samplers.diffedit import contrast, draws, mask_from
 from ...samplers.masks import check_mask
 from ..host import (
     Run,
@@ -65,7 +65,7 @@ class Contrasting:
         together = run.at_once(self.settings.samples, 2)  # each draw under both prompts
         difference = contrast(estimates, run.known, sigma, run.law, noises, together)
         within = None if run.mask is None else run.mask[:, 0]
-        self.mask, self.heat = (values.cpu() for values in found(difference, self.settings.threshold, within))
+        self.mask, self.heat = (values.cpu() for values in mask_from(difference, self.settings.threshold, within))
         return run.known
 
 
