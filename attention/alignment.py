@@ -41,17 +41,20 @@ def chosen(source: Prompt, target: Prompt, mapping: str) -> str:
     return "refine" if mapping == "refine" or counts[0] != counts[1] else "replace"
 
 
-def told(source: Prompt, target: Prompt, matrix: Tensor) -> tuple[str, str]:
+def word_changes(source: Prompt, target: Prompt, matrix: Tensor) -> tuple[str, str]:
     """What the matrix (source, target) of `mapper` does to the words: those that change, and those that stay.
 
     `red > blue` became another, `+ big` is new, `- old` is gone. Every word of both prompts is in one of the two.
     """
-    changed, added, kept, used = [], [], [], set()
+    changed: list[str] = []
+    added: list[str] = []
+    kept: list[str] = []
+    used: set[int] = set()
     for word in target.words:
-        there = [i for i, of in enumerate(source.words) if matrix[list(of.positions)][:, list(word.positions)].any()]
-        before = " ".join(source.words[i].text for i in there)
-        used.update(there)
-        if not there:
+        sources = [i for i, of in enumerate(source.words) if matrix[list(of.positions)][:, list(word.positions)].any()]
+        before = " ".join(source.words[i].text for i in sources)
+        used.update(sources)
+        if not sources:
             added.append(f"+ {word.text}")
         elif before == word.text:
             kept.append(word.text)

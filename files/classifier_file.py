@@ -6,17 +6,17 @@ Safetensors: `Network`'s state dict in one precision, and in the metadata, all a
 """
 
 import json
-import os
 from math import inf
+from typing import Any, TypeGuard, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
 from ..samplers.classifier import GROUPS, Classifier, Network, plain
 from ..samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING, NoiseLaw
-from .safetensors import check_is_safetensors, write_whole
+from .safetensors import OpenFile, StrPath, check_is_safetensors, opened, write_whole
 
 FORMAT, VERSION = "steer-classifier", "1"
 KEYS = {"format", "version", "labels", "law", "noise_scale", "latent_format", "channels", "width", "precision"}
@@ -27,7 +27,7 @@ MAX_LABELS, MAX_LABEL, MAX_CHANNELS, MAX_WIDTH = 10_000, 200, 1024, 512
 ADVICE = "choose a file that `write_classifier` of this package wrote (lab/models/classifier/train.py shows how)"
 
 
-def write_classifier(path: str | os.PathLike, classifier: Classifier, precision: str = "float16") -> None:
+def write_classifier(path: StrPath, classifier: Classifier, precision: str = "float16") -> None:
     """Writes the file whole or not at all. ValueError, before that, for what `read_classifier` would refuse."""
     network, law = classifier.network, classifier.law
     metadata = {
@@ -51,14 +51,14 @@ def write_classifier(path: str | os.PathLike, classifier: Classifier, precision:
     write_whole(path, [save(tensors, metadata)])
 
 
-def read_classifier(path: str | os.PathLike) -> Classifier:
+def read_classifier(path: StrPath) -> Classifier:
     """The classifier, its weights ordinary float32 tensors without gradient, in inference mode too.
 
     ValueError, before anything large is allocated, for a file that is not all right.
     """
     try:
         check_is_safetensors(path, MAX_BYTES, ADVICE)
-        with torch.inference_mode(False), safe_open(path, framework="pt") as file:
+        with torch.inference_mode(False), opened(path) as file:
             metadata = file.metadata() or {}
             labels, law, latent_format, network = _described(metadata)
             _check_weights(file, network, metadata["precision"])
@@ -76,8 +76,8 @@ def _described(metadata: dict[str, str]) -> tuple[tuple[str, ...], NoiseLaw, str
     if metadata.get("format") != FORMAT:
         raise ValueError(f"it holds no classifier; {ADVICE}")
     if metadata.get("version") != VERSION:
-        found = str(metadata.get("version"))[:20]
-        raise ValueError(f"it has version {found!r}, and this Steer reads version {VERSION}; update Steer")
+        version = str(metadata.get("version"))[:20]
+        raise ValueError(f"it has version {version!r}, and this Steer reads version {VERSION}; update Steer")
     odd = sorted(KEYS ^ set(metadata))
     if odd:
         raise ValueError(f"its metadata have too much or too little, such as {odd[0][:40]!r}; {ADVICE}")
@@ -97,17 +97,19 @@ def _described(metadata: dict[str, str]) -> tuple[tuple[str, ...], NoiseLaw, str
 
 def _labels(text: str) -> tuple[str, ...]:
     try:
-        labels = json.loads(text)
+        loaded: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its labels are damaged ({error}); {ADVICE}") from error
-    if not isinstance(labels, list) or not 2 <= len(labels) <= MAX_LABELS or not all(map(_is_label, labels)):
+    listed = cast(list[object], loaded) if isinstance(loaded, list) else []
+    labels = tuple(filter(_is_label, listed))
+    if not 2 <= len(listed) <= MAX_LABELS or len(labels) < len(listed):
         raise ValueError(f"its labels are no list of 2 to {MAX_LABELS} names of up to {MAX_LABEL} characters; {ADVICE}")
     if len(set(map(plain, labels))) < len(labels):
         raise ValueError(f"of its labels two are the same but for case and spaces; {ADVICE}")
-    return tuple(labels)
+    return labels
 
 
-def _is_label(value) -> bool:
+def _is_label(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and value.isprintable() and 0 < len(value.strip()) <= len(value) <= MAX_LABEL
 
 
@@ -128,7 +130,7 @@ def _whole(metadata: dict[str, str], key: str, low: int, high: int) -> int:
     return int(text)
 
 
-def _check_weights(file, network: Network, precision: str) -> None:
+def _check_weights(file: OpenFile, network: Network, precision: str) -> None:
     """ValueError unless the file's tensors have the names, types and shapes of the network; reads none of them."""
     wanted = network.state_dict()
     odd = sorted(set(wanted) ^ set(file.keys()))

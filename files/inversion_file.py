@@ -6,27 +6,28 @@ SHA-256 over everything. The same inversion gives the same bytes.
 """
 
 import json
-import os
 from hashlib import sha256
 from math import inf
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..samplers.core import check_tensor
 from ..samplers.inversion import Inversion
 from ..samplers.noise_law import NoiseLaw
-from .safetensors import check_is_safetensors, parts_of, values, write_numbered, write_whole
+from .safetensors import OpenFile, StrPath, check_is_safetensors, opened, parts_of, values, write_numbered, write_whole
 
 VERSION = "1"
 LAWS = {"variance_exploding": False, "rectified_flow": True}
-KINDS = {"law": str, "noise_scale": float, "latent_format": str, "from_top": bool, "null_text": list | None}
+KINDS = {"law": str, "noise_scale": float, "latent_format": str, "from_top": bool, "null_text": (list, type(None))}
 METADATA, CONTENTS = ["contents", "sha256", "steer_inversion"], sorted(KINDS)
 MAX_BYTES = 16 * 2**30
 ADVICE = "choose one that SteerSaveInversion wrote"
 
-NullText = list[list]
+Options = dict[str, Any]
+NullText = list[list[Any]]
 """The host's CONDITIONING: [tensor (batch, tokens, channels), options] for each window."""
 
 MAX_NUMBER = 1_000_000
@@ -43,7 +44,7 @@ OPTIONS = {
 """What a null-text entry may carry besides `pooled_output`, and from where to where."""
 
 
-def save(path: str | os.PathLike, inversion: Inversion, null_text: NullText | None = None) -> None:
+def save(path: StrPath, inversion: Inversion, null_text: NullText | None = None) -> None:
     """Writes the file, whole or not at all, in place of one that was there.
 
     Raises ValueError, before anything is written, for what `load` would refuse.
@@ -66,20 +67,20 @@ def _parts(inversion: Inversion, null_text: NullText | None) -> list[bytes | mem
     return _stored(*_contents(inversion, null_text))
 
 
-def _stored(tensors: dict[str, Tensor], contents: dict) -> list[bytes | memoryview]:
+def _stored(tensors: dict[str, Tensor], contents: Options) -> list[bytes | memoryview]:
     stored = json.dumps(contents, sort_keys=True)
     metadata = {"steer_inversion": VERSION, "contents": stored, "sha256": _digest(tensors, stored)}
     return parts_of(tensors, metadata, MAX_BYTES)
 
 
-def load(path: str | os.PathLike) -> tuple[Inversion, NullText | None]:
+def load(path: StrPath) -> tuple[Inversion, NullText | None]:
     """The inversion, and the null-text conditioning if the file has one. ValueError for a file that is not all right.
 
     The tensors are copies: the file may change afterwards.
     """
     try:
         check_is_safetensors(path, MAX_BYTES, ADVICE)
-        with safe_open(path, framework="pt") as file:
+        with opened(path) as file:
             metadata = file.metadata() or {}
             contents = _checked_contents(metadata)
             tensors = {name: _tensor(file, name) for name in _expected_names(file.keys(), contents["null_text"])}
@@ -91,7 +92,7 @@ def load(path: str | os.PathLike) -> tuple[Inversion, NullText | None]:
         raise ValueError(f"sigmas has the shape {tuple(tensors['sigmas'].shape)}; a list is needed")
     latents = tuple(tensor for name, tensor in tensors.items() if name.startswith("latents."))
     law = NoiseLaw(LAWS[contents["law"]], contents["noise_scale"])
-    sigmas = tuple(tensors["sigmas"].tolist())
+    sigmas = tuple(map(float, tensors["sigmas"]))
     inversion = Inversion(sigmas, latents, law, contents["latent_format"], contents["from_top"])
     check_latents(inversion)
     null_text = _with_tensors(contents["null_text"], tensors)
@@ -129,7 +130,7 @@ def _follows(start: float, end: float, key: str) -> bool:
     return start >= end if key in SIGMAS else start <= end
 
 
-def _check_option(name: str, key: str, value) -> None:
+def _check_option(name: str, key: str, value: Any) -> None:
     if key == "pooled_output":
         if value is not None:
             check_tensor(f"{name} pooled_output", value, (None, None))
@@ -146,12 +147,12 @@ def _check_option(name: str, key: str, value) -> None:
         raise ValueError(f"{name} has {key} = {str(value)[:40]}; a number from {low:g} to {high:g} is needed")
 
 
-def _contents(inversion: Inversion, null_text: NullText | None) -> tuple[dict[str, Tensor], dict]:
+def _contents(inversion: Inversion, null_text: NullText | None) -> tuple[dict[str, Tensor], Options]:
     """(tensors by name, the rest as JSON values)."""
     tensors = {"sigmas": torch.tensor(inversion.sigmas, dtype=torch.float64)}
     check_latents(inversion)
     tensors |= {f"latents.{index}": latent for index, latent in enumerate(inversion.latents)}
-    contents = {
+    contents: Options = {
         "law": "rectified_flow" if inversion.law.flow else "variance_exploding",
         "noise_scale": float(inversion.law.noise_scale),
         "latent_format": inversion.latent_format,
@@ -161,21 +162,23 @@ def _contents(inversion: Inversion, null_text: NullText | None) -> tuple[dict[st
     if null_text is not None:
         null_text = [[_widened(cond), _widened_options(options)] for cond, options in null_text]
         check_null_text(null_text)
-        contents["null_text"] = [_without_tensors(index, *entry, tensors) for index, entry in enumerate(null_text)]
+        contents["null_text"] = [
+            _without_tensors(index, cond, options, tensors) for index, (cond, options) in enumerate(null_text)
+        ]
     return tensors, contents
 
 
-def _widened(value):
+def _widened(value: Any) -> Any:
     """A half-precision tensor as float32, which holds it exactly; anything else as it is, for the checks to judge."""
     half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16, torch.float32)
     return value.detach().to("cpu", torch.float32) if half else value
 
 
-def _widened_options(options: dict) -> dict:
+def _widened_options(options: Options) -> Options:
     return options | {"pooled_output": _widened(options["pooled_output"])} if "pooled_output" in options else options
 
 
-def _without_tensors(index: int, cond: Tensor, options: dict, tensors: dict[str, Tensor]) -> dict:
+def _without_tensors(index: int, cond: Tensor, options: Options, tensors: dict[str, Tensor]) -> Options:
     """The options as JSON values; the entry's tensors go into `tensors`."""
     tensors[f"null_text.{index}"] = cond
     pooled = options.get("pooled_output")
@@ -184,7 +187,7 @@ def _without_tensors(index: int, cond: Tensor, options: dict, tensors: dict[str,
     return {key: pooled is not None if key == "pooled_output" else value for key, value in options.items()}
 
 
-def _with_tensors(entries: list[dict] | None, tensors: dict[str, Tensor]) -> NullText | None:
+def _with_tensors(entries: list[Options] | None, tensors: dict[str, Tensor]) -> NullText | None:
     """The conditioning: the inverse of `_without_tensors`."""
     if entries is None:
         return None
@@ -209,7 +212,7 @@ def _digest(tensors: dict[str, Tensor], contents: str) -> str:
     return digest.hexdigest()
 
 
-def _checked_contents(metadata: dict[str, str]) -> dict:
+def _checked_contents(metadata: dict[str, str]) -> Options:
     """The JSON values, each of a known kind; the options of the null-text entries are looked at later."""
     version = metadata.get("steer_inversion")
     if version is None:
@@ -217,10 +220,11 @@ def _checked_contents(metadata: dict[str, str]) -> dict:
     if version != VERSION:
         raise ValueError(f"it has version {version[:20]!r}, and this Steer reads version {VERSION}; update Steer")
     try:
-        contents = json.loads(metadata.get("contents", ""))
+        loaded: Any = json.loads(metadata.get("contents", ""))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its description is damaged ({error}); copy or save it again") from error
-    whole = sorted(metadata) == METADATA and isinstance(contents, dict) and sorted(contents) == CONTENTS
+    contents = cast(Options, loaded) if isinstance(loaded, dict) else {}
+    whole = sorted(metadata) == METADATA and sorted(contents) == CONTENTS
     if not whole or not all(isinstance(contents[key], kind) for key, kind in KINDS.items()):
         raise ValueError("its description is not that of an inversion; save it again")
     if contents["law"] not in LAWS:
@@ -230,7 +234,7 @@ def _checked_contents(metadata: dict[str, str]) -> dict:
     return contents
 
 
-def _expected_names(names: list[str], entries: list[dict] | None) -> list[str]:
+def _expected_names(names: list[str], entries: list[Options] | None) -> list[str]:
     """The names the file has to have, in the order they were written. ValueError when it has others."""
     levels = sum(name.startswith("latents.") for name in names)
     expected = ["sigmas", *(f"latents.{index}" for index in range(levels))]
@@ -244,7 +248,7 @@ def _expected_names(names: list[str], entries: list[dict] | None) -> list[str]:
     return expected
 
 
-def _tensor(file, name: str) -> Tensor:
+def _tensor(file: OpenFile, name: str) -> Tensor:
     wanted = "F64" if name == "sigmas" else "F32"
     stored = file.get_slice(name).get_dtype()
     if stored != wanted:

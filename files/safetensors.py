@@ -6,14 +6,15 @@ Any number of processes may save into one folder at once: none takes the name of
 import json
 import os
 import re
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from itertools import count
 from time import time
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol, cast
 from uuid import uuid4
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 EXTENSION = ".safetensors"
@@ -24,8 +25,34 @@ ABANDONED = 24 * 3600
 MAX_HEADER = 16 * 2**20
 DTYPES = {torch.float32: "F32", torch.float64: "F64"}
 
+StrPath = str | os.PathLike[str]
 Parts = Iterable[bytes | memoryview]
 """The contents of a file, piece after piece."""
+
+
+class Slice(Protocol):
+    """A tensor of an open file before it is read."""
+
+    def get_dtype(self) -> str: ...
+
+    def get_shape(self) -> Sequence[int]: ...
+
+
+class OpenFile(Protocol):
+    """A safetensors file open for reading: what the library gives, which declares no types."""
+
+    def metadata(self) -> dict[str, str] | None: ...
+
+    def keys(self) -> list[str]: ...
+
+    def get_slice(self, name: str, /) -> Slice: ...
+
+    def get_tensor(self, name: str, /) -> Tensor: ...
+
+
+def opened(path: StrPath) -> AbstractContextManager[OpenFile]:
+    """Opens a file for reading; SafetensorError or OSError for what cannot be."""
+    return cast(AbstractContextManager[OpenFile], safe_open(path, framework="pt"))
 
 
 def parts_of(tensors: dict[str, Tensor], metadata: dict[str, str], max_bytes: int) -> list[bytes | memoryview]:
@@ -33,7 +60,8 @@ def parts_of(tensors: dict[str, Tensor], metadata: dict[str, str], max_bytes: in
 
     The header is written here since the library's order of the metadata varies, and it copies every tensor.
     """
-    header, end = {"__metadata__": metadata}, 0
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
@@ -49,7 +77,7 @@ def values(tensor: Tensor) -> memoryview:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def write_whole(path: str | os.PathLike, parts: Parts) -> None:
+def write_whole(path: StrPath, parts: Parts) -> None:
     """Writes the parts beside the file and renames it once it is on the disk; a failure leaves nothing behind."""
     _finish(open(f"{os.fspath(path)}.{uuid4().hex}.part", "xb"), parts, path)
 
@@ -65,7 +93,7 @@ def write_numbered(folder: str, name: str, number: int, parts: Parts) -> tuple[s
     return os.path.basename(path), removed
 
 
-def check_is_safetensors(path: str | os.PathLike, max_bytes: int, advice: str) -> None:
+def check_is_safetensors(path: StrPath, max_bytes: int, advice: str) -> None:
     """ValueError, ending with the advice, unless the file begins as safetensors do and is small enough to be loaded."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
@@ -91,9 +119,10 @@ def _claimed(paths: Iterable[str]) -> tuple[str, BinaryIO]:
         if not os.path.lexists(path):
             return path, file
         _abandon(file)
+    raise FileExistsError("every name is taken")
 
 
-def _finish(file: BinaryIO, parts: Parts, path: str | os.PathLike) -> None:
+def _finish(file: BinaryIO, parts: Parts, path: StrPath) -> None:
     """Writes the parts and renames the file to the path once it is on the disk; a failure leaves nothing behind."""
     try:
         with file:
@@ -116,7 +145,7 @@ def _abandon(file: BinaryIO) -> None:
 
 def _sweep(folder: str) -> list[str]:
     """Removes what killed processes left unfinished in the folder, and returns the names."""
-    removed = []
+    removed: list[str] = []
     for entry in [entry for entry in os.scandir(folder) if PARTIAL.fullmatch(entry.name)]:
         with suppress(OSError):  # another process was first
             if entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < time() - ABANDONED:

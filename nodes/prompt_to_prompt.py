@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from comfy_api.latest import io
 
-from ..attention.alignment import chosen, mapper, told
+from ..attention.alignment import chosen, mapper, word_changes
 from ..attention.prompt_to_prompt import Edit, LocalBlend, Timing
 from ..attention.tokens import Prompt
 from ..attention.word_values import numbers, windows, word_values
@@ -115,7 +115,7 @@ def check_windows(word_windows: str) -> None:
 
 def alignment(edit: Edit, mapping: str, equalizer: str, word_windows: str) -> str:
     """Which mapping was taken and what became of the words, as `auto: refine  + big, - old`; then those that stay."""
-    changed, kept = told(edit.source, edit.target, edit.mapper)
+    changed, kept = word_changes(edit.source, edit.target, edit.mapper)
     taken = chosen(edit.source, edit.target, mapping)
     text = f"{taken if taken == mapping else f'{mapping}: {taken}'}  {changed or 'no word changes'}"
     if weights := [f"{phrase} x{number:g}" for phrase, number in numbers(equalizer)]:

@@ -1,8 +1,10 @@
 """Colour-coded maps: a legend says which colour is the place of which phrase."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import cast
 
 import torch
 from PIL import ImageColor
@@ -68,12 +70,13 @@ def _entry(line: str, where: str) -> Entry:
 
 def _colour(written: str) -> tuple[int, int, int] | None:
     if not written[0].isdigit():
-        return ImageColor.getrgb(written)
-    values = tuple(int(value) for value in written.split(","))
-    return values if max(values) <= 255 else None
+        red, green, blue = ImageColor.getrgb(written)[:3]
+    else:
+        red, green, blue = map(int, written.split(","))
+    return (red, green, blue) if max(red, green, blue) <= 255 else None
 
 
-def hex_of(colour) -> str:
+def hex_of(colour: Iterable[int]) -> str:
     return "#" + "".join(f"{value:02x}" for value in colour)
 
 
@@ -85,14 +88,14 @@ def segments(image: Tensor, legend: tuple[Entry, ...]) -> tuple[Tensor, ...]:
     """
     pixels = _pixels(image)
     colours = torch.tensor([entry.colour for entry in legend], dtype=pixels.dtype, device=pixels.device)
-    distance, nearest = torch.stack([(pixels - colour).norm(dim=-1) for colour in colours]).min(0)
+    distance, nearest = torch.stack([_length(pixels - colour) for colour in colours]).min(0)
     nearest = torch.where(distance <= TOLERANCE, nearest, -1)
     return tuple((nearest == index).float() for index in range(len(legend)))
 
 
 def absent(image: Tensor, legend: tuple[Entry, ...], places: tuple[Tensor, ...]) -> str:
     """Which colours of the legend the map of these places does not have, and which it has instead; or nothing."""
-    missing = []
+    missing: list[str] = []
     for entry, masks in zip(legend, places, strict=True):
         without = [str(number) for number, mask in enumerate(masks, 1) if not mask.any()]
         if without:
@@ -100,9 +103,15 @@ def absent(image: Tensor, legend: tuple[Entry, ...], places: tuple[Tensor, ...])
             missing.append(f"{entry}{of}")
     if not missing:
         return ""
-    found, counts = _pixels(image).reshape(-1, 3).unique(dim=0, return_counts=True)
-    common = ", ".join(hex_of(found[i].int().tolist()) for i in counts.argsort(descending=True)[:6])
+    pixels = _pixels(image).reshape(-1, 3)
+    unique = pixels.unique(dim=0, return_counts=True)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    colours, counts = cast(tuple[Tensor, Tensor], unique)
+    common = ", ".join(hex_of(map(int, colours[i])) for i in counts.argsort(descending=True)[:6])
     return f"the image has no {', '.join(missing)}, which paints nothing; its most frequent colours are {common}"
+
+
+def _length(vectors: Tensor) -> Tensor:
+    return cast(Tensor, vectors.norm(dim=-1))  # pyright: ignore[reportUnknownMemberType]: torch gives no type
 
 
 def _pixels(image: Tensor) -> Tensor:

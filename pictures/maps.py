@@ -22,7 +22,7 @@ COLOURS = torch.tensor([
 
 
 class Region(Protocol):
-    """A place for a phrase: what `attention/paint_with_words.py` makes of it does not matter here."""
+    """A place for a phrase, such as `Region` of `attention/paint_with_words.py`."""
 
     mask: Tensor
     """(height, width), or (batch, height, width) for one of each picture; 0 to 1."""
@@ -62,7 +62,7 @@ def _map(masks: list[Tensor], regions: tuple[Region, ...], colours: Tensor) -> T
     image = Image.fromarray((sheet * 255.0).round().byte().numpy())
     for mask, region in zip(masks, regions, strict=True):
         _write(image, mask, region)
-    return torch.from_numpy(np.asarray(image, np.float32) / 255.0)
+    return torch.as_tensor(np.asarray(image, np.float32) / 255.0)
 
 
 def _write(image: Image.Image, mask: Tensor, region: Region) -> None:
@@ -70,7 +70,7 @@ def _write(image: Image.Image, mask: Tensor, region: Region) -> None:
     places = (mask > 0.0).nonzero().float()
     if not len(places):
         return
-    row, column = places[(places - places.mean(0)).square().sum(1).argmin()].tolist()
+    row, column = map(float, places[(places - places.mean(0)).square().sum(1).argmin()])
     text = region.phrase if region.strength == 1.0 else f"{region.phrase} @ {region.strength:g}"
     text = " ".join(text.split()).encode("utf-8", "replace").decode()  # halves of characters cannot be drawn
     word, font = fitted(text, image.width, max(12, image.height // 10))

@@ -14,13 +14,14 @@ def feathered(mask: Tensor, feather: int) -> Tensor:
     if feather < 0:
         return 1.0 - feathered(1.0 - mask, -feather)
     ramp = torch.linspace(0.0, 1.0, feather + 2, dtype=torch.float64)
-    weights = (ramp * ramp * (3.0 - 2.0 * ramp)).diff().tolist()
+    weights = map(float, (ramp * ramp * (3.0 - 2.0 * ramp)).diff())
     total, shrunk = torch.zeros_like(mask), mask
     for pixels, weight in enumerate(weights):
         if pixels:
             shrunk = -max_pool2d(-shrunk, 3, stride=1, padding=1)
         total = total + weight * shrunk
-    return torch.where(shrunk < 1.0, total.clamp(max=1.0), shrunk)  # a whole 1, not the weights' rounded sum
+    # deep inside, where the weights add up to 1 but for rounding, exactly 1
+    return torch.where(shrunk < 1.0, total.clamp(max=1.0), shrunk)
 
 
 def to_linear(picture: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from steer.attention.alignment import mapper, told
+from steer.attention.alignment import mapper, word_changes
 from steer.attention.tokens import (
     END,
     START,
@@ -432,9 +432,9 @@ def test_auto_replaces_where_the_numbers_of_words_are_equal():
         ("", "a cat", "auto", "+ a, + cat", ""),
     ],
 )  # fmt: skip
-def test_told(source, target, mapping, changed, kept):
+def test_word_changes(source, target, mapping, changed, kept):
     pair = made(source), made(target)
-    assert told(*pair, mapper(*pair, mapping)[0]) == (changed, kept)
+    assert word_changes(*pair, mapper(*pair, mapping)[0]) == (changed, kept)
 
 
 DRAWN = st.lists(st.sampled_from(["a", "cat", "fluf|fy", "fluf|f", "*", "<toy:2>", "2"]), max_size=9).map(
@@ -445,7 +445,7 @@ DRAWN = st.lists(st.sampled_from(["a", "cat", "fluf|fy", "fluf|f", "*", "<toy:2>
 @given(DRAWN, DRAWN, st.sampled_from(["auto", "refine"]))
 def test_every_word_is_told_of(source, target, mapping):
     changed, kept = (
-        text.split(", ") if text else [] for text in told(source, target, mapper(source, target, mapping)[0])
+        text.split(", ") if text else [] for text in word_changes(source, target, mapper(source, target, mapping)[0])
     )
     new = [item.rpartition(" > ")[2].removeprefix("+ ") for item in changed if not item.startswith("- ")]
     assert sorted(new + kept) == sorted(texts(target))
