@@ -56,7 +56,7 @@ class SteerBlendedSampler(io.ComfyNode):
 def blended(run: Run, sampler, dilation: int) -> Tensor:
     """What another SAMPLER makes where the mask is 1, of a guider that blends and a source without what lies there."""
     run.check_source()
-    blend = Blend(run.sigmas, run.law, run.known, run.mask, run.noise("known"), dilation)
+    blend = Blend(run.sigmas, run.law, run.known, run.noise_mask, run.noise("known"), dilation)
     if run.nothing_to_do():
         return run.known
     return run.result(blend.finish(run.scaled(run.sample(sampler, blend.denoise))))

@@ -10,7 +10,7 @@ from ..pictures.heatmap import overlaid
 from ..pictures.maps import outlined
 from .host import log, previews, samples_of, source_picture
 from .inputs import share
-from .runs.diffedit import Settings, contrasted, pixels_of
+from .runs.diffedit import Settings, contrast_of, pixels_of
 from .schema import PICTURES, answer_of, check_strength, shown, where_known
 
 NODE = "SteerDiffEditMask"
@@ -83,12 +83,13 @@ class SteerDiffEditMask(io.ComfyNode):
         latent = samples_of(model, latent_image)
         settings, noise_mask = Settings(strength, samples, threshold, seed), latent_image.get("noise_mask")
         conds = {"source": source, "target": target}
-        mask, heat, looked = contrasted(NODE, model, conds, latent, noise_mask, settings, **previews(model, samples))
+        mask, heat, looked = contrast_of(NODE, model, conds, latent, noise_mask, settings, **previews(model, samples))
         text, usual = report(mask, heat, looked), all(0.0 < share < 1.0 for share in mask.flatten(1).mean(1))
         (log.info if usual else log.warning)("%s: %s", NODE, text)
-        # nothing between 0 and 1: reduced by the host, which looks at the middle of each square, it is the same again
-        mask, heat = (enlarged(each, pixels_of(model), how) for each, how in ((mask, "nearest"), (heat, "bicubic")))
-        colours = np.stack([overlaid(each, None) for each in heat.clamp(0.0, 1.0).numpy()]).astype(np.float32)
+        # by `nearest`, so that the host, which resizes a noise mask to the latent, gets this very mask again
+        ways = (mask, "nearest"), (heat, "bicubic")
+        mask, heat = (enlarged(values, pixels_of(model), how) for values, how in ways)
+        colours = np.stack([overlaid(values, None) for values in heat.clamp(0.0, 1.0).numpy()]).astype(np.float32)
         heatmap = torch.from_numpy(colours)
         pictures = seen(source_picture(model, latent, mask.shape[1:]), mask, heatmap)
         return io.NodeOutput(mask, heatmap, ui=shown(text, "" if usual else text, pictures))
@@ -101,8 +102,8 @@ def seen(source: Tensor | None, mask: Tensor, heatmap: Tensor) -> Tensor:
 
 
 def report(mask: Tensor, heat: Tensor, looked: Tensor) -> str:
-    """For each picture how much of it was found, and what is amiss."""
-    lines = []
+    """For each picture what share of it the mask is, and where it is empty or whole why."""
+    lines: list[str] = []
     for number, (one, warm, seen) in enumerate(zip(mask, heat, looked, strict=True), 1):
         share, name = float(one.mean()), "the picture" if len(mask) == 1 else f"picture {number}"
         if not seen:

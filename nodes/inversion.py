@@ -91,8 +91,8 @@ class SteerDDIMInversion(io.ComfyNode):
             raise ValueError("sigmas is empty, so there is nothing to invert along")
         log.info("%s: %s", NODE, inverting.report)
         latent, noise = inversion_outputs(inverting.inversion)
-        amiss = next((line for line in inverting.report.splitlines() if line.startswith(DOES_NOT_HOLD)), "")
-        text = shown(inverting.report, amiss)
+        warning = next((line for line in inverting.report.splitlines() if line.startswith(DOES_NOT_HOLD)), "")
+        text = shown(inverting.report, warning)
         return io.NodeOutput({**latent_image, **latent}, noise, inverting.inversion, ui=text)
 
 

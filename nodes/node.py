@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from inspect import signature
 from numbers import Real
+from types import UnionType
 from typing import NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ def having(*names: str) -> Callable[[object], bool]:
     return lambda value: not isinstance(value, type) and all(hasattr(value, name) for name in names)
 
 
-def of(kind: type) -> Callable[[object], bool]:
+def of(kind: type | UnionType) -> Callable[[object], bool]:
     return lambda value: isinstance(value, kind)
 
 
@@ -129,20 +130,20 @@ def check_inputs(node: type) -> None:
     @cache
     def schema() -> tuple:
         """The node's name, and its inputs; asked once, as it lists files."""
-        made = node.define_schema()
-        return made.node_id, made.inputs
+        defined = node.define_schema()
+        return defined.node_id, defined.inputs
 
     @wraps(execute)
     def checked(cls, *args, **kwargs):
-        (node_id, inputs), given = schema(), parameters.bind(cls, *args, **kwargs)
+        (node_id, inputs), bound = schema(), parameters.bind(cls, *args, **kwargs)
         with errors_of(node_id):
-            there = [item for item in inputs if item.id in given.arguments]
-            for item in there:
-                check_kind(item, given.arguments[item.id])
-            for item in there:
+            items = [item for item in inputs if item.id in bound.arguments]
+            for item in items:
+                check_kind(item, bound.arguments[item.id])
+            for item in items:
                 if item.io_type in ("INT", "FLOAT"):
-                    given.arguments[item.id] = number(item, given.arguments[item.id])
-            return execute(*given.args, **given.kwargs)
+                    bound.arguments[item.id] = number(item, bound.arguments[item.id])
+            return execute(*bound.args, **bound.kwargs)
 
     node.execute = classmethod(checked)
 
@@ -167,7 +168,7 @@ def number(item, value: float) -> float | int:
 
 
 def _shown(value) -> str:
-    """A few words for what was given instead."""
+    """A few words for a value that is refused."""
     if isinstance(value, Tensor):
         sizes = "several sizes" if value.is_nested else f"the shape {tuple(value.shape)}"
         text = f"a tensor of {sizes} ({value.dtype}, {value.layout}, {value.device})"

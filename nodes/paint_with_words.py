@@ -59,8 +59,8 @@ class SteerRegion(io.ComfyNode):
     def execute(cls, mask, phrase, strength, regions=()) -> io.NodeOutput:
         region = Region(mask, phrase, strength)
         masks = mask.reshape(-1, *mask.shape[-2:])
-        amiss, regions = empty_of(f"mask of {phrase!r}", masks, "nothing is painted"), (*(regions or ()), region)
-        return io.NodeOutput(regions, ui=report("SteerRegion", regions, amiss))
+        warning, regions = empty_of(f"mask of {phrase!r}", masks, "nothing is painted"), (*(regions or ()), region)
+        return io.NodeOutput(regions, ui=report("SteerRegion", regions, warning))
 
 
 class SteerRegionsFromSegmentation(io.ComfyNode):
@@ -166,13 +166,13 @@ class SteerPaintWithWords(io.ComfyNode):
         return io.NodeOutput(painting_model, conditioning, ui=report(node, regions))
 
 
-def report(node: str, regions: tuple[Region, ...], amiss: str = "", colours: Tensor = COLOURS) -> dict:
-    """What the node shows: which share of the picture is whose, the map, and what is amiss (which is logged, too)."""
-    if amiss:
-        log.warning("%s: %s", node, amiss)
+def report(node: str, regions: tuple[Region, ...], warning: str = "", colours: Tensor = COLOURS) -> dict:
+    """What the node shows: the warning, which is logged too, each region's share of the picture, and the map."""
+    if warning:
+        log.warning("%s: %s", node, warning)
     shares = [f"{region.phrase} {100 * float((region.mask > 0).float().mean()):.0f}%" for region in regions]
     text = f"{', '.join(shares)} of the picture"
-    return shown(f"{amiss}\n{text}" if amiss else text, amiss, regions_picture(regions, colours, PICTURES))
+    return shown(f"{warning}\n{text}" if warning else text, warning, regions_picture(regions, colours, PICTURES))
 
 
 NODES = [SteerRegion, SteerRegionsFromSegmentation, SteerPaintWithWords]

@@ -6,7 +6,7 @@ from torch.nn.functional import adaptive_max_pool2d, interpolate
 from ..samplers.core import check_values
 from ..samplers.masks import check_axes, check_mask, lies_over
 
-CELLS = 16, 8, 4, 2, 1  # pixels to a latent pixel, of which a decoded picture has whole ones
+CELLS = 16, 8, 4, 2, 1  # pixels to a side of a latent pixel; a decoded picture has a whole number of latent pixels
 
 
 def check_picture(name: str, picture: Tensor, alpha: bool = False) -> None:
@@ -36,11 +36,11 @@ def sides(picture: Tensor) -> str:
 
 def check_batches(**counts: int) -> int:
     """The number of pictures; ValueError unless each count is that number or 1."""
-    most = max(counts.values())
-    if set(counts.values()) - {1, most}:
-        found = ", ".join(f"{count} of {name}" for name, count in counts.items())
-        raise ValueError(f"the batches do not fit: {found}; give one for all, or one for each")
-    return most
+    largest = max(counts.values())
+    if set(counts.values()) - {1, largest}:
+        listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise ValueError(f"the batches do not fit: {listed}; give one for all, or one for each")
+    return largest
 
 
 def mask_like(mask: Tensor, height: int, width: int) -> Tensor:
@@ -68,11 +68,12 @@ def mask_like(mask: Tensor, height: int, width: int) -> Tensor:
     return mask.clamp(0.0, 1.0)
 
 
-def three_together(source: Tensor, edited: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The checked pictures and the mask, each as often as the largest batch. Raises ValueError."""
+def checked_and_broadcast(source: Tensor, edited: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The pictures and the mask, checked and broadcast to the largest batch. Raises ValueError."""
     check_picture("source", source)
     check_picture("edited", edited)
     check_same_size(source, edited)
     mask = mask_like(mask, *source.shape[1:3]).to(source.device)
     count = check_batches(source=len(source), edited=len(edited), mask=len(mask))
-    return tuple(given.expand(count, *given.shape[1:]) for given in (source, edited.to(source), mask))
+    source, edited, mask = (x.expand(count, *x.shape[1:]) for x in (source, edited.to(source), mask))
+    return source, edited, mask

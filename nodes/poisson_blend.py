@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from ..pictures.poisson_blend import poisson_blend
 from .host import log, progress_bar, stop_if_interrupted, tell_empty
-from .picture_inputs import three_together
+from .picture_inputs import checked_and_broadcast
 from .schema import where_known
 
 NODE = "SteerPoissonBlend"
@@ -45,7 +45,7 @@ class SteerPoissonBlend(io.ComfyNode):
 
     @classmethod
     def execute(cls, source, edited, mask) -> io.NodeOutput:
-        source, edited, mask = three_together(source, edited, mask)
+        source, edited, mask = checked_and_broadcast(source, edited, mask)
         tell_empty(NODE, "mask", mask > 0.5, "the source stays as it is")
         bar, blended = progress_bar(len(source)), []
         for number, (before, after, inside) in enumerate(zip(source, edited, mask > 0.5, strict=True), 1):

@@ -76,7 +76,8 @@ def repainted(run: Run, resamples: int, jump_length: int, eta: float) -> Tensor:
             log.warning("%s: %d steps are too few to jump back %d, so nothing is resampled; use more steps or a "
                         "smaller jump_length", NODE, count, jump_length)  # fmt: skip
         streams = run.noise("step"), run.noise("known")
-        return repaint(run.denoise, x, run.sigmas, run.law, run.known, run.mask, *streams, resamples, jump_length, eta)
+        inputs = run.sigmas, run.law, run.known, run.noise_mask
+        return repaint(run.denoise, x, *inputs, *streams, resamples, jump_length, eta)
 
     count = len(run.sigmas) - 1
     calls = model_calls(count, resamples, jump_length)

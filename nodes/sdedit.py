@@ -74,7 +74,7 @@ class SteerSDEditSigmas(io.ComfyNode):
         model_sampling = model.get_model_object("model_sampling")
         start_sigma = strength_sigma(model_sampling, strength)
         sigmas, start_step = sdedit_sigmas(
-            lambda count: host_sigmas(model_sampling, scheduler, count), start_sigma, steps
+            lambda count: host_sigmas(model_sampling, scheduler, count).tolist(), start_sigma, steps
         )
         return io.NodeOutput(torch.tensor(sigmas), start_step, start_sigma)
 

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..pictures.stitch import feathered, stitch
 from .host import log, tell_empty
-from .picture_inputs import three_together
+from .picture_inputs import checked_and_broadcast
 from .schema import where_known
 
 NODE = "SteerStitch"
@@ -40,7 +40,7 @@ class SteerStitch(io.ComfyNode):
 
     @classmethod
     def execute(cls, source, edited, mask, feather) -> io.NodeOutput:
-        source, edited, mask = three_together(source, edited, mask)
+        source, edited, mask = checked_and_broadcast(source, edited, mask)
         soft = feathered(mask, feather)
         tell_empty(NODE, "mask", mask, "the source stays as it is")
         for number, (before, after) in enumerate(zip(mask.amax((1, 2)), soft.amax((1, 2)), strict=True), 1):

@@ -24,10 +24,16 @@ COLOURS = torch.tensor([
 class Region(Protocol):
     """A place for a phrase, such as `Region` of `attention/paint_with_words.py`."""
 
-    mask: Tensor
-    """(height, width), or (batch, height, width) for one of each picture; 0 to 1."""
-    phrase: str
-    strength: float
+    @property
+    def mask(self) -> Tensor:
+        """(height, width), or (batch, height, width) for one of each picture; 0 to 1."""
+        ...
+
+    @property
+    def phrase(self) -> str: ...
+
+    @property
+    def strength(self) -> float: ...
 
 
 def outlined(pictures: Tensor, masks: Tensor) -> Tensor:
@@ -38,17 +44,16 @@ def outlined(pictures: Tensor, masks: Tensor) -> Tensor:
     return dimmed + line * (LINE - dimmed)
 
 
-def regions_picture(regions: tuple[Region, ...], colours: Tensor = COLOURS, most: int = 8) -> Tensor:
+def regions_picture(regions: tuple[Region, ...], colours: Tensor = COLOURS, limit: int = 8) -> Tensor:
     """(batch, height, width, 3), 0 to 1: each region in a colour (colours, 3), its phrase written where it is.
 
-    Of a batch of masks the first `most`.
+    Of a batch of masks the first `limit`.
     """
-    first = regions[0].mask
-    scale = SIDE / max(first.shape[-2:])
-    size = tuple(max(1, round(side * scale)) for side in first.shape[-2:])
+    sides = regions[0].mask.shape[-2:]
+    size = [max(1, round(side * (SIDE / max(sides)))) for side in sides]
     masks = [
         interpolate(mask.float(), size, mode="nearest-exact")[:, 0].cpu()
-        for mask in (region.mask.reshape(-1, 1, *region.mask.shape[-2:])[:most] for region in regions)
+        for mask in (region.mask.reshape(-1, 1, *region.mask.shape[-2:])[:limit] for region in regions)
     ]
     count = max(map(len, masks))
     of_picture = ([mask[min(i, len(mask) - 1)] for mask in masks] for i in range(count))

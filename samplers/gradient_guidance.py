@@ -64,11 +64,11 @@ def undecided(sigma: float, law: NoiseLaw) -> float:
     return noise / (law.alpha(sigma) ** 2 + noise)
 
 
-def limited(change: Tensor, sigma: float, law: NoiseLaw, most: float, mask: Tensor | None = None) -> Tensor:
-    """The change inside the mask (1 = change), shortened where its RMS is above `most sqrt(undecided)`, per sample.
+def limited(change: Tensor, sigma: float, law: NoiseLaw, max_change: float, mask: Tensor | None = None) -> Tensor:
+    """The change inside the mask (1 = change), per sample of an RMS of at most `max_change sqrt(undecided)`.
 
-    At high levels that is `most` times the latents' own spread, at low levels `most` times the noise: a gradient that
-    points the right way but too far cannot throw the estimate out of what is still possible. The RMS is over the mask;
+    At high levels that is `max_change` times the latents' own spread, at low levels as many times the noise: a gradient
+    that points the right way but too far cannot throw the estimate out of what is still possible. The RMS is over the mask;
     where that is empty nothing changes.
     """
     weight = torch.ones_like(change) if mask is None else mask.to(change).expand_as(change)
@@ -77,4 +77,4 @@ def limited(change: Tensor, sigma: float, law: NoiseLaw, most: float, mask: Tens
     largest = change.abs().amax(axes, keepdim=True).clamp(min=1e-30)
     mean = (change / largest).square().sum(axes, keepdim=True) / weight.sum(axes, keepdim=True).clamp(min=1e-30)
     rms = (largest * mean.sqrt()).clamp(min=1e-30)
-    return change * (most * sqrt(undecided(sigma, law)) / rms).clamp(max=1.0)
+    return change * (max_change * sqrt(undecided(sigma, law)) / rms).clamp(max=1.0)

@@ -97,9 +97,7 @@ def null_text(
     steps = len(inversion.sigmas) - 1
     embedding = embedding.float()
     if scale == 1.0:
-        unknown = torch.full((embedding.shape[0],), torch.nan)
-        for step in range(steps):
-            yield InnerStep(step, 0, unknown, embedding, inversion.latents[step + 1])
+        yield from unguided(embedding, inversion)
         return
     x, last = inversion.latents[0].to(embedding), embedding
     for step, (sigma, next_sigma) in enumerate(pairwise(inversion.sigmas)):
@@ -109,6 +107,13 @@ def null_text(
         start = InnerStep(step, 0, x.new_full((x.shape[0],), torch.inf), embedding, x)
         updated, x = yield from _descend(loss, context, start, inner_steps, adam, stop)
         embedding, last = updated + AHEAD * (updated - last), updated
+
+
+def unguided(embedding: Tensor, inversion: Inversion) -> Iterator[InnerStep]:
+    """`null_text` at scale 1, where no embedding matters: each step's is the given one, (batch, tokens, channels)."""
+    unknown = torch.full((embedding.shape[0],), torch.nan)
+    for step, x in enumerate(inversion.latents[1:]):
+        yield InnerStep(step, 0, unknown, embedding.float(), x)
 
 
 def _descend(

@@ -10,7 +10,15 @@ from .gradients.model import Differentiable, gradient_options, patcher_of
 from .gradients.models import GuidedModels, memory_advice
 from .gradients.tensors import gradients
 from .gradients.weights import own_weights
-from .guider import RunGuider, SampleCall, SteerCFG, guidance_of, plain_guider, read_by_patches, tell_places
+from .guider import (
+    RunGuider,
+    SampleCall,
+    SteerCFG,
+    guidance_of,
+    patches_read_order,
+    patches_read_predictions,
+    plain_guider,
+)
 from .guiders import Call, WrappedGuider
 from .inverted import InvertedNoise, check_inversion_fits, inversion_start, latent_format_of
 from .law import SCHEDULERS, host_sigmas, noise_law, sigma_at, strength_sigma, window_of
@@ -49,8 +57,8 @@ __all__ = [
     "SteerCFG",
     "guidance_of",
     "plain_guider",
-    "read_by_patches",
-    "tell_places",
+    "patches_read_predictions",
+    "patches_read_order",
     "Call",
     "WrappedGuider",
     "TwoPromptGuider",

@@ -49,7 +49,7 @@ def check_latent(model, latent: Tensor, shapes=None) -> None:
 
 def check_given(model, sigmas: Tensor, latent: Tensor, mask: Tensor | None) -> None:
     """ValueError for what a guider cannot run on, before the host looks at it. A pack of latents is not looked into."""
-    noise_levels(sigmas)
+    noise_levels(sigmas.tolist())
     check_latent(model, latent)
     fitted_noise_mask(mask, latent)
 
@@ -66,7 +66,7 @@ def check_ready(guider, sigmas: Tensor, latent: Tensor, noise: Tensor, mask: Ten
         )
     if mask is not None:
         check_mask(mask)
-    # what makes a picture of another is of the class of flows in the host, and goes higher than they do
+    # an image-to-image model is of the host's class for flows, and its levels go beyond 1
     highest = max(1.0, float(model.model_sampling.sigma_max))
     if isinstance(model.model_sampling, CONST) and float(sigmas.max()) > highest + 1e-4:
         raise ValueError(

@@ -48,14 +48,14 @@ def _text_projection(clip, pooled: Tensor | None) -> Tensor:
     """The weight (joint width, text width) of the text tower that pooled; ValueError where CLIP's tower did not."""
     towers = [part for part in clip.cond_stage_model.modules() if isinstance(part, comfy.clip_model.CLIPTextModel)]
     weights = [tower.text_projection.weight for tower in towers]
-    found = [weight for weight in weights if pooled is not None and weight.shape[1] == pooled.shape[-1]]
-    if not found:
+    fitting = [weight for weight in weights if pooled is not None and weight.shape[1] == pooled.shape[-1]]
+    if not fitting:
         raise ValueError(
             f"clip ({type(clip.cond_stage_model).__name__}) pools its text into "
             f"{'nothing' if pooled is None else f'width {pooled.shape[-1]}'}, which is no CLIP text tower's; load a "
             "single CLIP with CLIPLoader (clip_l.safetensors)"
         )
-    return found[0].float().cpu()
+    return fitting[0].float().cpu()
 
 
 def image_target(clip_vision, image: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 HALF = "steer_half"
-"""What a conditioning is of an edit: ("source" or "target", the source's text, the target's). Told by content alone."""
+"""The key of an edit's mark: ("source" or "target", the source's text, the target's). Equal texts are the same edit."""
 TEXTS = ("pooled_output", HALF)
 
 
@@ -110,8 +110,8 @@ def negative_takes_over(positive, negative) -> dict:
 
     The host lends it to the first entry of the negative only, which is not enough for one that has many.
     """
-    options = {name: value for name, value in negative[0][1].items() if name != HALF}  # no edit is about it any more
-    lent = [given for _, given in positive if given.get("control_apply_to_uncond") and given.get("control") is not None]
+    options = {name: value for name, value in negative[0][1].items() if name != HALF}  # the copy is of no edit
+    lent = [of["control"] for _, of in positive if of.get("control_apply_to_uncond") and of.get("control") is not None]
     if lent and options.get("control") is None:
-        options["control"] = lent[0]["control"]
+        options["control"] = lent[0]
     return options

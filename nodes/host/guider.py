@@ -1,6 +1,6 @@
 """GUIDERs of Steer: what each checks and changes before the host samples, and classifier-free guidance."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import comfy.model_management
 import comfy.samplers
@@ -17,14 +17,14 @@ from .progress import tell_empty
 from .sampler import RunSampler, checked_sampler
 
 
-def read_by_patches(model_options: dict) -> bool:
-    """Whether a patch reads the predictions, so that one that weighs nothing is needed all the same."""
+def patches_read_predictions(model_options: dict) -> bool:
+    """Whether a patch reads the predictions: then both are computed, even where guidance gives one no weight."""
     needed = "disable_cfg1_optimization", *(f"sampler_{hook}cfg_function" for hook in ("pre_", "post_", ""))
     return any(map(model_options.get, needed))
 
 
-def tell_places(model_options: dict) -> bool:
-    """Whether patches of the model may tell a positive, 0, from a negative, 1, by their places in a call."""
+def patches_read_order(model_options: dict) -> bool:
+    """Whether patches of the model may read which places of a call are of the positive (0) and the negative (1)."""
     return bool(model_options.get("transformer_options", {}).keys() & {"patches", "patches_replace"})
 
 
@@ -39,7 +39,7 @@ def guidance_of(guider, model_options: dict) -> str:
         return f"the guider is at cfg {guider.cfg:g}"
     if "empty" in guider.conds and guider.negative_scale > 0.0:
         return f"the guider is at negative_scale {guider.negative_scale:g}"
-    return "a patch on the model changes guidance" if read_by_patches(model_options) else ""
+    return "a patch on the model changes guidance" if patches_read_predictions(model_options) else ""
 
 
 def plain_guider(model, conds: dict[str, list]) -> comfy.samplers.CFGGuider:
@@ -63,15 +63,18 @@ class RunGuider:
     """A GUIDER of Steer: the one place that overrides a guider's `sample`. Mixed in before the host's class."""
 
     node: str
+    model_patcher: Any
 
     def sample(self, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
         with errors_of(self.node):
             check_given(self.model_patcher.model, sigmas, latent_image, denoise_mask)
             guider, call = self.prepared(SampleCall(noise, latent_image, sampler, sigmas, denoise_mask))
-        run = super(RunGuider, guider).sample if type(guider) is type(self) else guider.sample
+        # the host's class, mixed in behind, has a `sample`
+        own = type(guider) is type(self)
+        run = super(RunGuider, guider).sample if own else guider.sample  # pyright: ignore[reportAttributeAccessIssue]
         return run(*call, *args, **kwargs)
 
-    def prepared(self, call: SampleCall) -> tuple[object, SampleCall]:
+    def prepared(self, call: SampleCall) -> tuple[Any, SampleCall]:
         """The guider that samples, itself or a copy or another, and what with. ValueError for what it cannot run on."""
         raise NotImplementedError
 
@@ -82,7 +85,7 @@ class SteerCFG(RunGuider, comfy.samplers.CFGGuider):
     fits_masks = True
 
     def __init__(self, node: str, model, cfg: float, negative_scale: float, interval: tuple[float, float]):
-        super().__init__(model)
+        comfy.samplers.CFGGuider.__init__(self, model)
         self.node, self.cfg, self.negative_scale = node, cfg, negative_scale
         self.window = window_of(model, interval)
 
@@ -92,7 +95,7 @@ class SteerCFG(RunGuider, comfy.samplers.CFGGuider):
             conds["empty"] = node_helpers.conditioning_set_values(empty, {"prompt_type": "negative"})
         self.inner_set_conds(conds)
 
-    def prepared(self, call: SampleCall) -> tuple[object, SampleCall]:
+    def prepared(self, call: SampleCall) -> tuple[Any, SampleCall]:
         if "empty" in self.original_conds and "sampler_cfg_function" in self.model_options:
             raise ValueError(
                 "the model has a patch that replaces the CFG formula (such as RescaleCFG), and `empty` asks for "
@@ -114,7 +117,7 @@ class SteerCFG(RunGuider, comfy.samplers.CFGGuider):
             return self._three_terms([positive, empty], negative, x, timestep, model_options)
         # at cfg 1 the host leaves the unconditional out, unless a patch or a CFG++ sampler asked for it
         cfg, unconditional = self.cfg if inside else 1.0, negative if empty is None else empty
-        if cfg == 0.0 and not read_by_patches(model_options):
+        if cfg == 0.0 and not patches_read_predictions(model_options):
             positive = None
         return comfy.samplers.sampling_function(
             self.inner_model, x, timestep, unconditional, positive, cfg, model_options=model_options, seed=seed
@@ -123,10 +126,10 @@ class SteerCFG(RunGuider, comfy.samplers.CFGGuider):
     def _three_terms(self, pair, negative, x, timestep, model_options):
         """The host's guidance by the pair, positive and empty, and the negative's term besides.
 
-        Who reads predictions sees the pair's: the empty's is the unconditional one, with which CFG++ samplers renoise
-        (Chung et al. 2024, arXiv:2406.08070), and that by which patches tell what the positive adds.
+        Patches and CFG++ samplers (Chung et al. 2024, arXiv:2406.08070) see the pair's predictions, the empty's as the
+        unconditional one.
         """
-        if not read_by_patches(model_options):
+        if not patches_read_predictions(model_options):
             weights = branch_weights(self.cfg, self.negative_scale)[::2]
             pair = [cond if weight else None for cond, weight in zip(pair, weights, strict=True)]
         args = {"input": x, "sigma": timestep, "model": self.inner_model, "model_options": model_options}
@@ -137,7 +140,7 @@ class SteerCFG(RunGuider, comfy.samplers.CFGGuider):
                 return calculate({**args, "conds": conds})
             return comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
 
-        if calculate is not None or tell_places(model_options):  # they have nothing for a third
+        if calculate is not None or patches_read_order(model_options):  # these know of two only
             against = predictions([None, negative])[1]
             out = predictions(pair)
         else:

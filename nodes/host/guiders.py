@@ -46,7 +46,7 @@ class CheckedGuider(WrappedGuider):
 class Call(NamedTuple):
     """A sampler's call of its guider, as a denoiser that may also be asked under other model options."""
 
-    guider: WrappedGuider
+    guider: Callable[..., Tensor]
     sigmas: Tensor
     options: dict
     seed: int | None

@@ -41,7 +41,7 @@ class TwoPromptGuider(RunGuider, comfy.samplers.CFGGuider):
     """Samples two prompts in a batch of both from one latent, source first: the one that doubles what it is given."""
 
     def __init__(self, node: str, model):
-        super().__init__(model)
+        comfy.samplers.CFGGuider.__init__(self, model)
         self.node = node
 
     def conds_of(self, batch: int) -> dict[str, list]:

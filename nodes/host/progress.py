@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import comfy.model_management
 import comfy.utils
@@ -34,8 +34,8 @@ def show_output(node_id: str | None, output: Callable[[], dict]) -> None:
     """Shows a node's output in the editor after the node has ended. Without an editor that listens it is not made."""
     instance = _editor()
     if instance is not None and instance.client_id is not None and node_id is not None:
-        told = {"node": node_id, "display_node": node_id, "output": output()}
-        instance.send_sync("executed", {**told, "prompt_id": get_executing_context().prompt_id}, instance.client_id)
+        message = {"node": node_id, "display_node": node_id, "output": output()}
+        instance.send_sync("executed", {**message, "prompt_id": get_executing_context().prompt_id}, instance.client_id)
 
 
 def running_node() -> str | None:
@@ -50,10 +50,10 @@ def _editor():
     return getattr(server.PromptServer, "instance", None) if server and get_executing_context() else None
 
 
-def latent_picture(latent_format, latents: Tensor, size: tuple[int, int]) -> Tensor | None:
+def latent_picture(latent_format, latents: Tensor, size: Sequence[int]) -> Tensor | None:
     """(pictures, *size, 3), 0 to 1: latents (model space) by the host's table of their colours; None without one.
 
-    Of a large batch, or of many frames, the first `PICTURES`.
+    Of a large batch or of many frames these are the first `PICTURES`.
     """
     factors, bias = latent_format.latent_rgb_factors, getattr(latent_format, "latent_rgb_factors_bias", None)
     if factors is None:
@@ -62,10 +62,10 @@ def latent_picture(latent_format, latents: Tensor, size: tuple[int, int]) -> Ten
     values = (latents if reshape is None else reshape(latents)).float().cpu().movedim(1, -1)
     colours = values @ tensor(factors) + (0.0 if bias is None else tensor(bias))
     small = ((colours + 1.0) / 2.0).clamp(0.0, 1.0).flatten(0, -4)[:PICTURES].movedim(-1, 1)
-    return interpolate(small, size, mode="bicubic").clamp(0.0, 1.0).movedim(1, -1)
+    return interpolate(small, list(size), mode="bicubic").clamp(0.0, 1.0).movedim(1, -1)
 
 
-def source_picture(model, samples: Tensor, size: tuple[int, int]) -> Tensor | None:
+def source_picture(model, samples: Tensor, size: Sequence[int]) -> Tensor | None:
     """The same of latents as they are on wires."""
     latent_format = model.get_model_object("latent_format")
     return latent_picture(latent_format, latent_format.process_in(samples), size)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from copy import copy
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import comfy.model_management
 import comfy.sampler_helpers
@@ -23,21 +23,34 @@ from ...samplers.masks import composite
 from ...samplers.noise_law import Noise, NoiseLaw
 from .checks import check_answer, check_every_call, check_ready
 from .errors import errors_of
-from .guiders import ChangedGuider, CheckedGuider, WrappedGuider
+from .guiders import ChangedGuider, CheckedGuider
 from .inverted import InvertedSeed, noise_to
 from .keyframes import Keyframes
 from .law import noise_law
 from .masks import check_masked_run, check_source
 from .progress import tell_empty
 
-FREE = 1.5  # the host, too, wants this many times the memory of a call that it batches
-Shown = TypeVar("Shown")
+FREE = 1.5
+"""How many times the memory that the host reckons for a call has to be free, as where the host batches prompts."""
 
 
-class Given(NamedTuple):
+class Showable(Protocol):
+    """A step or a level, of which the bar shows the estimate."""
+
+    @property
+    def x(self) -> Tensor: ...
+
+    @property
+    def denoised(self) -> Tensor: ...
+
+
+Shown = TypeVar("Shown", bound=Showable)
+
+
+class SamplerCall(NamedTuple):
     """What the host calls a SAMPLER with, in its order."""
 
-    guider: object
+    guider: Any
     sigmas: Tensor
     extra_args: dict
     callback: Callable | None
@@ -48,21 +61,22 @@ class Given(NamedTuple):
 
 
 class Run:
-    """What a method was given, checked, in the terms of the mathematics, and what it can do.
+    """A run of the host in the terms of the mathematics: its checked inputs, and what a method can do.
 
     Latents are (batch, channels, [frames,] height, width), in the model's scale.
     """
 
-    def __init__(self, node: str, given: Given, masks_itself: bool):
-        self.node, self._given, self._masks_itself = node, given, masks_itself
-        self.guider: WrappedGuider = CheckedGuider(node, given.guider)
+    def __init__(self, node: str, call: SamplerCall, masks_itself: bool):
+        self.node, self._call, self._masks_itself = node, call, masks_itself
+        self.guider = CheckedGuider(node, call.guider)
         self.model = self.guider.inner_model
-        self.options: dict = given.extra_args["model_options"]
-        self.seed = given.extra_args.get("seed")
-        self.start_noise, self.known, self.mask = given.noise, given.latent_image, given.denoise_mask
+        self.options: dict = call.extra_args["model_options"]
+        self.seed = call.extra_args.get("seed")
+        self.start_noise, self.known = call.noise, call.latent_image
         """`known` is the source latent; `start_noise` is what comes on the noise wire."""
+        self.mask: Tensor | None = call.denoise_mask
         with self.errors():
-            check_ready(self.guider, given.sigmas, self.known, self.start_noise, self.mask)
+            check_ready(self.guider, call.sigmas, self.known, self.start_noise, self.mask)
             if masks_itself:
                 check_masked_run(self.guider, self.mask, self.options)
 
@@ -70,8 +84,14 @@ class Run:
         """Puts the node's name before ValueErrors."""
         return errors_of(self.node)
 
+    @property
+    def noise_mask(self) -> Tensor:
+        """The mask of a method that masks itself; its runs all have one."""
+        assert self.mask is not None
+        return self.mask
+
     def under(self, node: str, mask: Tensor | None = None) -> "Run":
-        """The same run for a part of it that another node asked for, with a mask of its own, made as the host does."""
+        """The same run in another node's name and with that node's mask, fitted as the host fits noise masks."""
         part, noise = copy(self), self.start_noise
         if mask is not None:
             mask = comfy.sampler_helpers.prepare_mask(mask, noise.shape, noise.device)[:, :1].float()
@@ -82,7 +102,7 @@ class Run:
     def sigmas(self) -> list[float]:
         """The levels, descending; ValueError for others."""
         with self.errors():
-            return descending(self._given.sigmas.tolist())
+            return descending(self._call.sigmas.tolist())
 
     @cached_property
     def law(self) -> NoiseLaw:
@@ -97,22 +117,22 @@ class Run:
     @property
     def levels(self) -> list[float]:
         """The sigmas as they were given, descending or not."""
-        return self._given.sigmas.tolist()
+        return self._call.sigmas.tolist()
 
     @cached_property
     def from_top(self) -> bool:
         """Whether the run starts at the model's highest level, where the host adds noise in its own way."""
-        return comfy.samplers.Sampler().max_denoise(self.guider, self._given.sigmas)
+        return comfy.samplers.Sampler().max_denoise(self.guider, self._call.sigmas)
 
     @cached_property
     def start(self) -> Tensor:
         """What `start_noise` is added to at the first sigma: the source, or what of it counts there."""
         whole = not self._masks_itself or not self.from_top or isinstance(self.seed, InvertedSeed)
-        return self.known if whole else without_hole(self.known, self.mask, self.start_noise)
+        return self.known if whole else without_hole(self.known, self.noise_mask, self.start_noise)
 
     def begin(self) -> Tensor:
         """x at the first sigma."""
-        sigma = self._given.sigmas[0]
+        sigma = self._call.sigmas[0]
         return self.model.model_sampling.noise_scaling(sigma, self.start_noise, self.start, self.from_top)
 
     def noise(self, stream: str) -> Noise:
@@ -130,12 +150,12 @@ class Run:
     def check_source(self) -> None:
         """ValueError for a source that is to be kept in part, and comes noised."""
         with self.errors():
-            check_source(self.sigmas[0], self.known, self.mask, self.start_noise)
+            check_source(self.sigmas[0], self.known, self.noise_mask, self.start_noise)
 
     def nothing_to_do(self) -> bool:
         """Whether no model call is needed, since the noise mask is empty; says so, and which masks of a batch are."""
         size = self.known.shape[0] // self.guider.halves
-        empty = tell_empty(self.node, "noise mask", self.mask[:size], "the picture stays as it is")
+        empty = tell_empty(self.node, "noise mask", self.noise_mask[:size], "the picture stays as it is")
         return empty and not self.guider.watched
 
     @cached_property
@@ -147,7 +167,7 @@ class Run:
         """The guider as the host masks it for its own samplers."""
         if self._masks_itself or self.mask is None:
             return self.guider
-        masked = comfy.samplers.KSamplerX0Inpaint(self.guider, self._given.sigmas)
+        masked = comfy.samplers.KSamplerX0Inpaint(self.guider, self._call.sigmas)
         masked.latent_image, masked.noise = self.known, self.start_noise
         return lambda *args, **kwargs: masked(*args, denoise_mask=self.mask, **kwargs)
 
@@ -155,7 +175,7 @@ class Run:
         """The guider's estimate, masked by the host unless the method masks; an interrupt stops it before."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.keyframes.go_to(sigma)
-        return self._masked(x, x.new_full((x.shape[0],), sigma), **self._given.extra_args)
+        return self._masked(x, x.new_full((x.shape[0],), sigma), **self._call.extra_args)
 
     def predict(self, conds: list[list[dict] | None], x: Tensor, sigma: float, options: dict | None = None) -> list:
         """The model's estimates under processed conditionings, unguided; None for one keeps its place in the call."""
@@ -163,11 +183,11 @@ class Run:
         level = x.new_full((x.shape[0],), sigma)
         return comfy.samplers.calc_cond_batch(self.model, conds, x, level, options or self.options)
 
-    def at_once(self, most: int, rows: int) -> int:
-        """How many copies of the batch, each `rows` times, one call has memory for: from 1 to `most`."""
+    def at_once(self, wanted: int, rows: int) -> int:
+        """How many copies of the batch, each `rows` times, one call has memory for: from 1 to `wanted`."""
         free = getattr(self.model.current_patcher, "get_free_memory", comfy.model_management.get_free_memory)
         room, (size, *shape) = free(self.known.device) / FREE, self.known.shape
-        fitting = (n for n in range(most, 1, -1) if self.model.memory_required([rows * n * size, *shape]) < room)
+        fitting = (n for n in range(wanted, 1, -1) if self.model.memory_required([rows * n * size, *shape]) < room)
         return next(fitting, 1)
 
     def check_answer(self, x: Tensor, denoised: Tensor, sigma: float) -> None:
@@ -186,7 +206,7 @@ class Run:
         if x is not None:
             start = self.known
             noise = noise_to(x, start, self.sigmas[0], self.law, self.from_top)
-        _, sigmas, extra_args, callback, *_, quiet = self._given
+        _, sigmas, extra_args, callback, *_, quiet = self._call
         # a copy of the sigmas: uni_pc writes into them
         return sampler.sample(guider, sigmas.clone(), extra_args, callback, noise, start, mask, quiet)
 
@@ -196,7 +216,7 @@ class Run:
 
     def result(self, x: Tensor) -> Tensor:
         """x at the last sigma in the host's scale."""
-        return self.model.model_sampling.inverse_noise_scaling(self._given.sigmas[-1], x)
+        return self.model.model_sampling.inverse_noise_scaling(self._call.sigmas[-1], x)
 
     def walk(self, steps: Callable[[Tensor], Iterator[Step]], calls: int | None = None) -> Tensor:
         """The result of a generator that starts from x at the first sigma and calls the model `calls` times.
@@ -222,14 +242,14 @@ class Run:
 
     def shown(self, steps: Iterator[Shown], total: int, first: int = 0, of: int | None = None) -> Iterator[Shown]:
         """The steps, each of which moves the bar and shows a preview: number `first` and on, of `of`."""
-        for index, step in enumerate(tqdm(steps, total=total, disable=self._given.disable_pbar)):
+        for index, step in enumerate(tqdm(steps, total=total, disable=self._call.disable_pbar)):
             yield step
             self.show(first + index, step.denoised, step.x, of or total)
 
     def show(self, index: int, denoised: Tensor, x: Tensor, total: int) -> None:
         """Moves the bar and shows the estimate."""
-        if self._given.callback is not None:
-            self._given.callback(index, denoised, x, total)
+        if self._call.callback is not None:
+            self._call.callback(index, denoised, x, total)
 
 
 def without_hole(latent: Tensor, mask: Tensor, noise: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The one SAMPLER that all methods are, and how nodes run one themselves."""
 
 from collections.abc import Callable
+from typing import Any
 
 import comfy.samplers
 import torch
@@ -8,7 +9,7 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from torch import Tensor
 
 from .checks import check_given, samples_of
-from .run import Given, Run
+from .run import Run, SamplerCall
 
 
 class RunSampler(comfy.samplers.Sampler):
@@ -32,10 +33,18 @@ class RunSampler(comfy.samplers.Sampler):
         self.one_prompt = one_prompt or bool(within and within.one_prompt)
 
     def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+        self,
+        model_wrap,
+        sigmas,
+        extra_args,
+        callback,
+        noise,
+        latent_image: Any = None,
+        denoise_mask=None,
+        disable_pbar=False,
     ):
-        given = Given(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
-        return self.method(Run(self.node, given, self._masks))
+        call = SamplerCall(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
+        return self.method(Run(self.node, call, self._masks))
 
 
 def check_plain(sampler) -> None:

@@ -34,11 +34,11 @@ def check_writable(text: str) -> None:
 def encoded(clip, prompt: Prompt, also: dict | None = None) -> list:
     """The prompt as CONDITIONING, with further options; ValueError unless it has one embedding for each token."""
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text), add_dict=also or {})
-    found = conditioning[0][0].shape[1]
-    if found != prompt.length:
+    embeddings = conditioning[0][0].shape[1]
+    if embeddings != prompt.length:
         raise ValueError(
-            f"{prompt.text!r} has {prompt.length} tokens and {found} embeddings: this text encoder joins others to "
-            "CLIP's; the attention nodes work with SD1.x, SD2.x and SDXL"
+            f"{prompt.text!r} has {prompt.length} tokens and {embeddings} embeddings: this text encoder joins "
+            "others to CLIP's; the attention nodes work with SD1.x, SD2.x and SDXL"
         )
     return conditioning
 

@@ -28,11 +28,14 @@ class ClassifierLoss:
         return 0.0
 
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
-        made_for, given = (self.classifier.law, self.classifier.latent_format), (run.law, type(latent_format).__name__)
-        if made_for != given:
+        trained_for, used = (
+            (self.classifier.law, self.classifier.latent_format),
+            (run.law, type(latent_format).__name__),
+        )
+        if trained_for != used:
             raise ValueError(
-                f"the classifier is of a {made_for[0].name} model with {made_for[1]} latents, and this model is a "
-                f"{given[0].name} one with {given[1]} latents; use one that was trained for this model"
+                f"the classifier is of a {trained_for[0].name} model with {trained_for[1]} latents, and this model is "
+                f"a {used[0].name} one with {used[1]} latents; use one that was trained for this model"
             )
         self.classifier.check_shape(run.known)
         network = differentiable(self.patchers[0])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +15,10 @@ from ..host import Run, decoded, embedded
 
 @dataclass(frozen=True)
 class CLIPLoss:
-    """Half the squared angle between a target's embedding and those of a decoded estimate's cutouts, their mean."""
+    """Half the squared angle between the target's embedding and a cutout's of the decoded estimate, as a mean."""
 
-    clip_vision: object
-    vae: object
+    clip_vision: Any
+    vae: Any
     target: Tensor
     """(1 or batch, width)"""
     cutouts: int
@@ -31,8 +32,8 @@ class CLIPLoss:
         return self.vae.patcher, self.clip_vision.patcher
 
     def memory(self, shape: tuple[int, ...]) -> float:
-        # at the least, in float32, as measured at the sizes of SD1.x's VAE and CLIP-ViT-L, where what does not fit is
-        # computed again: of the tower each layer's input is kept, and one layer takes about 33 times as much
+        # The least there can be, in float32, where activations are computed again. Measured with SD1.x's VAE and
+        # CLIP-ViT-L: the tower keeps the input of each layer, and the layer being computed takes 33 times as much.
         tower = self.clip_vision.model
         weights = sum(weight.numel() for weight in tower.parameters())
         width = next(weight.shape[0] for weight in tower.parameters() if weight.ndim == 4)
@@ -40,7 +41,7 @@ class CLIPLoss:
         layers = weights / (12 * width**2)
         kept = shape[0] * self.cutouts * positions * width * (layers + 33) * 4
         decoder = self.vae.memory_used_decode(shape, self.vae.vae_dtype)
-        return decoder + max(kept, 0.15 * decoder + 2**26)  # the tower's way back, or then the decoder's
+        return decoder + max(kept, 0.15 * decoder + 2**26)  # the tower's backward, or after it the decoder's
 
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
         _check_fits(self, run)
@@ -55,8 +56,8 @@ class CLIPLoss:
                 pictures = inside(pictures, interpolate(places, pictures.shape[-2:], mode="bilinear"))
             uniform = torch.special.ndtr(draw(denoised.new_empty(denoised.shape[0], self.cutouts, 3)))
             squares = cutouts(pictures, uniform, self.clip_vision.image_size, self.smallest)
-            found = embedded(self.clip_vision, tower, squares.flatten(0, 1)).unflatten(0, squares.shape[:2])
-            return spherical_distance(found, target[:, None]).mean(1)
+            embeddings = embedded(self.clip_vision, tower, squares.flatten(0, 1)).unflatten(0, squares.shape[:2])
+            return spherical_distance(embeddings, target[:, None]).mean(1)
 
         return loss
 

@@ -1,6 +1,6 @@
 """DiffEdit's contrast of two prompts, in a run of the host that calls the model at one level."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -16,10 +16,10 @@ from ..host import (
     equal,
     fitted_noise_mask,
     noise_law,
+    patches_read_order,
     plain_guider,
     run_once,
     strength_sigma,
-    tell_places,
 )
 
 
@@ -41,8 +41,8 @@ class Contrasting:
     """
 
     settings: Settings
-    mask: Tensor | None = None
-    heat: Tensor | None = None
+    mask: Tensor = field(init=False)
+    heat: Tensor = field(init=False)
 
     def __call__(self, run: Run) -> Tensor:
         conds, sigma, batch, done = run.guider.conds, run.sigmas[0], len(run.known), 0
@@ -50,7 +50,9 @@ class Contrasting:
         with run.errors():
             check_active(conds, sigma)
         prompts = [conds["source"], conds["target"]]
-        calls = [[prompt] for prompt in prompts] if tell_places(run.options) else [prompts]  # both are positives
+        calls = (
+            [[prompt] for prompt in prompts] if patches_read_order(run.options) else [prompts]
+        )  # to a patch, both are positives
 
         def estimates(x: Tensor, sigma: float) -> list[Tensor]:
             nonlocal done
@@ -61,7 +63,7 @@ class Contrasting:
             run.show(done - 1, both[1][:batch], x[:batch], self.settings.samples)
             return both
 
-        noises = draws(run.seed, self.settings.samples, run.known)
+        noises = draws(self.settings.seed, self.settings.samples, run.known)
         together = run.at_once(self.settings.samples, 2)  # each draw under both prompts
         difference = contrast(estimates, run.known, sigma, run.law, noises, together)
         within = None if run.mask is None else run.mask[:, 0]
@@ -78,7 +80,7 @@ class Contrast(NamedTuple):
     """False for a latent whose noise mask is empty."""
 
 
-def contrasted(node: str, model, conds: dict, samples: Tensor, mask: Tensor | None, settings: Settings, **options):
+def contrast_of(node: str, model, conds: dict, samples: Tensor, mask: Tensor | None, settings: Settings, **options):
     """The `Contrast` of the conditionings `source` and `target` about latents. ValueError.
 
     Equal prompts are not run, nor what is all masked out. `options` are a guider's `sample`'s.
@@ -94,7 +96,8 @@ def contrasted(node: str, model, conds: dict, samples: Tensor, mask: Tensor | No
     looked = torch.ones(len(samples), dtype=torch.bool)
     if mask is not None:
         check_mask(mask)
-        mask = fitted_noise_mask(mask, samples)
+    mask = fitted_noise_mask(mask, samples)
+    if mask is not None:
         looked = mask.flatten(1).any(1).cpu().repeat(len(samples) // len(mask))
     if equal(conds["source"], conds["target"]) or not looked.any():
         nothing = torch.zeros(samples.shape[0], *samples.shape[2:])

@@ -42,15 +42,18 @@ class SteerLossValue(Protocol):
     @property
     def patchers(self) -> tuple:
         """The host's patchers of the models it calls, which are to be loaded beside the diffusion model."""
+        ...
 
     def memory(self, shape: tuple[int, ...]) -> float:
         """About how many bytes the loss and its gradient take for latents of this shape, at the least."""
+        ...
 
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
         """The loss for one run, on latents in model space; `differentiable(patcher)` are its loaded models.
 
         ValueError for a run that it cannot judge.
         """
+        ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Term:
     scale: float
     window: Window
     through_model: bool
-    most: float
+    max_change: float
     mask: Tensor | None
 
     def acts(self, sigma: float) -> bool:
@@ -151,7 +154,7 @@ class Guidance:
         with memory_advice(acting[-1].term.node):
             denoised, changes = self.models.again_where_it_did_not_fit(lambda: self._changes(denoise, x, level, acting))
         for (term, _, run), change in zip(acting, changes, strict=True):
-            denoised = denoised + limited(term.scale * change, level, run.law, term.most, run.mask).to(denoised)
+            denoised = denoised + limited(term.scale * change, level, run.law, term.max_change, run.mask).to(denoised)
         return denoised
 
     def _changes(self, denoise: Call, x: Tensor, level: float, acting: list[Acting]) -> tuple[Tensor, list[Tensor]]:
@@ -164,9 +167,9 @@ class Guidance:
         if by_x and at_top(level, law):
             slopes = {key: -0.5 * slope for key, slope in slopes.items()}
             for near, beside, weight in round_top(x, denoised, level, law):
-                there = denoise._replace(options=told(denoise.options, beside))
-                _, beyond = self._by_x(there, near, beside, by_x)
-                slopes = {key: slope + weight * beyond[key] for key, slope in slopes.items()}
+                denoise_near = denoise._replace(options=at_level(denoise.options, beside))
+                _, slopes_near = self._by_x(denoise_near, near, beside, by_x)
+                slopes = {key: slope + weight * slopes_near[key] for key, slope in slopes.items()}
             level_of_slopes = near_top(law)
         else:
             level_of_slopes = level
@@ -191,6 +194,7 @@ class Guidance:
         slopes = {}
         with gradients():
             x, options = x.detach().clone().requires_grad_(), gradient_options(denoise.options)
+            assert self.models.model is not None  # there is one, since a term goes through it
             denoised = self.models.model(lambda: denoise(x, options=options))
             if not denoised.requires_grad:
                 raise ValueError(
@@ -199,16 +203,16 @@ class Guidance:
                 )
             for index, item in enumerate(through):
                 stop_if_interrupted()
-                back = gradient(item.term.node, item.loss, denoised, level)
+                slope = gradient(item.term.node, item.loss, denoised, level)
                 # a model in half precision loses small gradients: it gets one of unit size, which is undone after
-                size = back.abs().amax(tuple(range(1, back.ndim)), keepdim=True).clamp(min=1e-30)
-                (back,) = torch.autograd.grad(denoised, x, back / size, retain_graph=index + 1 < len(through))
-                slopes[id(item)] = _finite(item.term.node, back * size)
+                size = slope.abs().amax(tuple(range(1, slope.ndim)), keepdim=True).clamp(min=1e-30)
+                (slope,) = torch.autograd.grad(denoised, x, slope / size, retain_graph=index + 1 < len(through))
+                slopes[id(item)] = _finite(item.term.node, slope * size)
             return denoised.detach(), slopes
 
 
-def told(model_options: dict, sigma: float) -> dict:
-    """The model options for calls in which the model is told this level; all else goes by the level of the run."""
+def at_level(model_options: dict, sigma: float) -> dict:
+    """The model options for calls with x at this level, while prompts, hooks and patches act as at the run's level."""
     previous = model_options.get("model_function_wrapper")
 
     def wrapper(apply_model, args):
@@ -223,19 +227,19 @@ def gradient(node: str, loss: Loss, latent: Tensor, sigma: float) -> Tensor:
     with gradients():
         latent = latent.detach().clone().float().requires_grad_()
         # the sum: each sample's loss is its own, so each gets its own gradient
-        (found,) = torch.autograd.grad(loss(latent, sigma).sum(), latent)
-    return _finite(node, found)
+        (slope,) = torch.autograd.grad(loss(latent, sigma).sum(), latent)
+    return _finite(node, slope)
 
 
-def _finite(node: str, found: Tensor) -> Tensor:
-    if not torch.isfinite(found).all():
+def _finite(node: str, slope: Tensor) -> Tensor:
+    if not torch.isfinite(slope).all():
         raise ValueError(
             f"{node}: the gradient holds NaN or infinite values; run the VAE or the model at a higher precision "
             "(--fp32-vae, --force-fp32), or lower the scale"
         )
-    return found
+    return slope
 
 
-def term_of(node: str, guider, loss, scale, interval, through_model, most, mask) -> Term:
+def term_of(node: str, guider, loss, scale, interval, through_model, max_change, mask) -> Term:
     """The term, its percents as sigmas of the guider's model."""
-    return Term(node, loss, scale, window_of(guider.model_patcher, interval), through_model, most, mask)
+    return Term(node, loss, scale, window_of(guider.model_patcher, interval), through_model, max_change, mask)

@@ -33,20 +33,24 @@ class Inverting:
             latents.append(level.x.float().cpu())
             levels.append(level._replace(x=None, denoised=None))
         name = type(run.model.latent_format).__name__
-        self.inversion = Inversion(tuple(run.sigmas), tuple(reversed(latents)), run.law, name, run.from_top)
-        errors = self._errors(run, level.x) if self.check else None
-        steady = holds(self.inversion, levels, errors) or answers_alike(run, level.x)
+        inversion = Inversion(tuple(run.sigmas), tuple(reversed(latents)), run.law, name, run.from_top)
+        errors = round_trip(run, level.x, inversion) if self.check else None
+        steady = holds(inversion, levels, errors) or answers_alike(run, level.x)
         run.keyframes.leave()
         guidance = guidance_of(run.guider, run.options)
-        self.report = report(self.inversion, levels, errors, self.tolerance, guidance, steady)
+        self.report = report(inversion, levels, errors, self.tolerance, guidance, steady)
+        self.inversion = inversion
         return run.known
 
-    def _errors(self, run: Run, x: Tensor) -> list:
-        """How far the way back down from x is from the way up, at each level."""
-        count, errors = len(run.sigmas) - 1, []
-        for step in run.shown(ddim(run.denoise, x, run.sigmas, run.law), count, first=count, of=2 * count):
-            errors.append(largest_error(step.x, self.inversion.latents[len(errors) + 1], run.law, step.sigma))
-        return errors
+
+def round_trip(run: Run, x: Tensor, inversion: Inversion) -> list[float]:
+    """How far sampling down from x is from the inversion, at each level."""
+    steps, count = ddim(run.denoise, x, run.sigmas, run.law), len(run.sigmas) - 1
+    shown = run.shown(steps, count, first=count, of=2 * count)
+    return [
+        largest_error(step.x, latent, run.law, step.sigma)
+        for step, latent in zip(shown, inversion.latents[1:], strict=True)
+    ]
 
 
 def check_invertible(run: Run) -> None:

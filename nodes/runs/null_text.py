@@ -1,7 +1,7 @@
 """Null-text optimization inside a run of the host: the two branches of a guided prediction, and the search."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from math import inf, sqrt
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...samplers.inversion import Inversion, spread
-from ...samplers.null_text import InnerStep, null_text, step_early_stop
+from ...samplers.null_text import InnerStep, null_text, step_early_stop, unguided
 from ..host import (
     Differentiable,
     Run,
@@ -17,9 +17,9 @@ from ..host import (
     check_every_call,
     gradient_options,
     gradients,
+    patches_read_predictions,
     plain_guider,
     progress_bar,
-    read_by_patches,
     run_once,
     same,
     show_progress_text,
@@ -34,7 +34,7 @@ TIMED = {"start_percent", "end_percent", "clip_start_percent", "timestep_start",
 
 @dataclass(frozen=True)
 class Settings:
-    """What the search is for and how far it goes, in the order of `samplers.null_text.null_text`."""
+    """What the search is for and how far it goes, as `samplers.null_text.null_text` takes it."""
 
     cfg: float
     inner_steps: int
@@ -54,14 +54,14 @@ class Branches:
     def embedding(self, batch: int) -> Tensor:
         """The negative's (batch, tokens, channels), float32; ValueError where the model does not use it as given."""
         (entry,) = self._conds["negative"]
-        context, given = entry["model_conds"].get("c_crossattn"), entry.get("cross_attn")
-        if context is None or given is None or not same(context.cond, given):
+        context, embedding = entry["model_conds"].get("c_crossattn"), entry.get("cross_attn")
+        if context is None or embedding is None or not same(context.cond, embedding):
             raise ValueError(
                 f"{type(self._run.model).__name__} does not use its text embedding as it is given, so there is nothing "
                 "to optimise; models of the SD1.x, SD2.x, SDXL and SD3 kind work"
             )
-        given = given.to(self._differentiable.patcher.load_device, torch.float32)
-        return given.repeat(batch // given.shape[0], 1, 1)
+        embedding = embedding.to(self._differentiable.patcher.load_device, torch.float32)
+        return embedding.repeat(batch // embedding.shape[0], 1, 1)
 
     def conditional(self, x: Tensor, sigma: float) -> Tensor:
         denoised = self._run.predict([self._conds["positive"]], x, sigma)[-1]
@@ -79,9 +79,9 @@ class Branches:
 
 
 def check_guidance(model) -> None:
-    """ValueError for a model whose guidance is not the plain one, or not of every step, which the search counts on."""
+    """ValueError for a model with patches that change guidance or skip calls: the search knows plain guidance alone."""
     check_every_call(model.model_options)
-    if read_by_patches(model.model_options):
+    if patches_read_predictions(model.model_options):
         raise ValueError(
             "the model has a patch that changes guidance (such as PAG, SAG or RescaleCFG), which the search does not "
             "know of; remove it here and where the result is sampled with"
@@ -131,18 +131,30 @@ def check_conditionings(positive, negative, inversion: Inversion) -> None:
 def optimise(model, positive, negative, inversion: Inversion, settings: Settings) -> tuple[list[InnerStep], int]:
     """The last inner step of each step, and the number of inner predictions."""
     if settings.cfg == 1.0:  # the negative has no part in it
-        return list(null_text(None, None, negative[0][0].float(), inversion, settings.cfg)), 0
-    results, counts = {}, []
+        return list(unguided(negative[0][0], inversion)), 0
+    results: dict[int, InnerStep] = {}
+    predictions = 0
 
     def search(branches: Branches) -> None:
+        nonlocal predictions
         start = branches.embedding(inversion.latents[0].shape[0])
-        steps = null_text(branches.conditional, branches.unconditional, start, inversion, *astuple(settings), gradients)
+        steps = null_text(
+            branches.conditional,
+            branches.unconditional,
+            start,
+            inversion,
+            settings.cfg,
+            settings.inner_steps,
+            settings.learning_rate,
+            settings.early_stop,
+            gradients,
+        )
         for item in shown(steps, len(inversion.sigmas) - 1, settings.inner_steps):
             results[item.step] = item
-            counts.append(1)
+            predictions += 1
 
     with_branches(model, positive, negative, inversion, search)
-    return list(results.values()), len(counts)
+    return list(results.values()), predictions
 
 
 def shown(searching: Iterator[InnerStep], steps: int, inner_steps: int) -> Iterator[InnerStep]:

@@ -1,6 +1,6 @@
 """A VAE of the host fitted to one picture: its decoder with weights of its own, or the latent it decodes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from math import inf
@@ -57,7 +57,9 @@ class Problem:
     steps: int
     learning_rate: float
 
-    def fit(self, vae, decoder: Differentiable, latent: Tensor, parameters: Callable) -> Iterator[Reconstruction]:
+    def fit(
+        self, vae, decoder: Differentiable, latent: Tensor, parameters: Callable
+    ) -> Generator[Reconstruction, None, None]:
         source, mask = self.source.movedim(-1, 1).to(latent), self.mask[:, None].to(latent)
         return reconstruct(
             lambda: decoded(vae, decoder, latent, torch.float32), parameters, source, mask, self.steps,
@@ -70,7 +72,7 @@ def fitted_latent(vae, decoder: Differentiable, problem: Problem, show: Callable
     with gradients():
         latent = Parameter(problem.latent.to(decoder.patcher.load_device, torch.float32, copy=True))
     problem = replace(problem, learning_rate=problem.learning_rate * (float(latent.std()) or 1.0))
-    best, least = None, inf
+    best, least = problem.latent, inf
     with closing(problem.fit(vae, decoder, latent, lambda: [latent])) as items:
         for item in items:
             if item.loss < least:
@@ -81,16 +83,17 @@ def fitted_latent(vae, decoder: Differentiable, problem: Problem, show: Callable
 
 def fitted_picture(vae, decoder: Differentiable, problem: Problem, show: Callable[[Reconstruction], None]) -> Tensor:
     """The picture (1, H, W, 3) that comes closest, of a decoder fitted to it and then forgotten."""
-    latent, best = problem.latent.to(decoder.patcher.load_device, torch.float32), None
+    latent = problem.latent.to(decoder.patcher.load_device, torch.float32)
+    best, least = problem.source.movedim(-1, 1), inf
     with (
         own_weights(decoder.patcher.model) as weights,
         closing(problem.fit(vae, decoder, latent, lambda: list(weights.values()))) as items,
     ):
         for item in items:
-            if best is None or item.loss < best.loss:
-                best = item
+            if item.loss < least:
+                best, least = item.picture, item.loss
             show(item)
-    return best.picture.movedim(1, -1).clamp(0.0, 1.0).to(problem.source.device)
+    return best.movedim(1, -1).clamp(0.0, 1.0).to(problem.source.device)
 
 
 def fit_each(node: str, vae, fitted: Callable, problems: list[Problem]) -> Tensor:

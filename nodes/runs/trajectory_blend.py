@@ -14,7 +14,7 @@ def blended_with_trajectory(run: Run, sampler, inversion: Inversion) -> Tensor:
     with run.errors():
         check_inversion_fits(inversion, run.guider.model_patcher)
         goes_on = continues(run, inversion)
-        blend = TrajectoryBlend(inversion, run.sigmas, run.mask)
+        blend = TrajectoryBlend(inversion, run.sigmas, run.noise_mask)
     if run.nothing_to_do():
         return inversion.latents[-1].to(run.known)
     samples = run.sample(sampler, blend.denoise, None if goes_on else blend.start(run.known))

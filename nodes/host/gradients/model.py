@@ -31,7 +31,7 @@ class Differentiable:
     shared and stay as they are.
     Where the activations do not fit they are not kept, and computed again block by block: `recompute` says so, None
     until the first call has found it out, and from the first that does not fit on; `needed` is how many bytes it took
-    to keep them. With `weights` the way back reaches weights that can be differentiated too.
+    to keep them. With `weights` there are gradients of weights too.
     """
 
     def __init__(self, patcher, recompute: bool | None = None, weights: bool = False):
@@ -106,7 +106,7 @@ def _usable(layer: torch.nn.Module, kind: str, weight: Tensor, **_) -> Tensor:
 
 
 def gradient_options(model_options: dict) -> dict:
-    """The model options for calls inside `gradients`: attention that has a way back."""
+    """The model options for calls inside `gradients`: attention that has a backward."""
     return with_back_end(model_options, attention_pytorch)
 
 

@@ -30,7 +30,7 @@ class GuidedModels:
         if self.through_model:
             self.model = Differentiable(patcher)
         patcher = self.model.patcher if self.model else patcher.clone()
-        # the host would copy what only the first of several GPUs has beside its model to the others too
+        # on several GPUs the host copies the first one's additional models to the others, unless these have their own
         for part in (patcher, *patcher.get_additional_models_with_key("multigpu")):
             part.set_additional_models(KEY, [other.patcher for other in self.others.values()])
         patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, self._with_room)
@@ -41,7 +41,7 @@ class GuidedModels:
 
         How much they take is known at the first call, by which the `Differentiable`s decide whether to keep them.
         """
-        # a call needs room for the positive and the negative; the way back through one block about as much again
+        # a call needs room for the positive and the negative, and the backward of one block about as much again
         forward = model.model.memory_required([2 * noise_shape[0], *noise_shape[1:]])
         least = self.losses + (forward if self.through_model else 0.0)
         rows = round(noise_shape[0] * (1 + least / forward))

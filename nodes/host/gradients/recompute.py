@@ -1,4 +1,4 @@
-"""Activations that are computed again on the way back, block by block."""
+"""Activations that are computed again in the backward, block by block (gradient checkpointing)."""
 
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ def blocks_of(module: torch.nn.Module) -> list[torch.nn.Module]:
 
 @contextmanager
 def recomputing(model: torch.nn.Module, recomputed: Callable):
-    """Inside, what blocks compute is not kept but computed again on the way back; afterwards they are as before."""
+    """Inside, what blocks compute is not kept but computed again in the backward; afterwards they are as before."""
     blocks = blocks_of(model)
     before = [vars(block).get("forward") for block in blocks]
 
@@ -56,11 +56,13 @@ def recomputing(model: torch.nn.Module, recomputed: Callable):
 
 
 def recomputed(forward: Callable, *args, **kwargs):
-    # blocks note their place in the options they are given: each time they get a copy of these, as they are now
+    # blocks write into the options that they get: each time they get a copy of the options as they are now
     values, structure = tree_flatten((args, kwargs))
     places = [place for place, value in enumerate(values) if isinstance(value, Tensor) and value.requires_grad]
     tensors = [values[place] for place in places]
-    values = [None if place in places else value for place, value in enumerate(values)]  # kept, but not those tensors
+    values = [
+        None if place in places else value for place, value in enumerate(values)
+    ]  # without the tensors, which autograd keeps
 
     def call(*tensors: Tensor):
         own = list(values)
@@ -73,7 +75,7 @@ def recomputed(forward: Callable, *args, **kwargs):
 
 
 def recomputed_with_weights(forward: Callable, *args, **kwargs):
-    """The same by PyTorch's checkpoint, which finds the weights, but does not notice that what it saved was changed."""
+    """The same by PyTorch's checkpoint: weights get gradients too, but what it saves must not be changed in place."""
     kept = tree_map(_copied, (args, kwargs))
 
     def call():
@@ -88,7 +90,7 @@ def _copied(value):
 
 
 class _ComputedTwice(torch.autograd.Function):
-    """`call(*tensors)`, of which nothing but its input is kept for the way back.
+    """`call(*tensors)`, of which nothing but its input is kept for the backward.
 
     PyTorch's own checkpoint does not notice when what it has saved is changed in place.
     """
@@ -101,13 +103,13 @@ class _ComputedTwice(torch.autograd.Function):
         return call(*tensors)
 
     @staticmethod
-    def backward(ctx, *given: Tensor):
+    def backward(ctx, *out_gradients: Tensor):
         with gradients():
             tensors = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
             out = ctx.call(*tensors)
-            pairs = zip(out if isinstance(out, tuple) else (out,), given, strict=True)
-            reached = [(each, gradient) for each, gradient in pairs if gradient is not None and each.requires_grad]
-            if not reached:  # what the block gave does not depend on them
+            pairs = zip(out if isinstance(out, tuple) else (out,), out_gradients, strict=True)
+            used = [(value, gradient) for value, gradient in pairs if gradient is not None and value.requires_grad]
+            if not used:  # nothing that the block returned depends on its input
                 return None, *(None for _ in tensors)
-            outs, back = zip(*reached, strict=True)
-            return None, *torch.autograd.grad(outs, tensors, back, allow_unused=True)
+            outs, grad_outs = zip(*used, strict=True)
+            return None, *torch.autograd.grad(outs, tensors, grad_outs, allow_unused=True)

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 
 class _Count:
-    """How many bytes are `needed`: for what is kept, and for the way back through it. GraphTooLarge above `limit`."""
+    """How many bytes are `needed`: for what is kept, and for its backward. GraphTooLarge above `limit`."""
 
     def __init__(self, limit: float, weights: set[int]):
         self.limit, self.weights = limit, weights
@@ -21,14 +21,14 @@ class _Count:
 
     def add(self, place: int, size: int) -> None:
         """The storage at this place is kept."""
-        if place in self.weights:  # there anyway, but a convolution's way back lays its weight out anew, twice
+        if place in self.weights:  # held anyway, but the backward of a convolution copies its weight twice
             needed = self._total + 2 * size
         else:
             self._total += size - self._sizes.get(place, 0)
             self._sizes[place] = size
-            # the gradients of what was kept last, and what is computed on the way to them
+            # the gradients of what was kept last, and the intermediate results of its backward
             needed = self._total + 5 * size
-        self.needed = max(self.needed, 1.03 * needed)  # and for what is small
+        self.needed = max(self.needed, 1.03 * needed)  # the share of small tensors, which are not counted
         if self.needed > self.limit:
             raise GraphTooLarge
 
@@ -36,8 +36,8 @@ class _Count:
 class _PlainTensors(TorchFunctionMode):
     """Lets autograd work with what it meets in the host: inference tensors, and blocks that work in place.
 
-    `keep` is for what autograd saves for the way back. What the host then changes in place (`h += control`, the
-    residuals of Flux's blocks) is first copied where it was saved.
+    `keep` gets each tensor that autograd saves for the backward. Before the host changes one of them in place
+    (`h += control`, the residuals of Flux's blocks), what was saved is copied.
     """
 
     def __init__(self):
@@ -65,7 +65,7 @@ class _PlainTensors(TorchFunctionMode):
             self._spare(tensors[0])
         if any(tensor.requires_grad for tensor in tensors):
             if any(map(_unkeepable, tensors)):
-                # autograd may save any of them for the way back
+                # autograd may save any of them for the backward
                 args, kwargs = tree_map(_plain, (args, kwargs))
         elif in_place and tensors and tensors[0].is_inference():
             # the host fills a buffer of its own, such as the one for weights on their way from the CPU
@@ -74,7 +74,7 @@ class _PlainTensors(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _spare(self, tensor: Tensor) -> None:
-        """Gives what was kept of a tensor that is about to change a memory of its own."""
+        """Copies what autograd saved of a tensor that is about to be changed in place."""
         for held in self._kept.pop(_place(tensor), ()):
             alias = held()
             if alias is not None:
@@ -91,13 +91,13 @@ WITH_A_WAY_BACK = {"apply_rope": lambda q, k, turns: (_rotated(q, turns), _rotat
 
 
 def _tensors_in(values) -> list[Tensor]:
-    found = []
+    tensors = []
     for value in values:
         if isinstance(value, Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, list | tuple):
-            found += _tensors_in(value)
-    return found
+            tensors += _tensors_in(value)
+    return tensors
 
 
 def _plain(value):
@@ -105,7 +105,7 @@ def _plain(value):
 
 
 def _unkeepable(tensor: Tensor) -> bool:
-    """Whether autograd cannot save it: an inference tensor, be it one that got other data since."""
+    """Whether autograd cannot save it: an inference tensor, or one that was and has got other data."""
     try:
         return tensor.is_inference() or tensor._version < 0
     except RuntimeError:  # it has no version
@@ -119,7 +119,7 @@ _keeping: ContextVar[_PlainTensors] = ContextVar("steer_gradients")
 def gradients():
     """Inside, calls of a `Differentiable`'s model can be differentiated, even from a node's inference mode.
 
-    The way back has to be inside as well. Never yield inside: the modes would leak to whoever iterates.
+    The backward has to be inside as well. Never yield inside: the modes would leak to whoever iterates.
     """
     keeping = _PlainTensors()
     hooks = torch.autograd.graph.saved_tensors_hooks(keeping.keep, lambda tensor: tensor)
@@ -133,7 +133,7 @@ def gradients():
 
 @contextmanager
 def _in_training():
-    """The host's own sign that what is computed will be differentiated: fused kernels have no way back."""
+    """Sets the host's own flag for code that is differentiated: its fused kernels have no backward."""
     before = getattr(comfy.model_management, "in_training", None)
     if before is None:  # older hosts, which have no such kernels
         yield
@@ -146,11 +146,11 @@ def _in_training():
 
 
 class GraphTooLarge(Exception):
-    """Raised on the way forward when what it keeps for the way back does not fit."""
+    """Raised in the forward pass when what it keeps for the backward does not fit."""
 
 
 def _place(tensor: Tensor) -> int:
-    return tensor.data.untyped_storage().data_ptr()  # data, or inside `gradients` it could be a copy's
+    return tensor.data.untyped_storage().data_ptr()  # `.data`: inside `gradients` the tensor itself may be copied first
 
 
 @contextmanager
