@@ -29,6 +29,7 @@ bench: env
 lint: env
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check --quiet .
+	$(RUN) -m lab.types
 
 env:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=... " * (sys.version_info < (3, 10)) or 0)'

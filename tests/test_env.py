@@ -7,7 +7,7 @@ import sys
 import zipfile
 
 import pytest
-from steer.lab import env
+from steer.lab import env, types
 from steer.lab.comfy import carried_host, find
 from steer.lab.package import ROOT
 
@@ -203,3 +203,16 @@ def test_without_a_host_the_pure_tier_passes_and_the_others_are_said():
     assert " passed, " in run.stdout
     for tier in ("host", "browser"):
         assert f" {tier} tests SKIPPED: COMFYUI_PATH is empty: " in run.stdout
+
+
+@pytest.mark.parametrize("fails", ["to install", "to run"])
+def test_without_a_type_checker_the_rest_goes_on(monkeypatch, capfd, fails):
+    monkeypatch.setattr(types, "is_there", lambda: False)
+    monkeypatch.setattr(types, "_module", lambda *arguments: int(fails == "to install"))
+    assert types.main() == 0 and "The types are not checked" in capfd.readouterr().err
+
+
+def test_a_fault_of_types_is_a_failure(monkeypatch):
+    monkeypatch.setattr(types, "is_there", lambda: True)
+    monkeypatch.setattr(types, "_module", lambda *arguments: 1)
+    assert types.main() == 1
