@@ -11,10 +11,11 @@ from ..lab.comfy.runs import encode_texts, host_guider, sigmas_of
 from ..lab.models import stock
 from ..lab.world.data import caption, render, sample_scene
 from ..lab.world.metrics import aggregate, markdown_table, psnr
+from ..nodes.host import windows
 from ..nodes.host.gradients.tensors import gradients
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.null_text import SteerNullText
-from ..nodes.runs.null_text import windows, with_branches
+from ..nodes.runs.null_text import with_branches
 
 PICTURES, STEPS, CFG = 4, 50, 7.5
 

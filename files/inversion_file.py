@@ -229,7 +229,8 @@ def _checked_contents(metadata: dict[str, str]) -> Options:
         raise ValueError("its description is not that of an inversion; save it again")
     if contents["law"] not in LAWS:
         raise ValueError(f"its noise law is {contents['law'][:40]!r}; known are {' and '.join(LAWS)}")
-    if not all(isinstance(entry, dict) for entry in contents["null_text"] or []):
+    entries: list[object] = contents["null_text"] or []
+    if not all(isinstance(entry, dict) for entry in entries):
         raise ValueError("its null-text entries are damaged; save it again")
     return contents
 

@@ -115,8 +115,8 @@ class SteerInjectAttention(io.ComfyNode):
                 f"{edit.source.text!r}; capture with the source of the same SteerPromptEdit"
             )
         timing = Timing(edit, sigma_at(model), cross_end, self_end)
-        words = min(window.last for window in timing.words)
-        if words < attention.words.last or timing.layout.last < attention.layout.last:
+        words = min(window.lowest for window in timing.words)
+        if words < attention.words.lowest or timing.layout.lowest < attention.layout.lowest:
             raise ValueError(
                 "cross_end, self_end or a word's window reach further than what was captured; raise them in "
                 "SteerCaptureAttention"

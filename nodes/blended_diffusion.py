@@ -54,7 +54,7 @@ class SteerBlendedSampler(io.ComfyNode):
 
 
 def blended(run: Run, sampler, dilation: int) -> Tensor:
-    """What another SAMPLER makes where the mask is 1, of a guider that blends and a source without what lies there."""
+    """Another SAMPLER's result inside the mask, where the blend answers its calls, and the source outside."""
     run.check_source()
     blend = Blend(run.sigmas, run.law, run.known, run.noise_mask, run.noise("known"), dilation)
     if run.nothing_to_do():

@@ -112,7 +112,7 @@ class SteerLoadInversion(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file):
-        # nan is unlike itself: a connected name is loaded anew each time
+        # NaN never equals itself, so the host loads a file anew whose name is connected
         return nan if file is None else file_digest(file_path(file))
 
     @classmethod
@@ -127,9 +127,9 @@ class SteerLoadInversion(io.ComfyNode):
 
 
 class NoNullText:
-    """Stands for the conditioning that a file does not have: who uses it gets the error, and nobody else.
+    """The null-text output of a file that holds none: a node that reads it gets an error, other nodes run.
 
-    The host's ExecutionBlocker would not do: it ends a prompt of the API as a success without the pictures.
+    With the host's ExecutionBlocker a prompt of the API would end as a success, without its pictures.
     """
 
     def __init__(self, file: str):

@@ -1,4 +1,4 @@
-"""What each input of a node takes, looked at before the node runs, and the node's name on its errors.
+"""Checks a node's inputs before it runs, and puts its name before its errors.
 
 The host checks the types of connected outputs. It does not look at a literal in place of a wire, which the API can
 send, nor at what comes from an output of any type.
@@ -32,7 +32,7 @@ class Kind(NamedTuple):
 
 
 def having(*names: str) -> Callable[[object], bool]:
-    """Whether a value has what a node reads of it: other packs bring models, guiders and samplers of their own."""
+    """Whether a value has these attributes. Not of which class it is: other packs have guiders and samplers too."""
     return lambda value: not isinstance(value, type) and all(hasattr(value, name) for name in names)
 
 
@@ -41,7 +41,7 @@ def of(kind: type | UnionType) -> Callable[[object], bool]:
 
 
 def _is_tensor(value) -> bool:
-    """Whether it is a tensor whose values are real numbers and at hand."""
+    """Whether it is a dense tensor of real numbers, with its values in memory."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -50,7 +50,7 @@ def _is_tensor(value) -> bool:
 
 
 def _is_conditioning(value) -> bool:
-    """Whether it is (text, options) for each of its entries."""
+    """Whether it is a list whose entries are (tensor of the text, options)."""
     if isinstance(value, str | bytes | Mapping | Tensor) or not having("__iter__", "__len__")(value):
         return False
     return all(isinstance(entry, list | tuple) and len(entry) == 2 and _is_encoded(*entry) for entry in value)
@@ -64,16 +64,16 @@ def _is_encoded(text, options) -> bool:
 
 
 def _is_latent(value) -> bool:
-    """Whether it has samples, a tensor or a pack of several; and a mask, if any, that is such a one too."""
+    """Whether it has samples and, if any, a noise mask that are tensors, or packs of several."""
     if not isinstance(value, Mapping):
         return False
     samples, mask = (value.get(name) for name in ("samples", "noise_mask"))
-    is_one = [_is_tensor(each) or getattr(each, "is_nested", False) for each in (samples, mask)]
+    is_one = [_is_tensor(value) or getattr(value, "is_nested", False) for value in (samples, mask)]
     return is_one[0] and (mask is None or is_one[1])
 
 
 def _is_sampler(value) -> bool:
-    """Whether it samples, and is no guider, which does so too."""
+    """Whether it has a `sample` and is no guider, which has one too."""
     return having("sample")(value) and not hasattr(value, "model_patcher")
 
 
@@ -119,10 +119,10 @@ WIDGETS = {"INT", "FLOAT", "BOOLEAN", "STRING", "COMBO"}
 
 
 def check_inputs(node: type) -> None:
-    """Makes the node's `execute` begin with a look at what it is given, and its errors with the node's name.
+    """Wraps the node's `execute`: its inputs are checked first, and its errors begin with the node's name.
 
-    ValueError for what is of another type than the schema's, and for a number that is not within its bounds: the editor
-    sees to both, but not in what arrives over a wire.
+    ValueError for a value of another type than the schema's, and for a number outside its bounds. The editor checks
+    what is typed in, but not what arrives over a wire.
     """
     execute = node.execute.__func__
     parameters = signature(execute)

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host import check_inversion_fits, log, negative_takes_over
+from .host import check_inversion_fits, log, negative_takes_over, windows
 from .inputs import scale
 from .runs.null_text import (
     GONE,
@@ -12,7 +12,6 @@ from .runs.null_text import (
     check_guidance,
     optimise,
     report,
-    windows,
 )
 from .schema import advanced, shown, where_known
 from .wires import SteerInversion

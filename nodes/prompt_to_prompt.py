@@ -209,7 +209,7 @@ class SteerPromptToPromptGuider(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SteerPromptToPromptGuider",
-            not_idempotent=True,  # never shared with another node in the cache: the run draws on the one it is of
+            not_idempotent=True,  # not taken from an equal node in the cache: the run draws on this one
             display_name="Prompt-to-Prompt Guider (Steer)",
             category="Steer/guiders",
             description="Samples the source prompt and the target prompt together, and makes the target attend as the "

@@ -68,7 +68,7 @@ class SteerRePaintSampler(io.ComfyNode):
 
 
 def repainted(run: Run, resamples: int, jump_length: int, eta: float) -> Tensor:
-    """The result of RePaint, after a word on what it costs."""
+    """The result of RePaint; its number of model calls goes to the log first."""
 
     def steps(x: Tensor) -> Iterator[Step]:
         log.info("%s: %d model calls for %d steps", NODE, calls, count)

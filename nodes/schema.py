@@ -12,7 +12,7 @@ def where_known(**fields) -> dict:
 
 
 def advanced(item: io.Input) -> io.Input:
-    """An input that few people turn: the editor folds it away. Not as a keyword, which older hosts do not know."""
+    """Marks an input that few people change: the editor folds it away. Older hosts lack the keyword."""
     item.extra_dict["advanced"] = True
     return item
 
@@ -29,8 +29,8 @@ def shown(text: str, warning: str = "", pictures: Tensor | None = None) -> dict:
 def answer_of(*checks: tuple) -> bool | str:
     """What a node's `validate_inputs` answers: True, or why one of the checks refuses its values with a ValueError.
 
-    A check is a function and its values. One with a None waits: a connected input is known in the run alone, where the
-    node makes the same checks.
+    A check is a function and its arguments. One with an argument None is left out: that input is connected, and its
+    value is known in the run alone, where the node makes the same check.
     """
     for check, *values in checks:
         try:
@@ -42,7 +42,7 @@ def answer_of(*checks: tuple) -> bool | str:
 
 
 def check_share(node: str, name: str, value: float) -> None:
-    """ValueError unless it is from 0 to 1: the host leaves the bounds of an input to a node that validates it."""
+    """ValueError unless it is from 0 to 1: where a node validates an input, the host does not check its bounds."""
     if not 0.0 <= value <= 1.0:  # a NaN fails every comparison
         raise ValueError(f"{node}: {name} is {value}; it needs to be from 0 to 1")
 
@@ -59,7 +59,7 @@ def check_interval(node: str, start_percent: float, end_percent: float) -> None:
 
 
 def check_strength(node: str, strength: float) -> None:
-    """ValueError unless it is a share of diffusion time of which something is left to do."""
+    """ValueError unless it is a share of diffusion time above 0."""
     check_share(node, "strength", strength)
     if strength == 0.0:
         raise ValueError(

@@ -1,5 +1,7 @@
 """SDEdit: redraw a picture or strokes, from a strength in diffusion time."""
 
+from functools import partial
+
 import torch
 from comfy_api.latest import io
 
@@ -71,11 +73,8 @@ class SteerSDEditSigmas(io.ComfyNode):
     @classmethod
     def execute(cls, model, scheduler, steps, strength) -> io.NodeOutput:
         check_strength(NODE, strength)
-        model_sampling = model.get_model_object("model_sampling")
-        start_sigma = strength_sigma(model_sampling, strength)
-        sigmas, start_step = sdedit_sigmas(
-            lambda count: host_sigmas(model_sampling, scheduler, count).tolist(), start_sigma, steps
-        )
+        start_sigma = strength_sigma(model, strength)
+        sigmas, start_step = sdedit_sigmas(partial(host_sigmas, model, scheduler), start_sigma, steps)
         return io.NodeOutput(torch.tensor(sigmas), start_step, start_sigma)
 
 

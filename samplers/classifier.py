@@ -18,7 +18,8 @@ from torch.func import functional_call
 from .noise_law import NoiseLaw
 
 GROUPS, HEADS, WAVES = 8, 8, 8
-MAX_LEVEL = 7.0  # log(std / alpha): noise from a thousandth of the picture to a thousand times
+MAX_LEVEL = 7.0
+"""Of `log(std / alpha)`: the noise is from a thousandth to a thousand times the picture."""
 
 
 class Block(nn.Module):

@@ -23,7 +23,7 @@ class Step(NamedTuple):
 
 
 LARGEST, LARGEST_LEVEL = 1e6, 1e10
-"""What no latents, pictures or texts, and no model's noise levels, come near; float32 cannot square much more."""
+"""Far above every value of latents, pictures and texts, and every model's noise levels; float32 still holds squares."""
 
 
 def check_values(name: str, values: Tensor) -> None:

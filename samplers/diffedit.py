@@ -11,8 +11,10 @@ from .noise_law import NoiseLaw
 Estimates = Callable[[Tensor, float], Sequence[Tensor]]
 """`estimates(x, sigma)`: two estimates of the clean latent, one for each prompt, from the same x."""
 
-CLIP = 3.0  # times its mean: what the contrast is cut off at, as published
-NO_CONTRAST = 1e-5  # of the estimates' own size: less is rounding
+CLIP = 3.0
+"""Where the contrast is cut off, in units of its mean, as published."""
+NO_CONTRAST = 1e-5
+"""The share of the estimates' size below which a contrast is rounding."""
 
 
 def draws(seed: int, samples: int, like: Tensor) -> Tensor:

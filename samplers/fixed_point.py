@@ -64,9 +64,10 @@ class Solver:
             shorter = best_y + per_sample(damping, y) * best_r
             after = chosen(dropped, shorter, acceleration.next(y, r, dropped, damping))
             y = chosen(done, y, after)
-            del r, shorter, after  # they would be held through the next evaluation
+            del r, shorter, after  # or their memory would be held during the next evaluation
             done |= residual * (residual / last).clamp(max=1.0) < self.target
-            # the rate of convergence is that of accelerated steps: with a mixing of its own the first step is not one
+            # The rate of convergence compares steps of one kind. The first adds the whole residual, so it counts only
+            # where accelerated steps do so too (mixing 1).
             last = residual if calls > 1 or self.mixing == 1.0 else last
         return Solution(chosen(~better & ~done, best_y, y), best, calls)
 

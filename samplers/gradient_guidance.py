@@ -40,8 +40,8 @@ def round_top(x: Tensor, denoised: Tensor, sigma: float, law: NoiseLaw) -> Itera
     """Where to take dL/dx besides x: (x, sigma, weight). With -1/2 of that at x, `change_by_x` of the sum is the limit.
 
     For an exact likelihood it is `E[x0 | y] - E[x0]`. The mean over x's noise and the opposite one leaves an error of
-    the square of NEAR. What a trained model's gradients are at the top, where they should be 0, is taken off, as
-    their error just below it would be divided by alpha.
+    the square of NEAR. At the top the gradients should be 0; those that a trained model has there are subtracted, since
+    the same error just below is divided by a small alpha.
     """
     below = near_top(law)
     yield law.step(x, denoised, sigma, below), below, 0.5
@@ -68,8 +68,8 @@ def limited(change: Tensor, sigma: float, law: NoiseLaw, max_change: float, mask
     """The change inside the mask (1 = change), per sample of an RMS of at most `max_change sqrt(undecided)`.
 
     At high levels that is `max_change` times the latents' own spread, at low levels as many times the noise: a gradient
-    that points the right way but too far cannot throw the estimate out of what is still possible. The RMS is over the mask;
-    where that is empty nothing changes.
+    that points the right way but too far cannot throw the estimate out of what is still possible. The RMS is over the
+    mask; where that is empty nothing changes.
     """
     weight = torch.ones_like(change) if mask is None else mask.to(change).expand_as(change)
     change, axes = weight * change, tuple(range(1, change.ndim))

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 
 from .inversion import Inversion, Level, spread
 
-MISSED = 0.1  # of the latents' std, more than which a picture is not back
+MISSED = 0.1
+"""The error of the round trip, in units of the latents' std, above which the picture does not come back."""
 HOLDS, DOES_NOT_HOLD = "The inversion holds", "The inversion does not hold"
 UNCHECKED = "The inversion was not sampled back, so its error is not known; switch check on to see it."
-UNSOLVED = 10.0  # times the tolerance: the residual above which a step counts as not solved
+UNSOLVED = 10.0
+"""The residual, in units of the tolerance, above which a step counts as not solved."""
 
 
 def report(

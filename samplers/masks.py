@@ -40,9 +40,9 @@ def check_axes(mask: Tensor, width: int) -> None:
 def same_picture(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether two grids (height, width) can be of one picture, in any two resolutions.
 
-    The coarser one holds whole cells (latent pixels) of the finer one: what is left over of the picture, on each axis
-    less than a cell, was cut off (the host's VAEs) or filled up to a whole one (others). So the two belong together if
-    there is a size of the cell with which either is so on both axes.
+    A pixel of the coarser one is a square cell of pixels of the finer one. The picture need not be a whole number of
+    cells: the rest on an axis was cut off (the host's VAEs) or padded to a whole cell (others). So the two belong
+    together if there is a size of the cell with which one of these holds on both axes.
     """
     (height, width), (rows, columns) = sorted((one, other), key=lambda grid: grid[0] * grid[1], reverse=True)
     cut = height * columns < width * (rows + 1) and width * rows < height * (columns + 1)

@@ -89,10 +89,10 @@ def null_text(
     unit variance: for variance exploding the 1/(1 + sigma^2) that turns it into the paper's units, for flow the like.
     At scale 1 the embedding does not matter: it is returned as it is and nothing is called.
 
-    Unlike the authors' code, so that as good a result takes fewer calls: the early stop is tested before the update
-    that it makes needless; the best prediction is kept and the step made with it, so that nothing is predicted once
-    more to advance; the last update, which nothing has been predicted with, and a part of the way from step to step
-    (embeddings change smoothly with sigma) go into where the next step starts.
+    Three things differ from the authors' code, so that as good a result takes fewer calls. The early stop is tested
+    before an update, not after it. The step is made with the best prediction so far, not with one more. And the next
+    step's search starts from the last update, moved on by a share of what the last step changed, since embeddings
+    change smoothly with sigma.
     """
     steps = len(inversion.sigmas) - 1
     embedding = embedding.float()

@@ -26,7 +26,7 @@ def sdedit_sigmas(schedule: Schedule, start_sigma: float, steps: int) -> tuple[l
             f"this scheduler has only {len(levels)} levels below sigma {start_sigma:g}; "
             f"ask for at most {len(levels)} steps or a higher strength"
         )
-    picked = linspace(len(levels) - 1, 0, steps).round()  # from the end, which one step has to reach
+    picked = linspace(len(levels) - 1, 0, steps).round()  # counted from the end, which is reached even by one step
     levels = [levels[int(index)] for index in reversed(list(picked))]
     return [start_sigma, *levels], max(0, total - steps)
 

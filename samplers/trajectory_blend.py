@@ -72,20 +72,20 @@ class TrajectoryBlend:
         return keep(x, self.path.x(self.sigmas[-1], x), self.mask)
 
 
-def check_levels(sigmas: Sequence[float], recorded: Sequence[float]) -> None:
-    """ValueError unless the sigmas are the recorded ones or a part of them without gaps."""
-    start = next((i for i, level in enumerate(recorded) if same_level(level, sigmas[0])), None)
+def check_levels(sigmas: Sequence[float], levels: Sequence[float]) -> None:
+    """ValueError unless the sigmas are the recorded levels or a part of them without gaps."""
+    start = next((i for i, level in enumerate(levels) if same_level(level, sigmas[0])), None)
     if start is None:
         raise ValueError(
             f"sampling starts at sigma {sigmas[0]:.5g}, which the inversion did not record (it runs from "
-            f"{recorded[0]:.5g} to {recorded[-1]:.5g}); sample with the sigmas that were inverted with, or the lower "
+            f"{levels[0]:.5g} to {levels[-1]:.5g}); sample with the sigmas that were inverted with, or the lower "
             "part of them (Split Sigmas)"
         )
-    part = recorded[start : start + len(sigmas)]
+    part = levels[start : start + len(sigmas)]
     if len(part) < len(sigmas) or not all(map(same_level, part, sigmas)):
         odd = next((s for s, r in zip(sigmas, part, strict=False) if not same_level(r, s)), sigmas[-1])
         raise ValueError(
             f"the sigmas leave the inversion's at {odd:.5g} ({len(sigmas) - 1} steps from {sigmas[0]:.5g}, where the "
-            f"inversion has {len(recorded) - 1 - start}); sample with the sigmas that were inverted with, or a part of "
+            f"inversion has {len(levels) - 1 - start}); sample with the sigmas that were inverted with, or a part of "
             "them without gaps (Split Sigmas)"
         )

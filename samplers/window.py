@@ -6,19 +6,19 @@ from math import inf, nextafter
 
 @dataclass(frozen=True)
 class Window:
-    """The levels from `first` down to `last`, both of them in it; no level at all where `first` is below `last`.
+    """The levels from `highest` down to `lowest`, both included; none at all where `highest` is below `lowest`.
 
-    What stops at a share of the run is made by `until`: that level itself is then left out, so that stopping at 0, the
-    run's beginning, means never.
+    A window that stops at a share of the run is made by `until`, which leaves that level itself out: so stopping at
+    share 0, the run's beginning, means not to begin.
     """
 
-    first: float = inf
-    last: float = 0.0
+    highest: float = inf
+    lowest: float = 0.0
 
     @classmethod
-    def until(cls, last: float, first: float = inf) -> "Window":
-        """From `first` down to, but without, the level `last`."""
-        return cls(first, nextafter(last, inf))
+    def until(cls, end: float, highest: float = inf) -> "Window":
+        """From `highest` down to, but without, the level `end`."""
+        return cls(highest, nextafter(end, inf))
 
     def __contains__(self, sigma: float) -> bool:
-        return self.last <= sigma <= self.first
+        return self.lowest <= sigma <= self.highest

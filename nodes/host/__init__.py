@@ -4,7 +4,18 @@ from .attention.edits import AttentionEdits
 from .attention.marked import Mark, with_marked_edits
 from .checks import check_every_call, check_given, free_ram, samples_of
 from .clip import embedded, image_target, text_target
-from .conditioning import HALF, check_active, equal, half_of, negative_takes_over, paired, same
+from .conditioning import (
+    HALF,
+    check_active,
+    equal,
+    half_of,
+    has_area,
+    negative_takes_over,
+    paired,
+    same,
+    time_limits,
+    windows,
+)
 from .errors import errors_of
 from .gradients.model import Differentiable, gradient_options, patcher_of
 from .gradients.models import GuidedModels, memory_advice
@@ -89,9 +100,12 @@ __all__ = [
     "check_active",
     "equal",
     "half_of",
+    "has_area",
     "negative_takes_over",
     "paired",
     "same",
+    "time_limits",
+    "windows",
     "encoded",
     "tokenized",
     # Attention

@@ -1,4 +1,6 @@
-"""Conditionings of the host: their marks, whether two are alike, and two as one."""
+"""Conditionings of the host: their marks and limits, whether two are alike, two as one, and one for each step."""
+
+from math import inf
 
 import comfy.controlnet
 import comfy.utils
@@ -115,3 +117,33 @@ def negative_takes_over(positive, negative) -> dict:
     if lent and options.get("control") is None:
         options["control"] = lent[0]
     return options
+
+
+TIMED = {"start_percent", "end_percent", "clip_start_percent", "timestep_start", "timestep_end"}
+
+
+def time_limits(options: dict) -> list[str]:
+    """The options that limit a conditioning to a part of the run."""
+    return sorted(TIMED & options.keys())
+
+
+def has_area(options: dict) -> bool:
+    """Whether a conditioning is of an area, for which the host makes a second negative of its own."""
+    return "area" in options or bool(options.get("set_area_to_bounds"))
+
+
+def windows(embeddings: list[Tensor], sigmas: tuple[float, ...], options: dict) -> list:
+    """A conditioning with an entry for each step, of which exactly one is active at any sigma.
+
+    The entries meet midway between the steps, in log sigma, and reach from infinity to 0. The host takes a window's
+    ends inclusive and compares in float32: the next window starts one float32 below the last one's end, so that a
+    sampler which calls the model exactly midway (dpm_2) does not find two.
+    """
+    levels = torch.tensor(sigmas[:-1], dtype=torch.float64)
+    cuts = (levels[:-1] * levels[1:]).sqrt().float()
+    starts = [inf, *torch.nextafter(cuts, torch.zeros_like(cuts)).tolist()]
+    ends = [*cuts.tolist(), 0.0]
+    return [
+        [embedding.cpu(), {**options, "timestep_start": start, "timestep_end": end}]
+        for embedding, start, end in zip(embeddings, starts, ends, strict=True)
+    ]

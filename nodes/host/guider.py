@@ -109,7 +109,7 @@ class SteerCFG(RunGuider, comfy.samplers.CFGGuider):
         return self, call._replace(sampler=checked_sampler(self.node, call.sampler), denoise_mask=mask)
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
-        # samplers with several calls in a step are stopped by the host between steps only
+        # the host looks for an interrupt between steps only, and a step may have several calls
         comfy.model_management.throw_exception_if_processing_interrupted()
         positive, negative, empty = (self.conds.get(name) for name in ("positive", "negative", "empty"))
         inside = float(timestep.max()) in self.window

@@ -64,6 +64,6 @@ class ChangedGuider(WrappedGuider):
         self._change = change
 
     def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
-        # samplers with several calls in a step are stopped by the host between steps only
+        # the host looks for an interrupt between steps only, and a step may have several calls
         comfy.model_management.throw_exception_if_processing_interrupted()
         return self._change(Call(self._guider, sigma, model_options, seed), x, float(sigma.max()))

@@ -13,7 +13,7 @@ from .law import noise_law
 
 def noise_to(x: Tensor, source: Tensor, sigma: float, law: NoiseLaw, from_top: bool) -> Tensor:
     """The noise from which the host makes x at level sigma of the source; `from_top`: the model's highest level."""
-    # what the host multiplies the noise by; at the highest level more, where alpha is 1
+    # what the host multiplies the noise by: at the highest level of a variance-exploding model sqrt(1 + sigma^2)
     factor = hypot(1.0, sigma) if from_top and not law.flow else law.std(sigma)
     return ((x.double() - law.alpha(sigma) * source.double()) / factor).float()
 
@@ -47,11 +47,11 @@ def check_inversion_fits(inversion: Inversion, model) -> None:
 
 
 class InvertedSeed(int):
-    """The seed of a NOISE that was not drawn: a run starts where it leads to from the whole source."""
+    """The seed of a NOISE that an inversion made. A run with it starts from the whole source, under a mask too."""
 
 
 class InvertedNoise:
-    """A host NOISE that makes sampling start exactly at an inverted latent, from the LATENT it was given out with."""
+    """A host NOISE with which sampling starts exactly at an inverted latent, from the LATENT of the same inversion."""
 
     seed = InvertedSeed(0)
 
@@ -71,7 +71,7 @@ class InvertedNoise:
 def inversion_start(inversion: Inversion) -> tuple[Tensor, InvertedNoise]:
     """The source latent as the host passes it on wires, and the noise to start from `inversion.latents[0]` with it."""
     latent_format, sigma, law = latent_format_of(inversion), inversion.sigmas[0], inversion.law
-    # where runs end, since a GPU divides otherwise: so a run that keeps the source gives these very numbers
+    # on the device where runs end, since a GPU rounds otherwise: so a run that keeps the source ends with these numbers
     samples = latent_format.process_out(inversion.latents[-1].to(comfy.model_management.get_torch_device())).cpu()
     source = latent_format.process_in(samples) if samples.any() else samples
     return samples, InvertedNoise(noise_to(inversion.latents[0], source, sigma, law, inversion.from_top))

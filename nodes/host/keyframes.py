@@ -2,7 +2,7 @@
 
 
 class Keyframes:
-    """Puts the scheduled hooks of a run's conditionings where they are at a level when it is sampled down to."""
+    """Sets a run's scheduled hooks to the state in which sampling down to a level leaves them."""
 
     def __init__(self, guider, model_options: dict, sigmas: list[float]):
         conds = [cond for entries in guider.conds.values() for cond in entries if cond.get("hooks")]
@@ -18,17 +18,17 @@ class Keyframes:
 
     def leave(self) -> None:
         """To be called at the end of a run that went up: the host's reset for the next run keeps the last level."""
-        for each in self._keyframes.values():
-            each.prepare_current_keyframe(0.0, self._options["transformer_options"])
+        for keyframes in self._keyframes.values():
+            keyframes.prepare_current_keyframe(0.0, self._options["transformer_options"])
 
     def _rewind(self, sigma: float) -> None:
-        before = [each.strength for each in self._keyframes.values()]
-        for each in self._keyframes.values():
-            each.reset()
+        before = [keyframes.strength for keyframes in self._keyframes.values()]
+        for keyframes in self._keyframes.values():
+            keyframes.reset()
             for level in self._sigmas:
                 if level > sigma:
-                    each.prepare_current_keyframe(level, self._options["transformer_options"])
-        if before != [each.strength for each in self._keyframes.values()]:
+                    keyframes.prepare_current_keyframe(level, self._options["transformer_options"])
+        if before != [keyframes.strength for keyframes in self._keyframes.values()]:
             patchers = self._options.get("multigpu_clones", {"": self._model.current_patcher})
             for patcher in patchers.values():
                 patcher.clear_cached_hook_weights()

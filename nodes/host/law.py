@@ -5,20 +5,20 @@ from collections.abc import Callable
 import comfy.samplers
 import torch
 from comfy.model_sampling import CONST
-from torch import Tensor
 
 from ...samplers.noise_law import NoiseLaw
 from ...samplers.window import Window
 
 
-def strength_sigma(model_sampling, strength: float) -> float:
-    """The noise level at a strength, the share of diffusion time from 0 (clean) to 1 (all noise)."""
+def strength_sigma(model, strength: float) -> float:
+    """The model's noise level at a strength, the share of diffusion time from 0 (clean) to 1 (all noise)."""
+    model_sampling = model.get_model_object("model_sampling")
     # at percent 0 the host answers a placeholder far above the model's range
     return min(float(model_sampling.percent_to_sigma(1.0 - strength)), float(model_sampling.sigma_max))
 
 
 def sigma_at(model) -> Callable[[float], float]:
-    """The model's noise level at a share of the run: 0 is above all of them, 1 is 0."""
+    """The model's noise level at a share of the run: share 0 gives a level above all others, share 1 gives 0."""
     return model.get_model_object("model_sampling").percent_to_sigma
 
 
@@ -45,6 +45,6 @@ def noise_law(model_sampling) -> NoiseLaw:
 SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
 
 
-def host_sigmas(model_sampling, scheduler: str, steps: int) -> Tensor:
-    """The sigmas of the host's scheduler for a whole run."""
-    return comfy.samplers.calculate_sigmas(model_sampling, scheduler, steps)
+def host_sigmas(model, scheduler: str, steps: int) -> list[float]:
+    """The sigmas of the host's scheduler for a whole run of the model."""
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps).tolist()

@@ -27,7 +27,7 @@ def in_lockstep(run: Run, sampler, change: Callable[[Call, Tensor, float], Tenso
 
 
 class Away:
-    """A guider whose own calls draw noise as they always do."""
+    """A guider outside of `SameNoise`: what its own calls draw is drawn as always."""
 
     def __init__(self, guider, same_noise: SameNoise):
         self._guider, self._same_noise = guider, same_noise

@@ -1,4 +1,4 @@
-"""Noise masks, and masks of nodes, as the host is to be given them, and which a method cannot follow."""
+"""Noise masks and masks of nodes: fitted to latents, and refused where a method cannot follow them."""
 
 from torch import Tensor
 
@@ -34,8 +34,8 @@ def fitted_noise_mask(mask: Tensor | None, latent: Tensor) -> Tensor | None:
 def check_own_masks(guider, mask: Tensor) -> None:
     """ValueError for several clips under a guider that let the host take their masks for frames, and mix them.
 
-    Steer's guiders do not (`fits_masks`). After another one all clips have the same mask, be it the one that was given
-    for all or the mean of theirs, which cannot be told from each other any more.
+    Steer's guiders do not (`fits_masks`). Under another guider all clips have one mask, and it cannot be told any more
+    whether it was given for all or is the mean of several.
     """
     if mask.ndim == 5 and len(mask) > 1 and not getattr(guider, "fits_masks", False) and (mask == mask[:1]).all():
         raise ValueError(
@@ -61,7 +61,7 @@ def check_masked_run(guider, mask: Tensor | None, model_options: dict) -> None:
 
 
 def check_source(sigma: float, known: Tensor, mask: Tensor, noise: Tensor) -> None:
-    """ValueError for a latent that comes without noise and is to be kept in part: it is not the source, but noised."""
+    """ValueError for a run without noise that keeps a part of its latent: that latent is noised, and not the source."""
     mask = mask.expand_as(known).flatten(1)
     parted = (mask > 0.0).any(1) & (mask < 1.0 - 1e-4).any(1)
     if (parted & ~noise.flatten(1).any(1)).any():

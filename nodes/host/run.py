@@ -126,7 +126,7 @@ class Run:
 
     @cached_property
     def start(self) -> Tensor:
-        """What `start_noise` is added to at the first sigma: the source, or what of it counts there."""
+        """What `start_noise` is added to at the first sigma: the source, from the top without what the mask covers."""
         whole = not self._masks_itself or not self.from_top or isinstance(self.seed, InvertedSeed)
         return self.known if whole else without_hole(self.known, self.noise_mask, self.start_noise)
 
@@ -178,7 +178,7 @@ class Run:
         return self._masked(x, x.new_full((x.shape[0],), sigma), **self._call.extra_args)
 
     def predict(self, conds: list[list[dict] | None], x: Tensor, sigma: float, options: dict | None = None) -> list:
-        """The model's estimates under processed conditionings, unguided; None for one keeps its place in the call."""
+        """The model's estimates under processed conditionings, unguided; a None only keeps a place in the call."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         level = x.new_full((x.shape[0],), sigma)
         return comfy.samplers.calc_cond_batch(self.model, conds, x, level, options or self.options)
@@ -196,7 +196,7 @@ class Run:
             check_answer(x, denoised, x.new_tensor(sigma))
 
     def sample(self, sampler, change: Callable | None = None, x: Tensor | None = None, **declared) -> Tensor:
-        """What another SAMPLER makes of the run, in the host's scale, where `change(denoise, x, sigma)` answers it.
+        """Another SAMPLER's result, in the host's scale; `change(denoise, x, sigma)` answers each of its calls.
 
         `denoise` is a `guiders.Call`. With x the sampler starts there; `declared` is of `WrappedGuider`. The sampler
         sees no mask where the method masks.
@@ -211,7 +211,7 @@ class Run:
         return sampler.sample(guider, sigmas.clone(), extra_args, callback, noise, start, mask, quiet)
 
     def scaled(self, samples: Tensor) -> Tensor:
-        """Another sampler's result at the last sigma, in the flow law's scale, out of which the host has taken it."""
+        """Another sampler's result in the law's scale: the host divides a flow model's by alpha of the last sigma."""
         return samples * self.law.alpha(self.levels[-1])
 
     def result(self, x: Tensor) -> Tensor:

@@ -46,17 +46,17 @@ def encoded(clip, prompt: Prompt, also: dict | None = None) -> list:
 def embeddings_of(clip, text: str, by_encoder: dict, name: str) -> list[str | None]:
     """The piece of each embedding vector among the tokens of an encoder, in order; None for one that no name explains.
 
-    Told by the vectors: those that the host reads for a name alone. ValueError for an embedding of another width than
-    its encoder's, which the host would leave out, and move the words after it.
+    An embedding is known by its vectors, which are those that the host reads for its name alone. ValueError for one of
+    another width than its encoder's: the host would leave it out, and the words after it would move.
     """
     vectors = _vectors(by_encoder[name])
     pieces: list[str | None] = [None] * len(vectors)
     at = 0
     for names in mentioned(text) if vectors else ():
-        for each in names:
-            own = _vectors(clip.tokenize(EMBEDDING + each)[name])
+        for embedding in names:
+            own = _vectors(clip.tokenize(EMBEDDING + embedding)[name])
             if own and len(own) <= len(vectors) - at and all(map(torch.equal, own, vectors[at:])):
-                pieces[at : at + len(own)] = embedding_pieces(each, len(own))
+                pieces[at : at + len(own)] = embedding_pieces(embedding, len(own))
                 at += len(own)
                 break
     for encoder, chunks in by_encoder.items():

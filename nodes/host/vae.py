@@ -21,13 +21,14 @@ def decoded(vae, decoder, latent: Tensor, dtype: torch.dtype | None = None) -> T
     if latent.ndim == 5 and vae.latent_dim == 2:
         latent = latent[:, :, 0]
     raw = decoder(lambda: vae.first_stage_model.decode(latent.to(dtype or vae.vae_dtype))).float()
-    # the host's own scaling clamps in place: what it does to numbers is read off two that it does not clamp
+    # the host's scaling clamps in place; it is linear before that, and read off two values that are not clamped
     zero, quarter = vae.process_output(torch.tensor([0.0, 0.25], device=raw.device)).tolist()
     pictures = zero + (quarter - zero) / 0.25 * raw
     return pictures[:, :3, 0] if pictures.ndim == 5 else pictures[:, :3]
 
 
-ACTIVATIONS = 1.7  # of what the host reckons for decoding in float32; bench/reconstruct.md measures it
+ACTIVATIONS = 1.7
+"""Memory of a decoding with gradients, in units of what the host reckons for one without; see bench/reconstruct.md."""
 
 
 def check_tunable(vae, latent: Tensor) -> None:

@@ -28,10 +28,8 @@ class ClassifierLoss:
         return 0.0
 
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
-        trained_for, used = (
-            (self.classifier.law, self.classifier.latent_format),
-            (run.law, type(latent_format).__name__),
-        )
+        trained_for = self.classifier.law, self.classifier.latent_format
+        used = run.law, type(latent_format).__name__
         if trained_for != used:
             raise ValueError(
                 f"the classifier is of a {trained_for[0].name} model with {trained_for[1]} latents, and this model is "

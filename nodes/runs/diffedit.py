@@ -50,9 +50,8 @@ class Contrasting:
         with run.errors():
             check_active(conds, sigma)
         prompts = [conds["source"], conds["target"]]
-        calls = (
-            [[prompt] for prompt in prompts] if patches_read_order(run.options) else [prompts]
-        )  # to a patch, both are positives
+        # both are positives: where patches ask which place of a call is the positive's, each prompt gets its own call
+        calls = [[prompt] for prompt in prompts] if patches_read_order(run.options) else [prompts]
 
         def estimates(x: Tensor, sigma: float) -> list[Tensor]:
             nonlocal done
@@ -81,16 +80,15 @@ class Contrast(NamedTuple):
 
 
 def contrast_of(node: str, model, conds: dict, samples: Tensor, mask: Tensor | None, settings: Settings, **options):
-    """The `Contrast` of the conditionings `source` and `target` about latents. ValueError.
+    """The `Contrast` of the conditionings `source` and `target` about latents; ValueError where there can be none.
 
-    Equal prompts are not run, nor what is all masked out. `options` are a guider's `sample`'s.
+    Equal prompts and empty noise masks take no model call. `options` go to the guider's `sample`.
     """
-    model_sampling = model.get_model_object("model_sampling")
-    sigmas = torch.tensor([strength_sigma(model_sampling, settings.strength), 0.0])
+    sigmas = torch.tensor([strength_sigma(model, settings.strength), 0.0])
     if samples.ndim < 4:
         raise ValueError(f"latent_image has {samples.ndim - 2} dimensions; encode a picture or a video")
     check_given(model.model, sigmas, samples, mask)
-    noise_law(model_sampling)
+    noise_law(model.get_model_object("model_sampling"))
     if not samples.any():
         raise ValueError("latent_image is empty (all zero); encode the picture to edit")
     looked = torch.ones(len(samples), dtype=torch.bool)
@@ -108,5 +106,5 @@ def contrast_of(node: str, model, conds: dict, samples: Tensor, mask: Tensor | N
 
 
 def pixels_of(model) -> int:
-    """Picture pixels to a latent pixel."""
+    """How many pixels of the picture one side of a latent pixel spans."""
     return getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)

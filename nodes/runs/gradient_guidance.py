@@ -72,7 +72,7 @@ class Term:
         return self.scale != 0.0 and sigma in self.window
 
     def fitted(self, latent: Tensor) -> "Term":
-        """With the mask as the latent's; ValueError for one that cannot be."""
+        """The term with its mask fitted to the latent; ValueError for a mask that does not fit."""
         if self.mask is None:
             return self
         with errors_of("mask"):
@@ -91,7 +91,7 @@ class Term:
 class GradientGuider(RunGuider, WrappedGuider):
     """A GUIDER of the host or of Steer, guided by a loss too.
 
-    Nested ones become one with several terms, which share the model's calls.
+    One round another becomes one with both terms, which share the model's calls.
     """
 
     def __init__(self, guider, term: Term):

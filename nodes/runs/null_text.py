@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -17,19 +17,21 @@ from ..host import (
     check_every_call,
     gradient_options,
     gradients,
+    has_area,
     patches_read_predictions,
     plain_guider,
     progress_bar,
     run_once,
     same,
     show_progress_text,
+    time_limits,
 )
 
 NODE = "SteerNullText"
 BACK, GONE = "the picture comes back", "the picture does not come back"
-MISSED = 0.1  # of the latents' std, RMS, above which the picture is not back
+MISSED = 0.1
+"""The RMS error, in units of the latents' std, above which the picture does not come back."""
 MORE = "raise inner_steps, lower the cfg, or invert again with the picture's own prompt at cfg 1"
-TIMED = {"start_percent", "end_percent", "clip_start_percent", "timestep_start", "timestep_end"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Branches:
         self._run, self._conds, self._differentiable = run, run.guider.conds, differentiable
 
     def embedding(self, batch: int) -> Tensor:
-        """The negative's (batch, tokens, channels), float32; ValueError where the model does not use it as given."""
+        """The negative's (batch, tokens, channels), float32; ValueError where the model does not use it as it is."""
         (entry,) = self._conds["negative"]
         context, embedding = entry["model_conds"].get("c_crossattn"), entry.get("cross_attn")
         if context is None or embedding is None or not same(context.cond, embedding):
@@ -74,7 +76,7 @@ class Branches:
         context = entry["model_conds"]["c_crossattn"]._copy_with(embedding)
         entry = {**entry, "model_conds": {**entry["model_conds"], "c_crossattn": context}}
         options = gradient_options(self._run.options)
-        # in the second place, by which patches tell the negative
+        # in the second place, which patches take for the negative's
         return self._differentiable(lambda: self._run.predict([None, [entry]], x, sigma, options)[-1])
 
 
@@ -114,14 +116,14 @@ def check_conditionings(positive, negative, inversion: Inversion) -> None:
     rows, batch = negative[0][0].shape[0], inversion.latents[0].shape[0]
     if batch % rows:
         raise ValueError(f"negative holds {rows} prompts and the inversion {batch} pictures; give one prompt for all")
-    timed = TIMED & set(negative[0][1])
-    if timed:
+    limits = time_limits(negative[0][1])
+    if limits:
         raise ValueError(
-            f"negative is limited to a part of the run ({', '.join(sorted(timed))}); give a plain prompt, since each "
+            f"negative is limited to a part of the run ({', '.join(limits)}); give a plain prompt, since each "
             "step gets a negative of its own"
         )
     for name, entries in (("positive", positive), ("negative", negative)):
-        if any("area" in options or options.get("set_area_to_bounds") for _, options in entries):
+        if any(has_area(options) for _, options in entries):
             raise ValueError(
                 f"{name} has an area, for which the host makes a second negative of its own; use a mask without "
                 "bounds (Conditioning Set Mask, set_cond_area: default)"
@@ -168,23 +170,6 @@ def shown(searching: Iterator[InnerStep], steps: int, inner_steps: int) -> Itera
             line.set_postfix_str(f"update={item.inner}, {loss}", refresh=False)
             line.update(item.step + 1 - line.n)
             show_progress_text(f"{NODE}: step {item.step + 1} of {steps}, update {item.inner}: {loss}")
-
-
-def windows(embeddings: list[Tensor], sigmas: tuple[float, ...], options: dict) -> list:
-    """A conditioning with an entry for each step, of which exactly one is active at any sigma.
-
-    The entries meet midway between the steps, in log sigma, and reach from infinity to 0. The host takes a window's
-    ends inclusive and compares in float32: the next window starts one float32 below the last one's end, so that a
-    sampler which calls the model exactly midway (dpm_2) does not find two.
-    """
-    levels = torch.tensor(sigmas[:-1], dtype=torch.float64)
-    cuts = (levels[:-1] * levels[1:]).sqrt().float()
-    starts = [inf, *torch.nextafter(cuts, torch.zeros_like(cuts)).tolist()]
-    ends = [*cuts.tolist(), 0.0]
-    return [
-        [embedding.cpu(), {**options, "timestep_start": start, "timestep_end": end}]
-        for embedding, start, end in zip(embeddings, starts, ends, strict=True)
-    ]
 
 
 def report(results: list[InnerStep], predictions: int, inversion: Inversion, settings: Settings) -> str:

@@ -6,11 +6,12 @@ from ...samplers.inversion import Inversion
 from ...samplers.trajectory_blend import TrajectoryBlend
 from ..host import Run, check_inversion_fits
 
-CLOSE = 1e-3  # of the largest value: what rounding on the wires may do to a latent
+CLOSE = 1e-3
+"""Share of a latent's largest value by which rounding on the wires may change it."""
 
 
 def blended_with_trajectory(run: Run, sampler, inversion: Inversion) -> Tensor:
-    """What another SAMPLER makes where the mask is 1, of a guider that blends with the trajectory."""
+    """Another SAMPLER's result inside the mask, where the blend answers its calls, and the recorded latents outside."""
     with run.errors():
         check_inversion_fits(inversion, run.guider.model_patcher)
         goes_on = continues(run, inversion)

@@ -1,7 +1,6 @@
-"""Gradients through the host's models, from inference mode: weights are shared, activations may not fit.
+"""Gradients through the host's models, also from inference mode, with activations recomputed where they do not fit.
 
-Nothing of the models is changed; what a run needs of its own lives in the context `gradients` and in a clone of the
-patcher.
+The models stay unchanged: what a run needs of its own lives in the context `gradients` and in a clone of the patcher.
 """
 
 from collections.abc import Callable
@@ -29,9 +28,9 @@ class Differentiable:
     `patcher` is a clone to load and run instead of the given one. There each weight goes through `_usable`, so that
     autograd can keep it, and so that layers with quantised arithmetic compute in full. The weights themselves are
     shared and stay as they are.
-    Where the activations do not fit they are not kept, and computed again block by block: `recompute` says so, None
-    until the first call has found it out, and from the first that does not fit on; `needed` is how many bytes it took
-    to keep them. With `weights` there are gradients of weights too.
+    Where the activations do not fit they are not kept, and computed again block by block. `recompute` says whether
+    they are; it is None before the first call, and stays True from the first that does not fit on. `needed` is how many
+    bytes it took to keep them. With `weights` there are gradients of weights too.
     """
 
     def __init__(self, patcher, recompute: bool | None = None, weights: bool = False):
@@ -82,7 +81,7 @@ class Differentiable:
             return result
         except (GraphTooLarge, comfy.model_management.OOM_EXCEPTION):
             pass
-        comfy.model_management.soft_empty_cache()  # the error is gone, and with it what it held
+        comfy.model_management.soft_empty_cache()  # here the error is freed, with the tensors that it held
         return None
 
     def _make_room(self) -> bool:
@@ -112,7 +111,7 @@ def gradient_options(model_options: dict) -> dict:
 
 def patcher_of(network: torch.nn.Module) -> comfy.model_patcher.ModelPatcher:
     """The host's patcher of a network that is not the host's, the same one each time."""
-    # one as long as there is the network: the host takes a network without its patcher for a memory leak
+    # kept with the network: the host reports a network whose patcher is gone as a memory leak
     if not hasattr(network, "steer_patcher"):
         management = comfy.model_management
         network.steer_patcher = comfy.model_patcher.ModelPatcher(

@@ -37,9 +37,9 @@ class GuidedModels:
         return patcher
 
     def _with_room(self, executor, model, noise_shape, conds, *args, **kwargs):
-        """The host's loading, with room for the least there can be, where activations are computed again.
+        """The host's loading, with room for gradients whose activations are computed again: the least there can be.
 
-        How much they take is known at the first call, by which the `Differentiable`s decide whether to keep them.
+        What keeping them takes is measured at the first call; by that the `Differentiable`s decide.
         """
         # a call needs room for the positive and the negative, and the backward of one block about as much again
         forward = model.model.memory_required([2 * noise_shape[0], *noise_shape[1:]])
@@ -55,7 +55,7 @@ class GuidedModels:
         return loaded
 
     def again_where_it_did_not_fit(self, compute: Callable):
-        """What `compute` returns; where the memory did not last to its end, computed again with less of it kept."""
+        """What `compute` returns. Where memory runs out it is called once more, with activations computed again."""
         try:
             return compute()
         except comfy.model_management.OOM_EXCEPTION as error:
@@ -63,7 +63,7 @@ class GuidedModels:
             keeping = [model for model in models if not model.recompute]
             if not keeping or not isinstance(error, torch.OutOfMemoryError):
                 raise
-        for model in keeping:  # the error is gone, and with it what it held of the graph
+        for model in keeping:  # here the error is freed, with the part of the graph that it held
             model.recompute = True
         log.info("the way back does not fit: what a call computes is not kept, but computed again")
         comfy.model_management.soft_empty_cache()

@@ -60,9 +60,8 @@ def recomputed(forward: Callable, *args, **kwargs):
     values, structure = tree_flatten((args, kwargs))
     places = [place for place, value in enumerate(values) if isinstance(value, Tensor) and value.requires_grad]
     tensors = [values[place] for place in places]
-    values = [
-        None if place in places else value for place, value in enumerate(values)
-    ]  # without the tensors, which autograd keeps
+    # without the tensors, which autograd keeps
+    values = [None if place in places else value for place, value in enumerate(values)]
 
     def call(*tensors: Tensor):
         own = list(values)
