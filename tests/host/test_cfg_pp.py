@@ -10,7 +10,7 @@ from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.cases import in_pairs
-from steer.tests.company import EULER, GREEN, RED, SHAPE, guided
+from steer.tests.companions import EULER, GREEN, RED, SHAPE, guided
 from steer.tests.host_models import EPS, FLOW, V, closed_form, hole, mean_conditioning, relative
 
 CFG_PP = [name for name in comfy.samplers.SAMPLER_NAMES if name.endswith("cfg_pp")]

@@ -28,7 +28,7 @@ from steer.nodes.runs import gradient_guidance as guidance_run
 from steer.nodes.runs import prompt_to_prompt as prompt_to_prompt_run
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.cases import some
-from steer.tests.company import (
+from steer.tests.companions import (
     COMPANIONS,
     EULER,
     GREEN,
@@ -58,7 +58,7 @@ def lora_file(shapes, tmp_path_factory):
     folder_paths.add_model_folder_path("loras", str(folder))
 
 
-def company(shapes, name, strength=1.0, positive=RED, negative=""):
+def with_companion(shapes, name, strength=1.0, positive=RED, negative=""):
     """(model, positive, negative) with the companion."""
     with_it = companion(shapes, name, strength)
     positive, negative = encode(shapes[1], positive), encode(shapes[1], negative)
@@ -81,7 +81,7 @@ def without(*names):
 @pytest.mark.parametrize("name", some(COMPANIONS, "LoRA hook", "mask", "SAG"))
 def test_gradient_guider(shapes, name):
     """Made anew each time, as the host loses count of keyframes between runs at the same level."""
-    check_slope(shapes, lambda: host_guider(*company(shapes, name), 3.0))
+    check_slope(shapes, lambda: host_guider(*with_companion(shapes, name), 3.0))
 
 
 @pytest.mark.parametrize("name", some(without("ControlNet", "PAG"), "T2I-Adapter", "area"))
@@ -122,12 +122,12 @@ def alone(shapes):
 def test_guider_and_ddim(shapes, alone, name):
     """As the host's guider and euler with the same; it acts, and at strength 0 it does not."""
     sigmas, noise, plain = sigmas_of(shapes[0], 3), noise_of(SHAPE), alone("ddim", ddim())
-    model, *conds = company(shapes, name)
+    model, *conds = with_companion(shapes, name)
     ours = run(steer_guider(model, *conds), ddim(), sigmas, noise)
-    model, *conds = company(shapes, name)
+    model, *conds = with_companion(shapes, name)
     assert relative(ours, run(host_guider(model, *conds, 3.0), EULER, sigmas, noise)) < 1e-5
     assert relative(ours, plain) > 0.01
-    model, *conds = company(shapes, name, 0.0)
+    model, *conds = with_companion(shapes, name, 0.0)
     assert relative(run(steer_guider(model, *conds), ddim(), sigmas, noise), plain) < 1e-5
 
 
@@ -135,7 +135,7 @@ def test_guider_and_ddim(shapes, alone, name):
 def test_repaint_and_blended(shapes, alone, name):
     """Where all is painted they are euler; else what is kept is kept, and the companion acts on what is painted."""
     sigmas, noise, known = sigmas_of(shapes[0], 3), noise_of(SHAPE), noise_of(SHAPE, 5)
-    model, *conds = company(shapes, name)
+    model, *conds = with_companion(shapes, name)
     guider, everything, mask = steer_guider(model, *conds), torch.ones(1, 1, 8, 8), hole(height=8, width=8)
     expected = run(guider, EULER, sigmas, noise)
     for method, all_of_it, part in (
@@ -174,7 +174,7 @@ def inverted(guider, pictured, sigmas):
 def test_inversion_and_trajectory_blend(shapes, pictured, name):
     """Back to the picture with it, and not without."""
     sigmas = sigmas_of(shapes[0], 20)[16:]
-    model, *conds = company(shapes, name, positive=pictured[0])
+    model, *conds = with_companion(shapes, name, positive=pictured[0])
     guider = host_guider(model, *conds, 1.0)
     error, inversion, _ = inverted(guider, pictured, sigmas)
     assert error(guider, ddim()) < 2e-3
@@ -186,7 +186,7 @@ def test_inversion_and_trajectory_blend(shapes, pictured, name):
 def test_gradient_through_a_lora_hook_on_the_positive_alone(shapes, monkeypatch, recompute):
     """Positive and negative have other weights, on the way back too."""
     monkeypatch.setattr(guidance_run, "Differentiable", partial(Differentiable, recompute=recompute))
-    model, positive, _ = company(shapes, "LoRA hook", 2.0)
+    model, positive, _ = with_companion(shapes, "LoRA hook", 2.0)
     check_slope(shapes, lambda: host_guider(model, positive, encode(shapes[1], ""), 3.0))
 
 
@@ -194,7 +194,7 @@ def test_gradient_through_a_lora_hook_on_the_positive_alone(shapes, monkeypatch,
 def test_null_text(shapes, pictured, name):
     """Guidance comes back to the picture better with it than without."""
     sigmas = sigmas_of(shapes[0], 20)[17:]
-    model, *conds = company(shapes, name, positive=pictured[0])
+    model, *conds = with_companion(shapes, name, positive=pictured[0])
     error, inversion, _ = inverted(host_guider(model, *conds, 1.0), pictured, sigmas)
     found = SteerNullText.execute(model, *conds, 5.0, inversion, 3, 0.05, 0.0)[0]
     ours, plain = (error(host_guider(model, conds[0], given, 5.0), EULER) for given in (found, conds[1]))
@@ -203,7 +203,7 @@ def test_null_text(shapes, pictured, name):
 
 @pytest.mark.parametrize("name", some(GUIDANCE, "PAG"))
 def test_null_text_says_that_a_patch_changes_guidance(shapes, pictured, name):
-    model, *conds = company(shapes, name, positive=pictured[0])
+    model, *conds = with_companion(shapes, name, positive=pictured[0])
     inversion = inverted(host_guider(shapes[0], *conds, 1.0), pictured, sigmas_of(shapes[0], 20)[18:])[1]
     model, rows = counted(model)
     with pytest.raises(ValueError, match="SteerNullText: the model has a patch that changes guidance.*remove it"):
@@ -344,13 +344,13 @@ def sag_by_hand(shapes, denoised, empty, scale):
 @pytest.mark.parametrize("name", some(COMPANIONS, "area", "PAG", "SAG"))
 def test_three_terms_by_hand(shapes, name):
     """`D0 + cfg (D+ - D0) - s (D- - D0)`, of predictions made one by one, then what PAG or SAG add."""
-    model, positive, negative = company(shapes, name, negative=GREEN)
-    empty = company(shapes, name)[2]
+    model, positive, negative = with_companion(shapes, name, negative=GREEN)
+    empty = with_companion(shapes, name)[2]
     steer = steer_guider(model, positive, negative, 3.0, 0.5, empty)
     ours = model.model.process_latent_in(run(steer, EULER, ONE_STEP, noise_of(SHAPE)))
 
     def alone(cfg, text):  # made anew, as the host loses count of keyframes between runs at the same level
-        model, *conds = company(shapes, name, negative=text)
+        model, *conds = with_companion(shapes, name, negative=text)
         return at_once(shapes[0] if name in GUIDANCE else model, *conds, cfg)
 
     of_positive, of_negative, of_empty = alone(1.0, ""), alone(0.0, GREEN), alone(0.0, "")

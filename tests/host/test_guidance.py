@@ -9,7 +9,7 @@ from steer.lab.comfy.runs import counted, encode, host_guider, interrupted, nois
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.guidance import SteerCFGGuider
 from steer.tests import checks, oracles
-from steer.tests.company import patched
+from steer.tests.companions import patched
 from steer.tests.host_models import EPS, FLOW, V, closed_form, mean_conditioning, relative, with_law
 
 TEXTS = ("a red circle on a blue background", "a green star on a white background")

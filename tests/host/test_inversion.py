@@ -17,7 +17,7 @@ from steer.nodes.null_text import SteerNullText
 from steer.nodes.sdedit import SteerSDEditSigmas
 from steer.tests import oracles
 from steer.tests.cases import some
-from steer.tests.company import Square
+from steer.tests.companions import Square
 from steer.tests.host_models import (
     EPS,
     FLOW,

@@ -16,7 +16,7 @@ from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
-from steer.tests.company import guided
+from steer.tests.companions import guided
 from steer.tests.host_models import EPS, FLOW, V, closed_form, hole, mean_conditioning, relative, two_modes
 
 SHAPE = (1, 4, 16, 16)

@@ -15,7 +15,7 @@ from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
-from steer.tests.company import EULER, GREEN, RED, SHAPE, captured, guided, left_half
+from steer.tests.companions import EULER, GREEN, RED, SHAPE, captured, guided, left_half
 from steer.tests.host_models import EPS, FLOW, closed_form, hole, mean_conditioning, relative
 
 

@@ -19,7 +19,7 @@ from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGui
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.cases import some
-from steer.tests.company import EULER, GREEN, RED, Square, captured, check_slope, guided, left_half, patched
+from steer.tests.companions import EULER, GREEN, RED, Square, captured, check_slope, guided, left_half, patched
 from steer.tests.host_models import hole, relative
 
 NETWORK = "FreeU", "Deep Shrink", "HyperTile"

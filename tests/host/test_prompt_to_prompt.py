@@ -28,7 +28,7 @@ from steer.nodes.null_text import SteerNullText
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from steer.tests import checks, oracles
 from steer.tests.cases import checkered, some
-from steer.tests.company import Square
+from steer.tests.companions import Square
 from steer.tests.fuzz_inputs import PROMPT, TARGET, frozen, unchanged
 from steer.tests.host_models import (
     EPS,

@@ -31,7 +31,7 @@ from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGui
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.cases import checkered, some
-from steer.tests.company import LORA, Square, companion, left_half, write_lora
+from steer.tests.companions import LORA, Square, companion, left_half, write_lora
 from steer.tests.host_models import ON_GPU, hole, relative
 
 SHAPE = (1, 4, 8, 8)
