@@ -6,6 +6,7 @@ Heatmaps average the cross-attention over model calls, layers and heads (Tang et
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,7 @@ class Recorder:
 
     def finish(self, sigmas: tuple[float, ...], tokens: int) -> Recording:
         """The recording; ValueError where there was nothing to record."""
-        if not self._sums:
+        if self._latent is None or not self._sums:
             raise ValueError(
                 "the run never used its positive conditioning (a cfg of 0, or a timestep range that leaves it out), so "
                 "there is no attention to keep"
@@ -107,11 +108,12 @@ def heat(recording: Recording, positions: list[int], height: int, width: int) ->
     The mean over resolutions, from the coarsest up to four times the paper's 16 x 16: finer maps are noise, and the
     coarsest know best where a thing is.
     """
-    total = 0.0
-    for grid in clearest(recording.maps, recording.latent):
-        maps = recording.maps[grid][..., positions].sum(-1).unflatten(-1, grid).unsqueeze(1)
-        total = total + F.interpolate(maps, (height, width), mode="bicubic", antialias=True)
-    total = total.squeeze(1)
+
+    def resized(grid: Grid) -> Tensor:
+        maps = torch.unflatten(recording.maps[grid][..., positions].sum(-1), -1, grid).unsqueeze(1)
+        return F.interpolate(maps, (height, width), mode="bicubic", antialias=True)
+
+    total = reduce(torch.add, map(resized, clearest(recording.maps, recording.latent))).squeeze(1)
     low, high = total.amin((-2, -1), keepdim=True), total.amax((-2, -1), keepdim=True)
     spread = torch.maximum(high - low, 1e-3 * high).clamp_min(1e-12)  # rounding alone is no heat
     return ((total - low) / spread).clamp(0.0, 1.0)

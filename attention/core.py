@@ -10,6 +10,7 @@ Tensors are heads first: q (batch, heads, rows, width), k and v (batch, heads, c
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ AT_ONCE = 2**25
 def some_heads(q: Tensor, k: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """q and k, float32, of as many heads at a time as their maps may take memory."""
     together = max(1, AT_ONCE // (4 * q.shape[0] * q.shape[2] * k.shape[2]))
-    for some, keys in zip(q.split(together, 1), k.split(together, 1), strict=True):
+    for some, keys in zip(torch.split(q, together, 1), torch.split(k, together, 1), strict=True):
         yield some.float(), keys.float()
 
 
@@ -60,32 +61,35 @@ class Attention:
 
     def out(self) -> Tensor:
         """(batch, heads, rows, width)"""
-        total = None
-        for term in self.terms:
-            bias = None if term.bias is None else term.bias.to(term.q.dtype)
-            out = self.kernel(term.q, term.k, self._values(term), bias)
-            total = out if total is None else total + out
-        return total
+        return reduce(torch.add, map(self._out, self.terms))
 
     def probs(self) -> Tensor:
         """(batch, rows, words), float32: the words' columns of the edited map, averaged over the heads."""
-        total = 0.0
-        for term in self.terms:
-            mean = sum(maps[..., self._columns(term)].sum(1) for maps in _maps(term)) / term.q.shape[1]
-            total = total + (mean if term.mix is None else mean @ as_matrix(term.mix).to(mean))
-        return total
+        return reduce(torch.add, map(self._probs, self.terms))
 
     def halves(self) -> tuple["Attention", "Attention"]:
         """The first and the second half of the batch."""
 
         def part(which: int) -> Attention:
-            def half(x):
-                return x if x is None or len(x) == 1 else x.chunk(2)[which]  # a bias may be one for all
+            def half(x: Tensor) -> Tensor:
+                return x if len(x) == 1 else x.chunk(2)[which]  # a bias may be one for all
 
-            terms = (replace(t, q=half(t.q), k=half(t.k), bias=half(t.bias)) for t in self.terms)
-            return replace(self, terms=tuple(terms), v=half(self.v))
+            def of(term: Term) -> Term:
+                bias = None if term.bias is None else half(term.bias)
+                return replace(term, q=half(term.q), k=half(term.k), bias=bias)
+
+            return replace(self, terms=tuple(map(of, self.terms)), v=half(self.v))
 
         return part(0), part(1)
+
+    def _out(self, term: Term) -> Tensor:
+        bias = None if term.bias is None else term.bias.to(term.q.dtype)
+        return self.kernel(term.q, term.k, self._values(term), bias)
+
+    def _probs(self, term: Term) -> Tensor:
+        heads = (maps[..., self._columns(term)].sum(1) for maps in _maps(term))
+        mean = reduce(torch.add, heads) / term.q.shape[1]
+        return mean if term.mix is None else mean @ as_matrix(term.mix).to(mean)
 
     def _values(self, term: Term) -> Tensor:
         """The values as the term's own columns have them."""
@@ -118,4 +122,4 @@ def _mixed(mix: Tensor, v: Tensor) -> Tensor:
     """(batch, heads, columns, width): one product for all heads."""
     mix, flat = mix.to(v.device, torch.float32), v.transpose(1, 2).flatten(2).float()
     flat = mix @ flat if mix.ndim == 2 else mix.unsqueeze(1) * flat
-    return flat.to(v.dtype).unflatten(2, (v.shape[1], -1)).transpose(1, 2)
+    return torch.unflatten(flat.to(v.dtype), 2, (v.shape[1], -1)).transpose(1, 2)

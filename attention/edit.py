@@ -11,6 +11,7 @@ class AttentionEdit(Protocol):
 
     def acts(self, kind: str, sigma: float) -> bool:
         """Whether it may change a layer of this kind (`Site.kind`) in a call at this level."""
+        ...
 
     def apply(self, rows: list[Attention], site: Site) -> list[Attention] | None:
         """The rows, in parts that follow each other, and may be split further; None where nothing changes."""
@@ -21,6 +22,8 @@ class AttentionLook(Protocol):
 
     def acts(self, kind: str, sigma: float) -> bool:
         """Whether it wants to see a layer of this kind in a call at this level."""
+        ...
 
     def see(self, rows: list[Attention], site: Site) -> None:
         """Called once for each layer and call, with the rows in parts that follow each other."""
+        ...

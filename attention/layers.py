@@ -13,15 +13,19 @@ class Policy(Protocol):
 
     def shares(self, site: "Site") -> bool:
         """Whether the picture's attention to itself, its layout, is shared here."""
+        ...
 
     def blends(self, site: "Site") -> bool:
         """Whether the local blend looks for its words here."""
+        ...
 
     def heats(self, site: "Site") -> bool:
         """Whether maps of words are made of this layer."""
+        ...
 
     def blend_fits(self, latent: Grid) -> bool:
         """Whether a latent of this size leads to a layer that the local blend looks at."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Painting:
         ratio = sigma if not flow else sigma / (1.0 - sigma) if sigma < 1.0 else LARGEST_RATIO
         return self.weight * log1p(min(ratio, LARGEST_RATIO) if flow else ratio)
 
-    def map(self, grid: Grid, tokens: int, device) -> Tensor:
+    def map(self, grid: Grid, tokens: int, device: torch.device) -> Tensor:
         """w: (batch or 1, 1, positions, tokens). Of regions that share a token the strongest counts.
 
         There may be more tokens than the prompt's, after them: another prompt that was joined on.

@@ -57,7 +57,8 @@ class Timing:
     """
 
     def __init__(self, edit: Edit, sigma_of: Callable[[float], float], cross_end: float, self_end: float):
-        self.edit, self._last = edit, None
+        self.edit = edit
+        self._last: tuple[tuple[float, torch.device], Mixed] | None = None
         own = dict(edit.windows)
         shares = [own.get(position, (0.0, cross_end)) for position in range(edit.target.length)]
         self.words = [Window.until(sigma_of(end), sigma_of(start)) for start, end in shares]
@@ -75,8 +76,8 @@ class Timing:
     def mixed(self, sigma: float, device: torch.device) -> Mixed:
         """`mixes` at a level, on the device; kept for the level's other layers."""
         if self._last is None or self._last[0] != (sigma, device):
-            both = mixes(self.edit, self.gates(sigma))
-            self._last = (sigma, device), tuple(x if x is None else x.to(device) for x in both)
+            source, target = (x if x is None else x.to(device) for x in mixes(self.edit, self.gates(sigma)))
+            self._last = (sigma, device), (source, target)
         return self._last[1]
 
 
@@ -93,7 +94,7 @@ def edited(source: tuple[Term, ...], target: Attention, edit: Edit, mixed: Mixed
     A repeated context divides every probability over its copies: its first copy alone has the whole.
     """
     of_source, of_target = mixed
-    terms = []
+    terms: list[Term] = []
     for term in source:
         if of_source is not None:
             terms.append(_first(term, edit.source.length, of_source))
@@ -124,7 +125,9 @@ class BlendMask:
     """The mask of a local blend: maps added up over layers and steps as they come, per sample."""
 
     def __init__(self, blend: LocalBlend):
-        self.blend, self._sums, self._grid = blend, None, None
+        self.blend = blend
+        self._sums: Tensor | None = None
+        self._grid: Grid = ()
 
     def add(self, source: Tensor, target: Tensor, grid: Grid) -> None:
         """Maps (batch, positions, tokens) of one layer, of the source and of the (edited) target."""
@@ -136,7 +139,7 @@ class BlendMask:
         """(batch, 1, height, width) of 0 and 1. ValueError where no layer of that resolution was met."""
         if self._sums is None:
             raise ValueError(NOTHING_TO_BLEND)
-        maps = F.max_pool2d(self._sums.unflatten(-1, self._grid), 3, stride=1, padding=1)  # (2, batch, h, w)
+        maps = F.max_pool2d(torch.unflatten(self._sums, -1, self._grid), 3, stride=1, padding=1)  # (2, batch, h, w)
         maps = maps / maps.amax((-2, -1), keepdim=True).clamp_min(1e-12)
         return F.interpolate((maps > self.blend.threshold).any(0).float().unsqueeze(1), (height, width))
 

@@ -80,13 +80,13 @@ class Prompt:
         typed, plain = _unescaped(phrase), _unescaped(_WEIGHT.sub(" ", phrase))
         inside = [index for index, character in enumerate(plain) if not aside(character)]
         plain = plain[inside[0] : inside[-1] + 1] if inside else ""
-        found = plain and (self._found(plain) or self._found(typed))
-        if not found:
+        positions = self._occurrences(plain) or self._occurrences(typed) if plain else []
+        if not positions:
             listed = ", ".join(dict.fromkeys(w.text for w in self.words if not all(map(aside, w.text)))) or "none"
             problem, nearest = "is not in" if plain else "names no word of", self._nearest(plain)
             meant = f"did you mean {nearest!r}? " if nearest else ""
             raise ValueError(f"{phrase!r} {problem} the prompt {self.text!r}; {meant}its words are: {listed}")
-        return found
+        return positions
 
     def _nearest(self, phrase: str) -> str:
         """The consecutive words, as many as the phrase's, that are written most like it; empty where none is."""
@@ -94,19 +94,20 @@ class Prompt:
         runs = [" ".join(words[first : first + count]) for first in range(len(words))]
         return next(iter(get_close_matches(phrase.casefold(), runs, 1)), "")
 
-    def _found(self, phrase: str) -> list[int]:
-        wanted, found = _atoms(phrase), set()
+    def _occurrences(self, phrase: str) -> list[int]:
+        wanted = _atoms(phrase)
+        positions: set[int] = set()
         named = [_atoms(word.text) for word in self.words]
         unnamed = [_atoms(word.text.partition(EMBEDDING)[0] or "embedding") for word in self.words]
         for of_words, first in product((named, unnamed), range(len(self.words))):
             atoms: list[str] = []
-            for last in range(first, len(self.words)):
-                atoms += of_words[last]
-                if len(atoms) >= len(wanted):
-                    break
+            end = first
+            while end < len(self.words) and len(atoms) < len(wanted):
+                atoms += of_words[end]
+                end += 1
             if atoms == wanted:
-                found.update(p for word in self.words[first : last + 1] for p in word.positions)
-        return sorted(found)
+                positions.update(p for word in self.words[first:end] for p in word.positions)
+        return sorted(positions)
 
 
 def prompt_of(text: str, chunks: Sequence[Sequence[str | None]]) -> Prompt:
@@ -114,7 +115,7 @@ def prompt_of(text: str, chunks: Sequence[Sequence[str | None]]) -> Prompt:
 
     A chunk begins with the start token; what follows its first end token is padding, whatever it is padded with.
     """
-    tokens = []
+    tokens: list[Token] = []
     for chunk in chunks:
         end = list(chunk).index(END)
         tokens += [Token(piece or "", index == 0 or index >= end) for index, piece in enumerate(chunk)]

@@ -26,34 +26,36 @@ def word_windows(prompt: Prompt, text: str) -> dict[int, tuple[float, float]]:
 
     ValueError for what `windows` refuses, and for a word that is not there.
     """
-    found = {}
+    by_position: dict[int, tuple[float, float]] = {}
     for phrase, window in windows(text):
-        found.update(dict.fromkeys(prompt.positions(phrase), window))
-    return found
+        by_position.update(dict.fromkeys(prompt.positions(phrase), window))
+    return by_position
 
 
 def numbers(text: str) -> list[tuple[str, float]]:
     """(phrase, number) of each entry of an equalizer; ValueError for one without a phrase or a finite number."""
-    found = [(phrase, value, _number(value)) for phrase, value in _entries(text)]
-    for phrase, value, number in found:
+    entries: list[tuple[str, float]] = []
+    for phrase, value in list(_entries(text)):  # a fault of form in any entry is named first
+        number = _number(value)
         if number is None:
             raise ValueError(f"{value!r} for {phrase!r} is not a number; write `word: number`, as in `fluffy: 2`")
-    return [(phrase, number) for phrase, _, number in found]
+        entries.append((phrase, number))
+    return entries
 
 
 def windows(text: str) -> list[tuple[str, tuple[float, float]]]:
     """(phrase, (start, end)) of each entry; ValueError for one without a phrase, or with a window not within 0..1."""
-    found = []
+    entries: list[tuple[str, tuple[float, float]]] = []
     for phrase, value in _entries(text):
         ends = [_number(part) for part in value.split("-")]
         start, end = [0.0, *ends][-2:]
-        if len(ends) > 2 or None in ends or not 0.0 <= start < end <= 1.0:
+        if len(ends) > 2 or start is None or end is None or not 0.0 <= start < end <= 1.0:
             raise ValueError(
                 f"{value!r} for {phrase!r} is not a window of the run: write its end, as in `lion: 0.4`, or start-end, "
                 "as in `lion: 0.2-0.6`, within 0 to 1 and the start before the end"
             )
-        found.append((phrase, (start, end)))
-    return found
+        entries.append((phrase, (start, end)))
+    return entries
 
 
 def _entries(text: str) -> Iterator[tuple[str, str]]:

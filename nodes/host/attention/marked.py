@@ -51,7 +51,8 @@ def with_marked_edits(model, node: str, mark: Mark, once: bool = False):
     def during(executor, model, conds, x_in, timestep, model_options):
         ours = edits
         for cond in marked(conds):
-            ours = ours.on([cond], mark.edit(cond[mark.key]))
+            edit = mark.edit(cond[mark.key])
+            ours = ours if edit is None else ours.on([cond], edit)
         if ours is not edits:
             with errors_of(node):
                 model_options = ours.options(model_options)

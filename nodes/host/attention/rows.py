@@ -5,6 +5,7 @@ model's layers put them in: nothing is left on the model, and the order of patch
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ....attention.core import Attention
 from ....attention.edit import AttentionEdit, AttentionLook
@@ -63,7 +64,7 @@ class ModelCall:
         return replace(self, chunks=chunks) if any(chunk.edits for chunk in chunks) else None
 
 
-def with_hooks(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
+def with_hooks(executor, x, t, c_concat=None, c_crossattn: Any = None, control=None, transformer_options={}, **kwargs):  # noqa: B006
     edits, uuids = transformer_options.get(EDITS, {}), transformer_options["uuids"]
     if any(uuid in edits for uuid in uuids):
         size = len(x) // len(uuids)

@@ -72,7 +72,7 @@ class _Hook:
         def unedited(q: Tensor, k: Tensor) -> Tensor:
             if self.previous:
                 return self.previous(q, k, v, extra_options)
-            return flat(kernel(heads_first(q, heads), heads_first(k, heads), whole.v))
+            return flat(kernel(heads_first(q, heads), heads_first(k, heads), whole.v, None))
 
         grid = tuple(extra_options["activations_shape"][-2:])
         self._check(q, k, self._site(grid, k.shape[1]))
