@@ -206,11 +206,11 @@ def check_halves(source: list, target: list, edit: Edit) -> None:
             )
         if (name, *pair) not in halves:
             marked = [half for half in halves if half]
-            found = f"the {marked[0][0]} of another edit, from {marked[0][1]!r} to {marked[0][2]!r}" if marked else (
+            origin = f"the {marked[0][0]} of another edit, from {marked[0][1]!r} to {marked[0][2]!r}" if marked else (
                 "not from SteerPromptEdit (a CLIP Text Encode, perhaps)"
             )  # fmt: skip
             raise ValueError(
-                f"{name} is {found}, and edit is from {pair[0]!r} to {pair[1]!r}; connect source, target and edit of "
+                f"{name} is {origin}, and edit is from {pair[0]!r} to {pair[1]!r}; connect source, target and edit of "
                 "the same SteerPromptEdit"
             )
         places[name] = [index for index, half in enumerate(halves) if half == (name, *pair)]
