@@ -448,8 +448,8 @@ def check_captured(world, given, run, output):
 
 def check_injected(world, given, run, output):
     run = dict(run)
-    conds = run.pop("positive"), world.usual["CONDITIONING"]["empty"]
-    checks.run_and_check(run, guider=host_guider(output[0], *conds, 3.0))
+    positive, negative = run.pop("positive"), world.usual["CONDITIONING"]["empty"]
+    checks.run_by_host(run, output[0], given["model"], positive, negative)
 
 
 def check_heatmap(world, given, run, output):

@@ -384,8 +384,8 @@ def check_regions(world, given, run, output):
 def check_painted(world, given, run, output):
     model, conditioning = output
     checks.check_conditioning(conditioning)
-    conds = conditioning, world.usual["CONDITIONING"]["empty"]
-    checks.run_and_check(run, guider=host_guider(model, *conds, 3.0))
+    plain, negative = given.get("model", world.usual["MODEL"]["shapes"]), world.usual["CONDITIONING"]["empty"]
+    checks.run_by_host(run, model, plain, conditioning, negative)
 
 
 ORACLE = {
