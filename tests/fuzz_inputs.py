@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from types import SimpleNamespace
 
 import comfy.samplers
@@ -445,11 +446,17 @@ def regions(draw, world: World) -> Shown:
         return draw(picked(world.odd["STEER_REGIONS"]))
 
 
+@cache
+def usual_texts() -> list[str]:
+    """Those that are usual on some input of words; not names of files, which are there to be read."""
+    inputs = [(node_id, item) for node_id, node in NODES.items() for item in node.GET_SCHEMA().inputs]
+    texts = [text for node_id, item in inputs if item.io_type == "STRING" for text in usual(node_id, item)]
+    return list(dict.fromkeys(texts))
+
+
 def odd_texts() -> st.SearchStrategy:
-    """Bad ones, and those that are usual on some input or other."""
-    values = [value for node in collected("USUAL").values() for each in node.values() for value in each]
-    elsewhere = list(dict.fromkeys(value for value in values if isinstance(value, str)))
-    return st.sampled_from(BAD_TEXTS) | st.sampled_from(elsewhere) | st.text()
+    """Bad ones, and those that belong elsewhere."""
+    return st.sampled_from(BAD_TEXTS) | st.sampled_from(usual_texts()) | st.text()
 
 
 def picked(values: dict) -> st.SearchStrategy:
