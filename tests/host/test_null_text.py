@@ -267,7 +267,7 @@ def test_where_the_host_runs_another_copy_of_the_model(case, monkeypatch):
     monkeypatch.setattr(patcher, "get_non_dynamic_delegate", lambda self: copy, raising=False)
     monkeypatch.setattr(comfy.sampler_helpers, "cond_has_hooks", lambda conds: True)
     with_branches(model, positive, negative, inversion, found.append)
-    assert found[0]._model is copy.model is found[0]._differentiable.patcher.model
+    assert found[0]._run.model is copy.model is found[0]._differentiable.patcher.model
 
 
 def test_interrupt_leaves_the_model_as_before(case):
