@@ -26,7 +26,7 @@ from steer.tests import checks, oracles
 from steer.tests.host_models import EPS, FLOW, ON_GPU, closed_form, mean_conditioning, relative
 
 CAPTION = "a red circle on a blue background"
-STEPS = 5
+STEPS = 10
 
 
 def levels_of(model, steps):
