@@ -81,10 +81,11 @@ KINDS = {
     "Flux": Kind(supported.Flux, FLUX, torch.bfloat16, 4096, 768, 16, 1.0, False, False),
 }
 NARROW = {"model_channels": 32, "context_dim": 64, "num_head_channels": 16}
-SMALL = {  # of the same structure, to try it on a CPU
+SMALL = {  # of about the same structure, to try it on a CPU
     "SD1.5": Kind(supported.SD15, {**SD15, **NARROW}, torch.float32, 64, 64, judged=False),
-    "SDXL": Kind(supported.SDXL, {**SDXL, **NARROW, "transformer_depth": [1, 1, 1, 1, 2, 2],
-                 "transformer_depth_output": [1, 1, 1, 1, 1, 1, 2, 2, 2], "transformer_depth_middle": 2},
+    "SDXL": Kind(supported.SDXL, {**SDXL, "model_channels": 64, "context_dim": 64,
+                 "transformer_depth": [1, 1, 1, 1, 2, 2], "transformer_depth_output": [1, 1, 1, 1, 1, 1, 2, 2, 2],
+                 "transformer_depth_middle": 2},
                  torch.float32, 64, 1280, judged=False),
     "Flux": Kind(supported.Flux, {**FLUX, "vec_in_dim": 32, "context_in_dim": 48, "hidden_size": 64, "num_heads": 2,
                  "depth": 2, "depth_single_blocks": 2, "axes_dim": [8, 12, 12]},
@@ -312,9 +313,10 @@ def write(file: str, seconds: float, parts: Iterable[str]) -> None:
 
 
 def reports(parts: Iterable[str], until: float = math.inf) -> Iterator[str]:
-    """The report, again after each row. After `until` (of `time.monotonic`) it names what is left."""
-    rows, modes, left = [], "", []
-    for part in parts:
+    """The report, again after each row, which names what is not measured; all, after `until` of `time.monotonic`."""
+    rows, modes, left, ahead = [], "", [], list(parts)
+    while ahead:
+        part = ahead.pop(0)
         if time.monotonic() > until:
             left.append(part)
         elif part == "modes":
@@ -322,12 +324,12 @@ def reports(parts: Iterable[str], until: float = math.inf) -> Iterator[str]:
         else:
             for row in rows_of(part, until):
                 (rows if len(row) > 2 else left).append(row if len(row) > 2 else f"{part}: {row['']}")
-                yield report(rows, modes, left)
-        yield report(rows, modes, left)
+                yield report(rows, modes, [*left, f"what follows of {part}", *ahead])
+        yield report(rows, modes, [*left, *ahead])
 
 
 def report(rows: list[dict], modes: str, left: list[str]) -> str:
-    not_measured = f"\nThere was no time for: {'; '.join(left)}.\n" if left else ""
+    not_measured = f"\nNot measured: {'; '.join(left)}.\n" if left else ""
     return f"{ABOUT}{TRIED if on_cpu() else ''}\n\n{markdown_table(rows) if rows else ''}{modes}{not_measured}"
 
 

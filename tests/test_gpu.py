@@ -134,7 +134,7 @@ class TestRun:
         assert not status.exists() or "Z (zombie)" in status.read_text()
 
     def test_what_failed_and_what_was_measured_is_in_the_summary(self):
-        told = "x is off by 1e-3\nnoise\nSKIPPED [1] a.py:3: why\n1 failed, 2 passed in 3.00s"
+        told = "x is off by 1e-3\nnoise\nSKIPPED [1] a.py:3: why\n=== 1 failed, 2 passed in 3.00s ==="
         assert run.summary(told, "exit code 1").splitlines() == [
             "- x is off by 1e-3", "- SKIPPED [1] a.py:3: why", "- 1 failed, 2 passed in 3.00s", "- exit code 1",
         ]  # fmt: skip

@@ -9,9 +9,6 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-
 from ..comfy.find import find_host
 from ..package import ROOT
 
@@ -47,6 +44,9 @@ def main(python: str, platform: str, have: Path | None) -> int:
 
 def wheels_of(host: Path, python: str, have: set[str]) -> dict[str, str]:
     """The version of each distribution that the host and the tests need there, as they are installed here."""
+    from packaging.requirements import Requirement  # which a machine that runs the pack may not have
+    from packaging.utils import canonicalize_name
+
     lines = [line for line in (host / "requirements.txt").read_text().splitlines() if line.strip() and line[0] != "#"]
     versions, left_out = {}, THERE | NOT_NEEDED | have
     target = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
@@ -69,6 +69,8 @@ def wheels_of(host: Path, python: str, have: set[str]) -> dict[str, str]:
 
 def names_in(freeze: Path) -> set[str]:
     """The names in what `pip freeze` or `pip list --format freeze` wrote."""
+    from packaging.utils import canonicalize_name
+
     lines = (line.replace(" @ ", "==").split("==")[0].strip() for line in freeze.read_text().splitlines())
     return {canonicalize_name(line) for line in lines if line and not line.startswith(("#", "-"))}
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..comfy.find import VARIABLE, gpu_there, in_host
+from ..comfy.find import VARIABLE, find_host, gpu_there, in_host
 from ..package import ROOT
 from .pack import FOLDER, HOST
 
@@ -38,7 +39,7 @@ class Run:
 
     out: Path
     until: float
-    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    environment: dict[str, str] = field(default_factory=lambda: {**os.environ, "PYTHONUNBUFFERED": "1"})
 
     def __call__(self, command: Sequence[str], name: str, share: float = 1.0) -> tuple[str, str]:
         """(what the command printed, which is also in the file of that name; how it ended if not well)"""
@@ -67,13 +68,16 @@ def main(parts: list[str], device: str, out: Path, seconds: float) -> int:
     if device != "cpu" and not gpu_there(torch):
         print("torch sees no GPU here, so nothing is run. --device cpu runs the same on small models.")
         return 0
-    out.mkdir(parents=True, exist_ok=True)
     run = Run(out.resolve(), started + seconds)
     if (FOLDER / HOST).is_file():
         run.environment |= unpacked()
+    elif find_host() is None:
+        raise ValueError("no ComfyUI here and no pack of it: `python -m lab.gpu pack` makes one elsewhere")
+    run.out.mkdir(parents=True, exist_ok=True)
     if device == "cpu":
         run.environment |= {"STEER_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    report(run, parts or list(PARTS), machine(torch, device))
+    host = Path(run.environment.get(VARIABLE) or find_host())
+    report(run, parts or list(PARTS), f"{machine(torch, device)}, ComfyUI {version(host)}")
     return 0
 
 
@@ -103,12 +107,16 @@ def machine(torch, device: str) -> str:
     return f"{card}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
+def version(host: Path) -> str:
+    return re.search(r'"(.+)"', (host / "comfyui_version.py").read_text())[1]
+
+
 def report(run: Run, parts: list[str], machine: str) -> None:
     """Writes gpu.md, again after each part."""
     target, text = run.out / "gpu.md", f"# On a GPU\n\n{machine}.\n"
     benchmark = [part for part in PARTS if part in parts and part != TESTS]
     if TESTS in parts:
-        told, ended = run([sys.executable, "-m", "pytest", "-rsP", *GPU_TESTS], TESTS, SHARE if benchmark else 1.0)
+        told, ended = run([sys.executable, "-m", "pytest", "-vsrsfE", *GPU_TESTS], TESTS, SHARE if benchmark else 1.0)
         text += f"\n## Tests\n\n{summary(told, ended)}\n"
         target.write_text(text)
     if benchmark:
@@ -127,7 +135,8 @@ def report(run: Run, parts: list[str], machine: str) -> None:
 
 def summary(told: str, ended: str) -> str:
     """What was measured, what failed or was skipped and why, and how many tests passed."""
-    lines, chosen = told.splitlines(), ("SKIPPED", "FAILED", "ERROR")
+    lines, chosen = told.splitlines(), ("SKIPPED [", "FAILED tests", "ERROR tests")
     measured = [line for line in lines if " is off by " in line or "asked for " in line]
     failed = [line for line in lines if line.startswith(chosen)]
-    return "\n".join(f"- {line}" for line in [*measured, *failed, *lines[-1:], *filter(None, [ended])])
+    counts = [line.strip("= ") for line in lines[-1:] if " in " in line]
+    return "\n".join(f"- {line}" for line in [*measured, *failed, *counts, *filter(None, [ended])])

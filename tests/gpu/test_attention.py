@@ -61,5 +61,5 @@ def test_one_picture(attention, runs, expected, name, kernel):
         attention.kernel = SDPBackend.MATH
     assert attention.calls
     distance = off(out, expected[name])
-    print(f"{name}: {kernel.name} is off by {distance:.1e}")
+    print(f"\n{name}: {kernel.name} is off by {distance:.1e}")
     assert distance < 2 * rounding(DTYPE, name)  # each of the two is rounded

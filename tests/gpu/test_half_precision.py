@@ -26,10 +26,9 @@ def pair(request):
 def test_at_real_size(pair):
     dtype, halves, fulls = pair
     offs = {name: off(halves[name](), fulls[name]()) for name in fulls}
-    print("\n".join(f"{name}: {dtype} is off by {distance:.1e}" for name, distance in offs.items()))
-    assert {
-        name for name, distance in offs.items() if not 0 < distance < (rounding(dtype, name), inf)[name in STIFF]
-    } == set()
+    print(*(f"\n{name}: {dtype} is off by {distance:.1e}" for name, distance in offs.items()))
+    most = {name: inf if name in STIFF else rounding(dtype, name) for name in offs}
+    assert {name: distance for name, distance in offs.items() if not 0 < distance < most[name]} == {}
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=["float16", "bfloat16"])
@@ -39,6 +38,6 @@ def test_on_trained_weights(shapes, conds, latent, plain, monkeypatch, node, dty
     model, seen = stored(dtype).clone(), set()
     model.set_model_attn2_output_patch(lambda n, extra_options: (seen.add(n.dtype), n)[1])
     distance = off(node(model, shapes[1], conds, latent), plain(node))
-    print(f"{node.__name__}: {dtype} is off by {distance:.1e}")
+    print(f"\n{node.__name__}: {dtype} is off by {distance:.1e}")
     most = rounding(dtype, "Null-Text" if node is null_text else "") * 2  # a last layer of full size, guidance at 3
     assert seen == {dtype} and 0 < distance < most

@@ -28,7 +28,7 @@ def test_gradients_through_the_model(caplog, dtype):
         held = peak_bytes(lambda: bench.sample(guided))
     said = [record.args[1] * 2**30 for record in caplog.records if "take %.2f GiB" in record.msg][-1]
     call = bench.model.model.memory_required([2, *bench.noise.shape[1:]])
-    print(f"{dtype}: asked for {said / 2**20:.0f} MiB, held {held / 2**20:.0f}, a call {call / 2**20:.0f}")
+    print(f"\n{dtype}: asked for {said / 2**20:.0f} MiB, held {held / 2**20:.0f}, a call {call / 2**20:.0f}")
     assert said <= 1.2 * held and held <= said + call
 
 
@@ -38,7 +38,7 @@ def test_decoder_and_clip():
     guided = guided_by(bench.guider, loss, False, 1e-3)
     bench.sample(guided)
     held, said = peak_bytes(lambda: bench.sample(guided)), loss.memory(tuple(bench.noise.shape))
-    print(f"asked for {said / 2**20:.0f} MiB, held {held / 2**20:.0f}")
+    print(f"\nasked for {said / 2**20:.0f} MiB, held {held / 2**20:.0f}")
     assert 0.1 * held < said <= held
 
 
@@ -57,5 +57,5 @@ def test_fitting_a_vae(monkeypatch, node):
     fitted()
     said = host_vae.memory_needed(vae, latent["samples"].shape, node is SteerReconstructDecoder)
     held = peak_bytes(fitted)
-    print(f"{node.__name__}: asked for {said / 2**20:.0f} MiB, held {held / 2**20:.0f}")
+    print(f"\n{node.__name__}: asked for {said / 2**20:.0f} MiB, held {held / 2**20:.0f}")
     assert held <= 1.1 * said and said < 3 * held

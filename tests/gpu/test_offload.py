@@ -26,7 +26,7 @@ def usual(tmp_path_factory):
 def test_what_is_off_the_gpu_changes_nothing(usual, tmp_path, flags):
     (expected, taken), (results, spent) = usual, started(flags, tmp_path)
     offs = {name: off(results[name], expected[name]) for name in CHOSEN}
-    print("\n".join(f"{flags}: {name} is off by {d:.1e}, {spent[name]}" for name, d in offs.items()))
+    print(*(f"\n{flags}: {name} is off by {d:.1e}, {spent[name]}" for name, d in offs.items()))
     assert {name for name, distance in offs.items() if distance > rounding(HALVES[0], name)} == set()
     if flags == "--novram":
         assert spent[HOST][1] < taken[HOST][1]
