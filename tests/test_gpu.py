@@ -115,7 +115,7 @@ class TestRun:
         monkeypatch.setattr(run, "find_spec", lambda name: None)
         used = run.unpacked()
         assert Path(used["COMFYUI_PATH"], "comfy", "model.py").is_file()
-        code = "import av; from av.subtitles.stream import SubtitleStream; av.VideoStream, SubtitleStream"
+        code = "import av; from av.subtitles.stream import SubtitleStream; av.VideoStream.any.of, SubtitleStream"
         subprocess.check_call([sys.executable, "-S", "-c", code], env=used)
 
     def test_what_takes_too_long_is_stopped_with_what_it_started(self, tmp_path, monkeypatch):

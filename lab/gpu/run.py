@@ -23,10 +23,15 @@ PARTS = (TESTS, "Flux, 1024", "SDXL, 1024", "modes", "SD1.5, 512", "SD1.5, 1024"
 """The tests, and those of the benchmark (`PARTS` of bench/large_models.py)."""
 SHARE = 0.5  # of the time, which the tests may take where there is more to do
 ASIDE = 10.0  # seconds kept for a part that has to be ended
-STUB = """def __getattr__(name):
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return type(name, (), {})
+STUB = """class Anything(type):
+    def __getattr__(cls, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Anything(name, (), {})
+
+
+def __getattr__(name):
+    return getattr(Anything("module", (), {}), name)
 """
 STUBS = ("av/__init__.py", "av/container.py", "av/subtitles/__init__.py", "av/subtitles/stream.py",
          "av/video/__init__.py", "av/video/reformatter.py")  # fmt: skip
