@@ -18,13 +18,13 @@ from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.diffedit import SteerDiffEditMask
 from steer.nodes.guidance import SteerCFGGuider
+from steer.nodes.host.gradients import models as gradient_models
 from steer.nodes.host.gradients.model import Differentiable
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.repaint import SteerRePaintSampler
-from steer.nodes.runs import gradient_guidance as guidance_run
 from steer.nodes.runs import prompt_to_prompt as prompt_to_prompt_run
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.cases import some
@@ -185,7 +185,7 @@ def test_inversion_and_trajectory_blend(shapes, pictured, name):
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradient_through_a_lora_hook_on_the_positive_alone(shapes, monkeypatch, recompute):
     """Positive and negative have other weights, on the way back too."""
-    monkeypatch.setattr(guidance_run, "Differentiable", partial(Differentiable, recompute=recompute))
+    monkeypatch.setattr(gradient_models, "Differentiable", partial(Differentiable, recompute=recompute))
     model, positive, _ = with_companion(shapes, "LoRA hook", 2.0)
     check_slope(shapes, lambda: host_guider(model, positive, encode(shapes[1], ""), 3.0))
 
