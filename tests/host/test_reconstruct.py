@@ -137,6 +137,7 @@ def test_the_latent_is_the_published_loops(vaes, kind):
     torch.testing.assert_close(by_latent(*three), published(*three, 4, 0.3, latents=True), rtol=0, atol=3e-3)
 
 
+@pytest.mark.slow
 def test_the_background_comes_back_and_the_edit_stays(shapes):
     """A real picture through a whole VAE round trip: the decoder by 6 dB and more than the latent."""
     vae, mask = shapes[2], mask_of(size=128)
