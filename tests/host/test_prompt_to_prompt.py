@@ -371,7 +371,7 @@ def test_the_patch_may_come_before_or_after_ours(shapes):
 def test_in_company(shapes, monkeypatch, what):
     """The source stays what it is alone; with the gates at 0 so does the target."""
     model, clip, _ = shapes
-    sigmas, noise, latent, mask = sigmas_of(model, 4), noise_of((1, 4, 16, 16)), torch.zeros(1, 4, 16, 16), None
+    sigmas, noise, latent, mask = sigmas_of(model, 8), noise_of((1, 4, 16, 16)), torch.zeros(1, 4, 16, 16), None
     source, target, edit = edit_of(clip)
     negative = encode(clip, "")
     if what == "lora":

@@ -23,11 +23,11 @@ def edit_of(clip, source, target, mapping="auto", equalizer="", windows="", blen
     return first, second, edit
 
 
-def both(shapes, edit, ends=(0.8, 0.4)):
+def both(shapes, edit, ends=(0.8, 0.4), steps=6):
     """What ours and the published controller return."""
     model, clip, _ = shapes
     source, target, change = edit
-    sigmas, noise, empty = sigmas_of(model, 6), noise_of((1, 4, 16, 16)), encode(clip, "")
+    sigmas, noise, empty = sigmas_of(model, steps), noise_of((1, 4, 16, 16)), encode(clip, "")
     guider = SteerPromptToPromptGuider.execute(model, source, target, empty, CFG, change, *ends).args[0]
     published = published_prompt_to_prompt.sample(model, (source, target), empty, CFG, change, ends, sigmas, noise)
     return run(guider, EULER, sigmas, noise), published
@@ -71,7 +71,7 @@ def test_the_ends_are_the_published_ones(shapes, ends):
 def test_the_local_blend_is_the_published_one(shapes, change, threshold, start):
     """Though it blends what the model sees and the published one the sampler's latent after each step."""
     prompts, words = change
-    ours, published = both(shapes, edit_of(shapes[1], *prompts, blend=(*words, threshold, start)))
+    ours, published = both(shapes, edit_of(shapes[1], *prompts, blend=(*words, threshold, start)), steps=12)
     assert relative(ours, published) < 1e-4
     assert torch.equal(outside(ours), outside(published)) and outside(ours).any()
 
