@@ -56,7 +56,7 @@ class Call(NamedTuple):
         return self.guider(x, self.sigmas, model_options=options or self.options, seed=self.seed)
 
 
-class ChangedGuider(WrappedGuider):
+class GuidedGuider(WrappedGuider):
     """A guider whose every estimate is `change(denoise, x, sigma)`, where `denoise` is a `Call` of the guider."""
 
     def __init__(self, guider, change: Callable[[Call, Tensor, float], Tensor], **declared):

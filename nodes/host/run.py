@@ -23,7 +23,7 @@ from ...samplers.masks import composite
 from ...samplers.noise_law import Noise, NoiseLaw
 from .checks import check_answer, check_every_call, check_ready
 from .errors import errors_of
-from .guiders import ChangedGuider, CheckedGuider
+from .guiders import CheckedGuider, GuidedGuider
 from .inverted import InvertedSeed, noise_to
 from .keyframes import Keyframes
 from .law import noise_law
@@ -201,7 +201,7 @@ class Run:
         `denoise` is a `guiders.Call`. With x the sampler starts there; `declared` is of `WrappedGuider`. The sampler
         sees no mask where the method masks.
         """
-        guider = self.guider if change is None else ChangedGuider(self.guider, change, **declared)
+        guider = self.guider if change is None else GuidedGuider(self.guider, change, **declared)
         noise, start, mask = self.start_noise, self.start, None if self._masks_itself else self.mask
         if x is not None:
             start = self.known
