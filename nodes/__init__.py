@@ -11,6 +11,7 @@ STEMS = (
     "ddim",
     "sdedit",
     "repaint",
+    "langevin",
     "blended_diffusion",
     "inversion",
     "inversion_file",

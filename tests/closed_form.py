@@ -1,5 +1,7 @@
 """Denoisers whose answers are known in closed form: the oracles of the pure tests."""
 
+from math import sqrt
+
 import torch
 
 
@@ -32,3 +34,22 @@ def last(steps):
     for step in steps:  # noqa: B007
         pass
     return step.x
+
+
+def at_rest(moved, std, slope, rounds):
+    """The variance at rest of a Langevin move of one direction, and its matrix's spectral radius.
+
+    `moved(x, velocity, noise)` is where one move of `langevin` leads; `slope` is alpha times the estimate's. A move is
+    linear: its matrix is read off by unit vectors, and the covariance of (x, velocity) is carried through so many.
+    """
+    columns = []
+    for unit in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)):
+        x, velocity, _ = unit
+        kicked, half = velocity + sqrt(2.0) * (slope - 1.0) * x / std, 0.5 * sqrt(2.0) * std
+        after = float(moved(*unit))
+        columns.append((after, (after - x - half * kicked) / half))  # the velocity follows from where x is left
+    matrix = torch.tensor(columns, dtype=torch.float64).T  # (x', velocity') by (x, velocity, noise)
+    covariance, noise = torch.eye(2, dtype=torch.float64), matrix[:, 2:] @ matrix[:, 2:].T
+    for _ in range(rounds):
+        covariance = matrix[:, :2] @ covariance @ matrix[:, :2].T + noise
+    return float(covariance[0, 0]), float(torch.linalg.eigvals(matrix[:, :2]).abs().max())

@@ -28,6 +28,7 @@ from ..nodes.guidance import SteerCFGGuider
 from ..nodes.host.conditioning import HALF
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.inversion_file import NoNullText
+from ..nodes.langevin import SteerLangevinSampler
 from ..nodes.paint_with_words import SteerRegion
 from ..nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from ..nodes.repaint import SteerRePaintSampler
@@ -172,6 +173,7 @@ def _add_noises_and_samplers(world: World) -> None:
     steer = {
         "ddim eta 1": SteerDDIMSampler.execute(1.0)[0],
         "repaint": SteerRePaintSampler.execute(2, 1, 1.0)[0],
+        "langevin": SteerLangevinSampler.execute(2, 0.5)[0],
         "blended": SteerBlendedSampler.execute(usual["euler"], 0)[0],
     }
     world.add("SAMPLER", usual, {**host, **steer})

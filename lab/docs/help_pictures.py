@@ -172,6 +172,7 @@ PAGES = {  # by node, see panels: (picture, its part or None for all, caption); 
         ("prompt_to_prompt_1", None, "by this guider: *blue*"),
     ],
     "SteerRePaintSampler": [("inpaint", None, "the masked part"), ("repaint_1", None, "a *green star*")],
+    "SteerLangevinSampler": [("inpaint", None, "the masked part"), ("langevin_1", None, "a *green star*")],
     "SteerReconstructDecoder": [*BACKGROUND, ("background_5", STAR, "by the *fitted decoder*")],
     "SteerReconstructLatent": [*BACKGROUND, ("background_4", STAR, "the *fitted latent*")],
     "SteerRegion": [

@@ -804,4 +804,20 @@ TABLE: tuple[Template, ...] = (
         Thumbnail("photo", "reconstruct_decoder_2", "star > square"),
         (["5", 0], ["17", 0]),
     ),
+    Template(
+        "Steer 32 - Inpaint close to what is around it (Langevin)",
+        "langevin",
+        "Fill a hole in a picture so that what is cut by its edge goes on inside: half a cup becomes a whole one.",
+        HOLE,
+        "in *Positive prompt*, what the whole picture is to show, not only the hole.",
+        (
+            "*inner*: 3 is quicker, 9 fits better. The time grows with it.",
+            CFG,
+        ),
+        "SteerLangevinSampler",
+        {"2": {"text": STRAWBERRIES}, "4": {"cfg": 7.5}, "5": {"image": "steer_coffee_hole.webp"}},
+        {"13": "the filled picture"},
+        Thumbnail("inpaint", "langevin_1", "fill the hole"),
+        (["5", 0], ["12", 0]),
+    ),
 )

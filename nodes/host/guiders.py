@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import comfy.model_management
+import comfy.samplers
 from torch import Tensor
 
 from .checks import check_answer
@@ -67,3 +68,21 @@ class GuidedGuider(WrappedGuider):
         # the host looks for an interrupt between steps only, and a step may have several calls
         comfy.model_management.throw_exception_if_processing_interrupted()
         return self._change(Call(self._guider, sigma, model_options, seed), x, float(sigma.max()))
+
+
+def without_cfg(model_options: dict) -> dict:
+    """Model options with which each estimate of a call is the positive's, so that guidance by differences is none."""
+    inner = model_options.get("sampler_calc_cond_batch_function")
+
+    def calculate(args: dict) -> list[Tensor]:
+        first, *others = args["conds"]
+        conds = args["conds"] if first is None else [first, *[None] * len(others)]
+        if inner is not None:
+            out = inner({**args, "conds": conds})
+        else:
+            out = comfy.samplers.calc_cond_batch(
+                args["model"], conds, args["input"], args["sigma"], args["model_options"]
+            )
+        return out if first is None else [out[0]] * len(out)
+
+    return {**model_options, "sampler_calc_cond_batch_function": calculate}

@@ -23,7 +23,7 @@ from ...samplers.masks import composite
 from ...samplers.noise_law import Noise, NoiseLaw
 from .checks import check_answer, check_every_call, check_ready
 from .errors import errors_of
-from .guiders import CheckedGuider, GuidedGuider
+from .guiders import CheckedGuider, GuidedGuider, without_cfg
 from .inverted import InvertedSeed, noise_to
 from .keyframes import Keyframes
 from .law import noise_law
@@ -173,9 +173,16 @@ class Run:
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
         """The guider's estimate, masked by the host unless the method masks; an interrupt stops it before."""
+        return self._estimate(x, sigma, self._call.extra_args)
+
+    def unguided(self, x: Tensor, sigma: float) -> Tensor:
+        """The same without the host's classifier-free guidance, and without the negative's rows in the call."""
+        return self._estimate(x, sigma, self._call.extra_args | {"model_options": without_cfg(self.options)})
+
+    def _estimate(self, x: Tensor, sigma: float, extra_args: dict) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.keyframes.go_to(sigma)
-        return self._masked(x, x.new_full((x.shape[0],), sigma), **self._call.extra_args)
+        return self._masked(x, x.new_full((x.shape[0],), sigma), **extra_args)
 
     def predict(self, conds: list[list[dict] | None], x: Tensor, sigma: float, options: dict | None = None) -> list:
         """The model's estimates under processed conditionings, unguided; a None only keeps a place in the call."""
@@ -221,7 +228,7 @@ class Run:
     def walk(self, steps: Callable[[Tensor], Iterator[Step]], calls: int | None = None) -> Tensor:
         """The result of a generator that starts from x at the first sigma and calls the model `calls` times.
 
-        Without `calls` once a step; with more the levels go up again, which not every patch takes.
+        Without `calls` once a step; with more there are several calls at a level, which not every patch takes.
         """
         total = calls or len(self.sigmas) - 1
         self._check_walk(total)

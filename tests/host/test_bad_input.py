@@ -11,6 +11,7 @@ from steer.lab.comfy.server import HostError
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.guidance import SteerCFGGuider
+from steer.nodes.langevin import SteerLangevinSampler
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.sdedit import SteerSDEditSigmas
 
@@ -22,9 +23,10 @@ RISING = SIGMAS.flip(0) + 0.1
 SAMPLERS = {
     "ddim": lambda: SteerDDIMSampler.execute(0.0)[0],
     "repaint": lambda: SteerRePaintSampler.execute(2, 1, 1.0)[0],
+    "langevin": lambda: SteerLangevinSampler.execute(2, 0.5)[0],
     "blended": lambda: SteerBlendedSampler.execute(comfy.samplers.sampler_object("euler"), 0)[0],
 }
-MASKING = ["repaint", "blended"]
+MASKING = ["repaint", "langevin", "blended"]
 
 
 @pytest.fixture
@@ -128,6 +130,9 @@ def test_unknown_noise_law(shapes, sampler):
         (lambda m, c: SteerRePaintSampler.execute(0, 10, 1.0), "resamples is 0.*from 1 to 100"),
         (lambda m, c: SteerRePaintSampler.execute(10, 0, 1.0), "jump_length is 0"),
         (lambda m, c: SteerRePaintSampler.execute(10, 10, -0.1), "eta is -0.1"),
+        (lambda m, c: SteerLangevinSampler.execute(0, 0.5), "inner is 0.*from 1 to 100"),
+        (lambda m, c: SteerLangevinSampler.execute(5, 1.0), "momentum is 1.*from 0 to 0.95"),
+        (lambda m, c: SteerLangevinSampler.execute(5, float("nan")), "momentum is nan"),
         (lambda m, c: SteerBlendedSampler.execute(SAMPLERS["ddim"](), -1), "dilation is -1"),
         (lambda m, c: SteerBlendedSampler.execute(SAMPLERS["repaint"](), 0), "SteerRePaintSampler.*plain sampler"),
         (lambda m, c: SteerBlendedSampler.execute(SAMPLERS["blended"](), 0), "SteerBlendedSampler.*plain sampler"),

@@ -21,6 +21,7 @@ from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.host.gradients import models as gradient_models
 from steer.nodes.host.gradients.model import Differentiable
 from steer.nodes.inversion import SteerDDIMInversion
+from steer.nodes.langevin import SteerLangevinSampler
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion
 from steer.nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
@@ -140,6 +141,7 @@ def test_repaint_and_blended(shapes, alone, name):
     expected = run(guider, EULER, sigmas, noise)
     for method, all_of_it, part in (
         ("repaint", SteerRePaintSampler.execute(1, 1, 0.0)[0], SteerRePaintSampler.execute(2, 1, 1.0)[0]),
+        ("langevin", SteerLangevinSampler.execute(1, 0.5)[0], SteerLangevinSampler.execute(2, 0.5)[0]),
         ("blended", *(SteerBlendedSampler.execute(EULER, 0)[0],) * 2),
     ):
         assert relative(run(guider, all_of_it, sigmas, noise, known, everything), expected) < 1e-5
@@ -385,7 +387,7 @@ def test_other_guiders_of_the_host(shapes, other, pictured, name):
     plain, known = run(make(), EULER, sigmas, noise), noise_of(SHAPE, 5)
     repaint, blended = SteerRePaintSampler.execute(1, 1, 0.0)[0], SteerBlendedSampler.execute(EULER, 0)[0]
     assert relative(run(make(), ddim(), sigmas, noise), plain) < 3e-5
-    for sampler in (repaint, blended):
+    for sampler in (repaint, SteerLangevinSampler.execute(1, 0.5)[0], blended):
         assert relative(run(make(), sampler, sigmas, noise, known, everything), plain) < 3e-5
     check_slope(shapes, make)
     latent, recording = SteerCaptureAttention.execute(Noise(noise), make(), EULER, sigmas, {"samples": 0 * noise}).args
@@ -489,6 +491,7 @@ class TestDifferentialDiffusion:
         model, rows = counted(given[0])
         for sampler in (
             SteerRePaintSampler.execute(1, 1, 0.0)[0],
+            SteerLangevinSampler.execute(2, 0.5)[0],
             SteerBlendedSampler.execute(EULER, 0)[0],
             SteerTrajectoryBlendSampler.execute(EULER, inversion)[0],
         ):
@@ -532,7 +535,7 @@ def test_keyframes_stand_where_they_stand_on_the_way_down(shapes):
     assert len(seen) > 12
 
 
-@pytest.mark.parametrize("what", ["CFG", "gradient", "RePaint", "blended", "inversion"])
+@pytest.mark.parametrize("what", ["CFG", "gradient", "RePaint", "Langevin", "blended", "inversion"])
 def test_each_cond_acts_inside_its_mask(shapes, what):
     """Closed form: left of the middle it is one run, right of it another."""
     model, sides = closed_form(shapes[0], EPS), torch.ones(1, 1, 1, 8)
@@ -547,6 +550,8 @@ def test_each_cond_acts_inside_its_mask(shapes, what):
             return run(guided(guider, 0.5), ddim(), sigmas, noise)
         if what == "RePaint":
             return run(guider, SteerRePaintSampler.execute(2, 2, 1.0)[0], sigmas, noise, known, hole(1, 8, 8))
+        if what == "Langevin":
+            return run(guider, SteerLangevinSampler.execute(2, 0.5)[0], sigmas, noise, known, hole(1, 8, 8))
         if what == "blended":
             return run(guider, SteerBlendedSampler.execute(ddim(1.0), 0)[0], sigmas, noise, known, hole(1, 8, 8))
         if what == "inversion":

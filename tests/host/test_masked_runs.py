@@ -12,6 +12,7 @@ from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
+from steer.nodes.langevin import SteerLangevinSampler
 from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.repaint import SteerRePaintSampler
@@ -30,11 +31,12 @@ def blended(inner):
 
 SAMPLERS = {
     "RePaint": SteerRePaintSampler.execute(2, 3, 1.0)[0],
+    "Langevin": SteerLangevinSampler.execute(2, 0.5)[0],
     "Blended, euler": blended("euler"),
     "Blended, dpmpp_2m_sde": blended("dpmpp_2m_sde"),
     "Blended, DDIM eta 1": blended(SteerDDIMSampler.execute(1.0)[0]),
 }
-NAMES = ["RePaint", "Blended, euler"]
+NAMES = ["RePaint", "Langevin", "Blended, euler"]
 
 
 def plain(model, mean=3.0):
@@ -165,7 +167,11 @@ class TestSplitSigmas:
     def test_nothing_to_keep_goes_on(self, shapes, law, name):
         """All masked, so that no source is needed: as DDIM goes on from the latent."""
         model, everything = closed_form(shapes[0], law), torch.ones(1, 1, 16, 16)
-        sampler = {"RePaint": SteerRePaintSampler.execute(1, 1, 0.0)[0]}.get(name, SAMPLERS[name])
+        plainly = {
+            "RePaint": SteerRePaintSampler.execute(1, 1, 0.0)[0],
+            "Langevin": SteerLangevinSampler.execute(1, 0.5)[0],
+        }
+        sampler = plainly.get(name, SAMPLERS[name])
         half, sigmas, nothing = noise_of(SHAPE, 1), sigmas_of(model)[10:], torch.zeros(SHAPE)
         out = run(plain(model), sampler, sigmas, nothing, half, everything)
         expected = run(plain(model), SteerDDIMSampler.execute(0.0)[0], sigmas, nothing, half)

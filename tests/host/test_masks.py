@@ -18,6 +18,7 @@ from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.host import progress
 from steer.nodes.host.masks import fitted_mask
 from steer.nodes.inversion import SteerDDIMInversion
+from steer.nodes.langevin import SteerLangevinSampler
 from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion, SteerRegionsFromSegmentation
 from steer.nodes.picture_inputs import mask_like
 from steer.nodes.poisson_blend import SteerPoissonBlend
@@ -68,11 +69,15 @@ def repaint():
     return SteerRePaintSampler.execute(2, 1, 1.0)[0]
 
 
+def langevin():
+    return SteerLangevinSampler.execute(2, 0.5)[0]
+
+
 def pulled(guider, mask=None, loss=None):
     return SteerGradientGuider.execute(guider, loss or Pull(), 1.0, 0.0, 1.0, False, mask, 1000.0)[0]
 
 
-MASKING = {"blended": blended, "blended, dilated": lambda: blended(1), "repaint": repaint}
+MASKING = {"blended": blended, "blended, dilated": lambda: blended(1), "repaint": repaint, "langevin": langevin}
 GUIDERS = {
     "cfg": lambda model, *conds: SteerCFGGuider.execute(model, *conds, 2.0, 0.0, 1.0, 1.0)[0],
     "gradient": lambda *given: pulled(host_guider(*given, 2.0)),
@@ -103,7 +108,7 @@ class TestClips:
             assert relative(together[i][kept], latent[i][kept]) < 1e-5
 
     @pytest.mark.parametrize("guider", ["cfg", "gradient"])
-    @pytest.mark.parametrize("sampler", ["blended", "repaint"])
+    @pytest.mark.parametrize("sampler", ["blended", "repaint", "langevin"])
     def test_on_wans_structure(self, sampler, guider):
         wan = FAMILIES[-1]
         latent, noise, mask = noise_of((2, 16, 1, 8, 8), 1), noise_of((2, 16, 1, 8, 8)), torch.zeros(2, 64, 64)
@@ -358,7 +363,7 @@ class TestEmpty:
     def test_where_attention_is_recorded_the_model_is_called(self, shapes):
         latent = {"samples": noise_of(LATENT), "noise_mask": NOTHING}
         guider, noise = host_guider(shapes[0], *prompts(shapes), 2.0), Noise(noise_of(LATENT, 1))
-        for sampler in (blended(), repaint()):
+        for sampler in (blended(), repaint(), langevin()):
             out, attention = SteerCaptureAttention.execute(noise, guider, sampler, SIGMAS, latent).args
             assert relative(out["samples"], latent["samples"]) < 1e-6 and attention.maps
 

@@ -10,6 +10,7 @@ from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.diffedit import SteerDiffEditMask
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
+from steer.nodes.langevin import SteerLangevinSampler
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
@@ -74,6 +75,7 @@ class World:
 RUNS = {
     "SteerDDIMSampler": lambda w, m: w.sampled(w.guider(m), SteerDDIMSampler.execute(1.0)[0]),
     "SteerRePaintSampler": lambda w, m: w.masked(m, SteerRePaintSampler.execute(2, 1, 1.0)[0]),
+    "SteerLangevinSampler": lambda w, m: w.masked(m, SteerLangevinSampler.execute(2, 0.5)[0]),
     "SteerBlendedSampler": lambda w, m: w.masked(m, SteerBlendedSampler.execute(EULER, 0)[0]),
     "SteerTrajectoryBlendSampler": lambda w, m: w.masked(
         m, SteerTrajectoryBlendSampler.execute(EULER, w.inversion(w.plain, 0)[2])[0]

@@ -13,6 +13,7 @@ from steer.nodes.diffedit import SteerDiffEditMask
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
+from steer.nodes.langevin import SteerLangevinSampler
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
@@ -230,9 +231,11 @@ def test_what_needs_every_call_refuses_a_cache(shapes, name):
     inversion = Runs(shapes, name, 20).unpatched(shapes).inverted(0)[2]
     with_it.model, rows = counted(with_it.model)
     masked, repaint = (with_it.latent["samples"], hole(height=8, width=8)), SteerRePaintSampler.execute(2, 5, 1.0)[0]
+    langevin = SteerLangevinSampler.execute(2, 0.5)[0]
     for node, call in {
         "SteerDDIMInversion": lambda: with_it.inverted(0),
         "SteerRePaintSampler": lambda: with_it.sampled(with_it.guider(with_it.source), repaint, *masked),
+        "SteerLangevinSampler": lambda: with_it.sampled(with_it.guider(with_it.source), langevin, *masked),
         "SteerNullText": lambda: with_it.null_text(inversion),
         "SteerDiffEditMask": with_it.contrast,
         "SteerCaptureAttention": with_it.captured,
@@ -253,6 +256,7 @@ def test_what_goes_down_once_takes_a_cache(shapes, name):
     kept = (mask == 0).expand_as(known)
     for sampler in (
         SteerRePaintSampler.execute(1, 5, 1.0)[0],
+        SteerLangevinSampler.execute(1, 0.5)[0],
         SteerBlendedSampler.execute(EULER, 0)[0],
         SteerTrajectoryBlendSampler.execute(EULER, inversion)[0],
     ):
@@ -282,6 +286,10 @@ def test_token_merging_runs(shapes):
     for out in (with_it.sampled(guider), with_it.sampled(guided(guider, 1e-3)), with_it.alone(positive, model)):
         assert torch.isfinite(out).all()
     assert with_it.contrast().max() > 0.5
-    for sampler in (SteerRePaintSampler.execute(2, 1, 1.0), SteerBlendedSampler.execute(EULER, 0)):
+    for sampler in (
+        SteerRePaintSampler.execute(2, 1, 1.0),
+        SteerLangevinSampler.execute(2, 0.5),
+        SteerBlendedSampler.execute(EULER, 0),
+    ):
         kept = (mask == 0).expand_as(known)
         torch.testing.assert_close(with_it.sampled(guider, sampler[0], known, mask)[kept], known[kept])

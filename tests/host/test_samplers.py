@@ -17,6 +17,7 @@ from steer.lab.package import ROOT
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
+from steer.nodes.langevin import SteerLangevinSampler
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
@@ -198,6 +199,14 @@ def trajectory_blend(here):
 def repaint(here):
     edited(here, here.sample(here.guider(), SteerRePaintSampler.execute(2, 2, 1.0)[0], SOURCE, MASK))
     once = here.sample(here.guider(), SteerRePaintSampler.execute(1, 1, 0.0)[0], mask=EVERYTHING)
+    same(once, here.plain, 1e-4)
+
+
+@oracle("Langevin", "outside the mask the source, inside edited; all masked, with one call a step: the host's euler",
+        SCHEDULERS, SAMPLINGS)  # fmt: skip
+def langevin(here):
+    edited(here, here.sample(here.guider(), SteerLangevinSampler.execute(2, 0.5)[0], SOURCE, MASK))
+    once = here.sample(here.guider(), SteerLangevinSampler.execute(1, 0.5)[0], mask=EVERYTHING)
     same(once, here.plain, 1e-4)
 
 

@@ -25,6 +25,7 @@ from steer.nodes.diffedit import SteerDiffEditMask
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
+from steer.nodes.langevin import SteerLangevinSampler
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.paint_with_words import SteerPaintWithWords, SteerRegion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
@@ -95,6 +96,11 @@ def repaint(model, clip, conds, latent):
     return run(guider, sampler, sigmas_of(model, 2), noise_of(SHAPE), latent["samples"], MASK)
 
 
+def langevin(model, clip, conds, latent):
+    sampler, guider = SteerLangevinSampler.execute(2, 0.5)[0], host_guider(model, *conds, 3.0)
+    return run(guider, sampler, sigmas_of(model, 3), noise_of(SHAPE), latent["samples"], MASK)
+
+
 def blended(model, clip, conds, latent):
     sampler, guider = SteerBlendedSampler.execute(EULER, 1)[0], host_guider(model, *conds, 3.0)
     return run(guider, sampler, sigmas_of(model, 2), noise_of(SHAPE), latent["samples"], MASK)
@@ -147,9 +153,9 @@ def paint(model, clip, conds, latent):
     return run(host_guider(model, positive, conds[1], 3.0), EULER, sigmas_of(model, 2), noise_of(SHAPE))
 
 
-NODES: list[Callable] = [cfg_and_ddim, gradient, classifier, prompt_to_prompt, repaint, blended, inversion,
+NODES: list[Callable] = [cfg_and_ddim, gradient, classifier, prompt_to_prompt, repaint, langevin, blended, inversion,
                          trajectory_blend, null_text, diffedit, capture, inject, paint]  # fmt: skip
-MOST = [cfg_and_ddim, gradient, prompt_to_prompt, repaint, inversion, null_text, inject, paint]
+MOST = [cfg_and_ddim, gradient, prompt_to_prompt, repaint, langevin, inversion, null_text, inject, paint]
 
 
 @pytest.fixture(scope="module")
