@@ -176,6 +176,7 @@ TABLE: tuple[Template, ...] = (
         "in *Positive prompt*, what the whole picture is to show, not only the hole.",
         (
             "*resamples*: 1 is quick and fits worse, 10 as published. The time grows with it.",
+            "*Langevin Sampler* in the place of *RePaint Sampler*: goes on more closely with what the edge cuts.",
             CFG,
         ),
         "SteerRePaintSampler",
@@ -195,6 +196,7 @@ TABLE: tuple[Template, ...] = (
         (
             "*feathering*: the width of the seam. Wider hides it better and draws more of the picture anew.",
             "*resamples*: 1 is quick and fits worse, 10 as published.",
+            "*Langevin Sampler* in the place of *RePaint Sampler*: goes on more closely with what the edge cuts.",
         ),
         "SteerRePaintSampler",
         {
