@@ -4,11 +4,14 @@ import random
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import comfy.samplers
 import numpy as np
 import torch
+from PIL import Image
 
+from ..lab.demo.contact_sheet import contact_sheet
 from ..lab.models import stock
 from ..lab.models.shapes_unet.diffusers_bridge import load as load_bridge
 from ..lab.world.metrics import markdown_table
@@ -23,6 +26,7 @@ from .inpainting_peers import CFG, DRAWS, gain, halved, judged
 from .inversion import Counter
 
 SCENES, SEEDS, BATCH, CALLS = 64, (0, 1), 16, (30, 60, 110, 255)
+SHEET, FOLDER = 6, Path(__file__).parent
 OURS = "Steer Langevin"
 PEERS = ("Steer RePaint", "diffusers RePaint, eta 0", "diffusers RePaint, eta 1", "LanPaint, Image First")
 PLAIN = ("Steer Blended, DDIM eta 1", "host masked, euler_ancestral")
@@ -56,7 +60,19 @@ def run() -> str:
     bench = Bench()
     missing = PEERS if bench.peer else PEERS[:-1]
     batches = [range(at, at + BATCH) for at in range(0, SCENES, BATCH)]
+    sheet(bench, PEERS[0], PEERS[2], OURS)
     return text({point: [bench.measured(point, scenes) for scenes in batches] for point in points(missing)})
+
+
+def sheet(bench: "Bench", *names: str) -> None:
+    """Draws the first scenes of half an object: the truth, the hole, and what methods make of it at 110 calls."""
+    problem, scenes = "half an object", range(SHEET)
+    problems, _ = given(problem, scenes)
+    holes = [np.where(each["hole"][..., None], 128, each["given"]).astype(np.uint8) for each in problems]
+    rows = {"truth": [each["given"] for each in problems], "given": holes}
+    rows |= {name: bench.pictures(Point(name, 110, problem, 0), scenes) for name in names}
+    cells = [(Image.fromarray(picture), name) for name, pictures in rows.items() for picture in pictures]
+    contact_sheet(cells, FOLDER / "inpainting_calls.png", "Half an object, 110 calls, the first scenes", SHEET)
 
 
 class Bench:
@@ -95,20 +111,32 @@ class Bench:
         euler, mode = comfy.samplers.sampler_object("euler"), name.removeprefix("LanPaint, ")
         return self.hosted(euler, LANPAINT_STEPS[calls], partial(lanpaint.inpaint, self.peer, mode))
 
-    def measured(self, point: Point, scenes: range) -> dict:
-        """Each scene's figures by its number, the calls as rows of the model over two, the process's seconds."""
-        problems = [PROBLEMS[point.problem](random.Random(index), two=index % 2 == 1) for index in scenes]
-        pictures = torch.stack([torch.from_numpy(each["given"].copy()) for each in problems]).float() / 255
+    def latents(self, point: Point, scenes: range):
+        problems, pictures = given(point.problem, scenes)
         holes = torch.stack([torch.from_numpy(each["hole"]) for each in problems]).float()
         latents = inpainting.without_hole(self.vae, pictures, holes, grey=False)
-        round_trips = to_bytes(self.vae.decode(self.vae.encode(pictures)))
         texts, masks = [each["caption"] for each in problems], holes[:, None, ::PIXELS, ::PIXELS]
-        method, rows, started = self.method(point.method, point.calls), self.counter.rows, time.process_time()
-        made = method(texts, latents, masks, 10_000 * point.seed + scenes[0])
+        return self.method(point.method, point.calls)(texts, latents, masks, 10_000 * point.seed + scenes[0])
+
+    def pictures(self, point: Point, scenes: range) -> np.ndarray:
+        return to_bytes(self.vae.decode(self.latents(point, scenes)))
+
+    def measured(self, point: Point, scenes: range) -> dict:
+        """Each scene's figures by its number, the calls as rows of the model over two, the process's seconds."""
+        problems, pictures = given(point.problem, scenes)
+        rows, started = self.counter.rows, time.process_time()
+        made = self.latents(point, scenes)
         seconds = time.process_time() - started
+        round_trips = to_bytes(self.vae.decode(self.vae.encode(pictures)))
         figures = map(judged, problems, round_trips, to_bytes(self.vae.decode(made)))
         return {"figures": dict(zip(scenes, figures, strict=True)), "seconds": seconds,
                 "pairs": (self.counter.rows - rows) / 2 / len(made)}  # fmt: skip
+
+
+def given(problem: str, scenes: range):
+    """The problems of these scenes, and their pictures (batch, rows, columns, 3)."""
+    problems = [PROBLEMS[problem](random.Random(index), two=index % 2 == 1) for index in scenes]
+    return problems, torch.stack([torch.from_numpy(each["given"].copy()) for each in problems]).float() / 255
 
 
 def text(results: dict[Point, list[dict]]) -> str:
@@ -132,7 +160,7 @@ def text(results: dict[Point, list[dict]]) -> str:
             f"## {problem.capitalize()}\n\n{markdown_table(rows)}\n{OURS} against each, in dB (above 0: it is better), "
             f"on the samples that both did:\n\n{markdown_table([each for each in differences if each])}"
         )
-    return TEXT + "\n" + "\n".join(tables)
+    return TEXT + "\n" + "\n".join(tables) + "\n\n![sheet](inpainting_calls.png)"
 
 
 TEXT = f"""# Inpainting by the number of model calls
