@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..lab.comfy.runs import counted, encode_texts, host_guider, run_seeded, sigmas_of, with_pytorch_attention
 from ..lab.demo.contact_sheet import contact_sheet
 from ..lab.models import stock
 from ..lab.models.shapes_unet.diffusers_bridge import load as load_bridge
@@ -20,10 +21,9 @@ from ..nodes.ddim import SteerDDIMSampler
 from ..nodes.langevin import SteerLangevinSampler
 from ..nodes.repaint import SteerRePaintSampler
 from . import diffusers_repaint, inpainting, lanpaint
-from .host_run import encode_texts, guider_of, sample, to_bytes, with_pytorch_attention
 from .inpainting import PIXELS
 from .inpainting_peers import CFG, DRAWS, gain, halved, judged
-from .inversion import Counter
+from .turns import to_bytes
 
 SCENES, SEEDS, BATCH, CALLS = 64, (0, 1), 16, (30, 60, 110, 255)
 SHEET, FOLDER = 6, Path(__file__).parent
@@ -80,16 +80,15 @@ class Bench:
 
     def __init__(self):
         model, self.clip, self.vae = stock.load()
-        self.counter, self.bridge, self.peer = Counter(with_pytorch_attention(model)), load_bridge(), lanpaint.load()
-        self.bridge.unet.register_forward_pre_hook(lambda _, args: self.counter.count(len(args[0])))
-        self.model = self.counter.model
+        self.model, self.rows = counted(with_pytorch_attention(model))
+        self.bridge, self.peer = load_bridge(), lanpaint.load()
+        self.bridge.unet.register_forward_pre_hook(lambda _, args: self.rows.append(len(args[0])))
 
-    def hosted(self, sampler, steps, run=sample):
+    def hosted(self, sampler, steps, run=run_seeded):
         def method(texts, latents, masks, seed):
             empty = encode_texts(self.clip, [""])
-            guider = guider_of(self.model, encode_texts(self.clip, texts), empty, CFG)
-            sigmas = comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), "normal", steps)
-            return run(guider, sampler, sigmas, latents, masks, seed)
+            guider = host_guider(self.model, encode_texts(self.clip, texts), empty, CFG)
+            return run(guider, sampler, sigmas_of(self.model, steps), latents, masks, seed)
 
         return method
 
@@ -124,13 +123,13 @@ class Bench:
     def measured(self, point: Point, scenes: range) -> dict:
         """Each scene's figures by its number, the calls as rows of the model over two, the process's seconds."""
         problems, pictures = given(point.problem, scenes)
-        rows, started = self.counter.rows, time.process_time()
+        rows, started = sum(self.rows), time.process_time()
         made = self.latents(point, scenes)
         seconds = time.process_time() - started
         round_trips = to_bytes(self.vae.decode(self.vae.encode(pictures)))
         figures = map(judged, problems, round_trips, to_bytes(self.vae.decode(made)))
         return {"figures": dict(zip(scenes, figures, strict=True)), "seconds": seconds,
-                "pairs": (self.counter.rows - rows) / 2 / len(made)}  # fmt: skip
+                "pairs": (sum(self.rows) - rows) / 2 / len(made)}  # fmt: skip
 
 
 def given(problem: str, scenes: range):

@@ -7,7 +7,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..lab.comfy.runs import host_guider
+from ..lab.comfy.runs import host_guider, run_seeded, sigmas_of
 from ..lab.models import stock
 from ..lab.models.shapes_unet.diffusers_bridge import SCHEDULER
 from ..lab.world.metrics import markdown_table
@@ -19,7 +19,6 @@ from ..nodes.repaint import SteerRePaintSampler
 from ..samplers.langevin import model_calls
 from ..tests.host_models import EPS, FLOW, mean_conditioning, with_law
 from . import diffusers_repaint, lanpaint
-from .host_run import sample
 from .inpainting_calls import CALLS, JUMPS
 from .mixtures import Conditional, Mixture, Problem, fields, planted
 
@@ -114,17 +113,16 @@ class Bench:
             euler = comfy.samplers.sampler_object("euler")
             return euler, LANPAINT_STEPS[calls], partial(lanpaint.inpaint, self.peer, "Image First")
         if name == "Langevin":
-            return SteerLangevinSampler.execute(INNER[calls], 0.8)[0], self._steps_within(calls), sample
+            return SteerLangevinSampler.execute(INNER[calls], 0.8)[0], self._steps_within(calls), run_seeded
         if name.startswith("RePaint"):
             steps, resamples, jump = (SHORT if name.endswith("j1") else JUMPS)[calls]
-            return SteerRePaintSampler.execute(resamples, jump, 1.0)[0], steps, sample
+            return SteerRePaintSampler.execute(resamples, jump, 1.0)[0], steps, run_seeded
         if name == "Blended":
-            return SteerBlendedSampler.execute(SteerDDIMSampler.execute(1.0)[0], 0)[0], calls, sample
-        return comfy.samplers.sampler_object("euler_ancestral"), calls, sample
+            return SteerBlendedSampler.execute(SteerDDIMSampler.execute(1.0)[0], 0)[0], calls, run_seeded
+        return comfy.samplers.sampler_object("euler_ancestral"), calls, run_seeded
 
     def _sigmas(self, steps: int) -> Tensor:
-        sampling = self.model.get_model_object("model_sampling")
-        return comfy.samplers.calculate_sigmas(sampling, LAWS[self.law], steps)
+        return sigmas_of(self.model, steps, LAWS[self.law])
 
     def _steps_within(self, calls: int) -> int:
         """The most steps of the Langevin Sampler that make no more calls."""
