@@ -72,7 +72,7 @@ def moved(run: Run, inner: int, momentum: float) -> Tensor:
 
     def steps(x: Tensor) -> Iterator[Step]:
         log.info("%s: %d model calls for %d steps", NODE, calls, len(run.sigmas) - 1)
-        of_run = run.denoise, x, run.sigmas, run.law, run.known, run.mask, run.noise("step"), run.noise("known")
+        of_run = run.denoise, x, run.sigmas, run.law, run.known, run.noise_mask, run.noise("step"), run.noise("known")
         return langevin(*of_run, inner, momentum, run.unguided)
 
     calls = model_calls(run.sigmas, run.law, inner)

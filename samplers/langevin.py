@@ -53,20 +53,19 @@ def langevin(
     if inner < 1 or not 0.0 <= momentum < 1.0:
         raise ValueError(f"inner is {inner} and momentum {momentum:g}; at least 1, and from 0 to below 1, are needed")
     sigmas = descending(sigmas)
-    velocity = noise(x)
+    velocity, moving = noise(x), moving or denoise
     for sigma, next_sigma in pairwise(sigmas):
-        calls = calls_at(sigma, law, inner)
-        for call in range(calls):
+        alpha, std = law.alpha(sigma), law.std(sigma)
+        for _ in range(calls_at(sigma, law, inner) - 1):
             x = keep(x, law.noised(known, sigma, known_noise(x)), mask)
-            estimate = denoise if moving is None or call + 1 == calls else moving
-            denoised = composite(estimate(x, sigma), known, mask)
-            if call + 1 < calls:
-                alpha, std = law.alpha(sigma), law.std(sigma)
-                velocity = velocity + STEP * (alpha * denoised - x) / std
-                x = x + 0.5 * STEP * std * velocity
-                velocity = momentum * velocity + sqrt(1.0 - momentum**2) * noise(x)
-                x = x + 0.5 * STEP * std * velocity
-                yield Step(x, denoised, sigma)
+            denoised = composite(moving(x, sigma), known, mask)
+            velocity = velocity + STEP * (alpha * denoised - x) / std
+            x = x + 0.5 * STEP * std * velocity
+            velocity = momentum * velocity + sqrt(1.0 - momentum**2) * noise(x)
+            x = x + 0.5 * STEP * std * velocity
+            yield Step(x, denoised, sigma)
+        x = keep(x, law.noised(known, sigma, known_noise(x)), mask)
+        denoised = composite(denoise(x, sigma), known, mask)
         x = law.step(x, denoised, sigma, next_sigma)
         if next_sigma == sigmas[-1]:
             x = keep(x, law.noised(known, next_sigma, known_noise(x)), mask)
