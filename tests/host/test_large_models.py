@@ -12,7 +12,8 @@ KNOWN = "comes back", "of the same prompt 0 pixels", "maps off 1"
 
 
 @pytest.mark.parametrize(
-    "name, ways, steps", [("SD1.5", 17, 4), pytest.param("SDXL", 17, 2, marks=pytest.mark.slow), ("Flux", 10, 2)]
+    "name, ways, steps",
+    [*(pytest.param(*each, marks=pytest.mark.slow) for each in (("SD1.5", 17, 4), ("SDXL", 17, 2))), ("Flux", 10, 2)],
 )
 def test_what_has_to_be_equal(name, ways, steps):
     measured = Measured(SMALL[name], 128, steps, turns=1)
