@@ -26,7 +26,7 @@ from .inpainting_peers import CFG, DRAWS, gain, halved, judged
 from .turns import to_bytes
 
 SCENES, SEEDS, BATCH, CALLS = 64, (0, 1), 16, (30, 60, 110, 255)
-SHEET, FOLDER = 6, Path(__file__).parent
+SHEET, FOLDER = 4, Path(__file__).parent
 OURS = "Steer Langevin"
 PEERS = ("Steer RePaint", "diffusers RePaint, eta 0", "diffusers RePaint, eta 1", "LanPaint, Image First")
 PLAIN = ("Steer Blended, DDIM eta 1", "host masked, euler_ancestral")
@@ -60,7 +60,7 @@ def run() -> str:
     bench = Bench()
     missing = PEERS if bench.peer else PEERS[:-1]
     batches = [range(at, at + BATCH) for at in range(0, SCENES, BATCH)]
-    sheet(bench, PEERS[0], PEERS[2], OURS)
+    sheet(bench, PEERS[0], OURS)
     return text({point: [bench.measured(point, scenes) for scenes in batches] for point in points(missing)})
 
 
