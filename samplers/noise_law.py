@@ -39,6 +39,10 @@ class NoiseLaw:
         """The picture at level sigma: `alpha x0 + std noise`."""
         return self.alpha(sigma) * x0 + self.std(sigma) * noise
 
+    def kept(self, sigma: float, next_sigma: float) -> float:
+        """`r'/r`: what a step down keeps of a deviation, without dividing by alpha, 0 for a flow model at sigma 1."""
+        return self.std(next_sigma) * self.alpha(sigma) / (self.alpha(next_sigma) * self.std(sigma))
+
     def step(
         self, x: Tensor, denoised: Tensor, sigma: float, next_sigma: float, eta: float = 0.0, noise: Noise | None = None
     ) -> Tensor:
@@ -48,8 +52,7 @@ class NoiseLaw:
         """
         alpha, alpha_next = self.alpha(sigma), self.alpha(next_sigma)
         std_next = self.std(next_sigma)
-        # r'/r without dividing by alpha, which is 0 for a flow model at sigma 1
-        ratio = std_next * alpha / (alpha_next * self.std(sigma))
+        ratio = self.kept(sigma, next_sigma)
         random = eta * std_next * sqrt(max(0.0, 1.0 - ratio * ratio))
         kept = sqrt(max(0.0, std_next * std_next - random * random)) / self.std(sigma)
         x = alpha_next * denoised + kept * (x - alpha * denoised)
