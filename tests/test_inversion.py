@@ -1,5 +1,7 @@
 import gc
+import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -90,7 +92,7 @@ def test_error_to_the_exact_flow_halves(law, refine):
     assert 1.7 < errors[0] / errors[1] < 2.3
 
 
-def test_plain_inversion_equals_diffusers():
+def test_one_step_at_a_time_equals_diffusers():
     """DDIMInverseScheduler on a closed-form eps; the source lies at the level of timestep 0 (alpha not set to 1)."""
     diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
     scheduler = diffusers.DDIMInverseScheduler(
@@ -110,8 +112,54 @@ def test_plain_inversion_equals_diffusers():
         eps = (x - denoise(x, float(sigma_of[t]))) / sigma_of[t]
         z = scheduler.step(eps, t, z).prev_sample
     sigmas = [*sigma_of[scheduler.timesteps].tolist()[::-1], float(sigma_of[0])]
-    ours = list(invert(denoise, source, sigmas, VARIANCE_EXPLODING))[-1].x
+    ours = source
+    for level in pairwise(sigmas[::-1]):
+        ours = next(invert(denoise, ours, level[::-1], VARIANCE_EXPLODING)).x
     torch.testing.assert_close(ours, z / abar[scheduler.timesteps[-1]].sqrt(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_plain_inversion_evaluates_where_the_steps_below_lead_to(law):
+    """Uni-Inv's choice, re-stated, and half of what the last direction changed by, in log sigma."""
+    sigmas, source, seen = sigmas_of(law, 6), torch.randn(2, 2, dtype=torch.float64), []
+    denoise = gaussian_denoiser(law, MEAN, COVARIANCE)
+    x = list(invert(lambda y, sigma: (seen.append(y), denoise(y, sigma))[1], source, sigmas, law))
+    latents, up = [source, *(level.x for level in x)], sigmas[::-1]
+    slopes = [(y - denoise(y, sigma)) / sigma for y, sigma in zip(seen, up[1:], strict=True)]
+    for i in range(1, len(seen)):
+        ahead = math.log(up[i + 1] / up[i]) / math.log(up[i] / up[i - 1]) if i > 1 else 0.0
+        direction = slopes[i - 1] + 0.5 * ahead * (slopes[i - 1] - slopes[i - 2])
+        torch.testing.assert_close(seen[i], latents[i] + (up[i + 1] - up[i]) * direction, rtol=0, atol=1e-9)
+        torch.testing.assert_close(latents[i + 1], latents[i] + (up[i + 1] - up[i]) * slopes[i], rtol=0, atol=1e-9)
+
+
+def six_modes(law):
+    """E[x0 | x] of six narrow modes on a circle."""
+    angles = torch.arange(6, dtype=torch.float64) * torch.pi / 3
+    modes = 1.5 * torch.stack([angles.cos(), angles.sin()], 1)
+
+    def denoise(x, sigma):
+        alpha, variance = law.alpha(sigma), 0.02
+        total = alpha**2 * variance + law.std(sigma) ** 2
+        weights = torch.softmax(-((x[:, None] - alpha * modes) ** 2).sum(-1) / (2 * total), 1)
+        posterior = modes + alpha * variance / total * (x[:, None] - alpha * modes)
+        return (weights[..., None] * posterior).sum(1)
+
+    return denoise, modes
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("steps, times", [(15, 1.5), (50, 3.0)])
+def test_plain_inversion_comes_back_better_than_diffusers(law, steps, times):
+    """The round trip's error, at as many calls."""
+    denoise, modes = six_modes(law)
+    noise = torch.randn(120, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    source, sigmas = modes.repeat(20, 1) + 0.02**0.5 * noise, sigmas_of(law, steps)
+    ours, theirs = list(invert(denoise, source, sigmas, law))[-1].x, source
+    for level in pairwise(sigmas[::-1]):
+        theirs = next(invert(denoise, theirs, level[::-1], law)).x
+    errors = [(last(ddim(denoise, x, sigmas, law)) - source).square().mean().sqrt() for x in (ours, theirs)]
+    assert times * errors[0] < errors[1]
 
 
 @pytest.mark.parametrize("law", LAWS)
