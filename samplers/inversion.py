@@ -41,9 +41,7 @@ class Inversion:
     from_top: bool
 
     def __post_init__(self):
-        sigmas, latents, law = descending(self.sigmas), self.latents, self.law
-        if len(set(sigmas)) < len(sigmas):
-            raise ValueError("two sigmas are equal; an inversion needs each below the one before")
+        sigmas, latents, law = _falling(self.sigmas), self.latents, self.law
         if len(latents) != len(sigmas):
             raise ValueError(f"{len(latents)} latents for {len(sigmas)} sigmas; one for each is needed")
         if not 0.0 < law.noise_scale < inf or law.flow and sigmas[0] > 1.0:
@@ -57,6 +55,13 @@ class Inversion:
         for index, latent in enumerate(latents):
             check_tensor(f"latents[{index}]", latent, shape, torch.float64)
             shape = latent.shape
+
+
+def _falling(sigmas: Sequence[float]) -> list[float]:
+    levels = descending(sigmas)
+    if len(set(levels)) < len(levels):
+        raise ValueError("two sigmas are equal; an inversion needs each below the one before")
+    return levels
 
 
 class Level(NamedTuple):
@@ -92,7 +97,7 @@ def invert(
         raise ValueError(f"refine is {refine} and tolerance {tolerance:g}; refine is at least 0, tolerance above 0")
     x = source
     steps: list[_Taken] = []
-    for index, (below, sigma) in enumerate(pairwise(reversed(descending(sigmas)))):
+    for index, (below, sigma) in enumerate(pairwise(reversed(_falling(sigmas)))):
         if refine == 0:
             guess = _guess(x, below, sigma, steps, law, PLAIN_SHARE)
             denoised, direction = _direction(denoise, guess, sigma)

@@ -257,6 +257,14 @@ def test_bad_settings_are_refused(refine, tolerance):
         next(invert(lambda x, s: x, torch.ones(1, 2), [1.0, 0.0], VARIANCE_EXPLODING, refine, tolerance))
 
 
+@pytest.mark.parametrize("refine", [0, 3])
+def test_two_equal_sigmas_are_refused_before_the_model_runs(refine):
+    denoise, calls = counted(lambda x, sigma: x)
+    with pytest.raises(ValueError, match="two sigmas are equal"):
+        next(invert(denoise, torch.ones(1, 2), [2.0, 1.0, 1.0, 0.0], VARIANCE_EXPLODING, refine))
+    assert not calls
+
+
 LATENTS = tuple(torch.randn(1, 4, 16, 16) for _ in range(5))
 GOOD = Inversion((9.0, 4.0, 2.0, 1.0, 0.0), LATENTS, VARIANCE_EXPLODING, "SD15", False)
 
