@@ -249,6 +249,18 @@ def test_masks(law, shape):
     assert torch.equal(edited(pair, [*levels_of(law, 4)], law, source, standard_noise(1), mask=0 * mask)[-1].x, source)
 
 
+def test_outside_the_mask_the_target_sees_the_source():
+    law, source, mask, seen = RECTIFIED_FLOW, drawn(1, 6), torch.tensor([[0.0, 0.0, 0.3, 1.0, 1.0, 0.0]]), []
+
+    def pair(x_source, x_target, sigma):
+        seen.append(x_target - x_source)
+        return x_source, x_source + 1.0
+
+    edited(pair, levels_of(law, 5), law, source, standard_noise(1), mask=mask)
+    assert not any(difference[mask == 0].any() for difference in seen)
+    assert all((difference[mask > 0] > 0).all() for difference in seen[1:])
+
+
 @pytest.mark.parametrize("law", LAWS)
 def test_an_end_above_0_is_a_latent_to_sample_on_from(law):
     """There the noised source with the edit; and where both estimates are points, sampling on ends at the target's."""
