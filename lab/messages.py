@@ -1,6 +1,6 @@
 """Every message of a ValueError in the package, a line each, with {} for what is filled in.
 
-    python -m lab.messages [FOLDER]        of this checkout, or of another; what changed is told by diff
+python -m lab.messages [FOLDER]        of this checkout, or of another; what changed is told by diff
 """
 
 import ast

@@ -19,6 +19,7 @@ STEMS = (
     "prompt_to_prompt",
     "attention_maps",
     "paint_with_words",
+    "direct_edit",
     "gradient_guidance",
     "clip_guidance",
     "classifier",

@@ -35,6 +35,7 @@ from .inverted import InvertedNoise, check_inversion_fits, inversion_start, late
 from .law import SCHEDULERS, host_sigmas, noise_law, sigma_at, strength_sigma, window_of
 from .lockstep import TwoPromptGuider, in_lockstep, target_guided
 from .masks import fitted_mask, fitted_noise_mask
+from .pair import PairGuider
 from .progress import (
     empty_of,
     latent_picture,
@@ -75,6 +76,7 @@ __all__ = [
     "TwoPromptGuider",
     "in_lockstep",
     "target_guided",
+    "PairGuider",
     # Noise laws and levels
     "SCHEDULERS",
     "host_sigmas",

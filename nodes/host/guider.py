@@ -69,10 +69,15 @@ class RunGuider:
         with errors_of(self.node):
             check_given(self.model_patcher.model, sigmas, latent_image, denoise_mask)
             guider, call = self.prepared(SampleCall(noise, latent_image, sampler, sigmas, denoise_mask))
+        if type(guider) is not type(self):
+            return guider.sample(*call, *args, **kwargs)
         # the host's class, mixed in behind, has a `sample`
-        own = type(guider) is type(self)
-        run = super(RunGuider, guider).sample if own else guider.sample  # pyright: ignore[reportAttributeAccessIssue]
-        return run(*call, *args, **kwargs)
+        run = super(RunGuider, guider).sample  # pyright: ignore[reportAttributeAccessIssue]
+        return self.given_out(run(*call, *args, **kwargs))
+
+    def given_out(self, samples: Tensor) -> Tensor:
+        """What of the latents that were sampled the run gives."""
+        return samples
 
     def prepared(self, call: SampleCall) -> tuple[Any, SampleCall]:
         """The guider that samples, itself or a copy or another, and what with. ValueError for what it cannot run on."""

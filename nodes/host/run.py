@@ -66,7 +66,7 @@ class Run:
     Latents are (batch, channels, [frames,] height, width), in the model's scale.
     """
 
-    def __init__(self, node: str, call: SamplerCall, masks_itself: bool):
+    def __init__(self, node: str, call: SamplerCall, masks_itself: bool, mask_needed: bool = True):
         self.node, self._call, self._masks_itself = node, call, masks_itself
         self.guider = CheckedGuider(node, call.guider)
         self.model = self.guider.inner_model
@@ -77,7 +77,7 @@ class Run:
         self.mask: Tensor | None = call.denoise_mask
         with self.errors():
             check_ready(self.guider, call.sigmas, self.known, self.start_noise, self.mask)
-            if masks_itself:
+            if masks_itself and (mask_needed or self.mask is not None):
                 check_masked_run(self.guider, self.mask, self.options)
 
     def errors(self) -> AbstractContextManager:
@@ -127,7 +127,8 @@ class Run:
     @cached_property
     def start(self) -> Tensor:
         """What `start_noise` is added to at the first sigma: the source, from the top without what the mask covers."""
-        whole = not self._masks_itself or not self.from_top or isinstance(self.seed, InvertedSeed)
+        masked = self._masks_itself and self.mask is not None
+        whole = not masked or not self.from_top or isinstance(self.seed, InvertedSeed)
         return self.known if whole else without_hole(self.known, self.noise_mask, self.start_noise)
 
     def begin(self) -> Tensor:

@@ -16,7 +16,8 @@ class RunSampler(comfy.samplers.Sampler):
     """A SAMPLER that is a method: the one subclass of the host's class.
 
     `method(run)` returns the latents. What is declared: `masks_itself`, that it keeps what is masked out, so that the
-    host shall not; `sampler`, the SAMPLER that it runs, if any; `one_prompt`, that it is for guiders of one prompt.
+    host shall not; `sampler`, the SAMPLER that it runs, if any; `one_prompt` and
+    `two_prompts`, of how many prompts its guider has to be.
     """
 
     def __init__(
@@ -26,11 +27,14 @@ class RunSampler(comfy.samplers.Sampler):
         sampler: comfy.samplers.Sampler | None = None,
         masks_itself: bool = False,
         one_prompt: bool = False,
+        two_prompts: bool = False,
+        mask_needed: bool = True,
     ):
-        self.node, self.method, self._masks = node, method, masks_itself
+        self.node, self.method, self._masks, self._mask_needed = node, method, masks_itself, mask_needed
         within = sampler if isinstance(sampler, RunSampler) else None
         self.masks_itself = masks_itself or bool(within and within.masks_itself)
         self.one_prompt = one_prompt or bool(within and within.one_prompt)
+        self.two_prompts = two_prompts or bool(within and within.two_prompts)
 
     def sample(
         self,
@@ -44,7 +48,7 @@ class RunSampler(comfy.samplers.Sampler):
         disable_pbar=False,
     ):
         call = SamplerCall(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
-        return self.method(Run(self.node, call, self._masks))
+        return self.method(Run(self.node, call, self._masks, self._mask_needed))
 
 
 def check_plain(sampler) -> None:

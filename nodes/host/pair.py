@@ -1,0 +1,108 @@
+"""A guider of two prompts, each at a scale of its own, for every model that the host runs."""
+
+from collections.abc import Callable
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from .conditioning import paired
+from .guider import SampleCall, patches_read_predictions
+from .lockstep import TwoPromptGuider, in_lockstep
+from .run import Run
+from .sampler import RunSampler
+
+
+class PairGuider(TwoPromptGuider):
+    """Predicts the source's and the target's prompt at latents of their own; returns the target's alone.
+
+    In one call of the model where the two differ in their text alone, and else in one for each.
+    """
+
+    fits_masks = True
+    negatives: tuple[list | None, list | None] = (None, None)
+
+    def __init__(self, node: str, model, source_cfg: float, target_cfg: float):
+        super().__init__(node, model)
+        self.scales = source_cfg, target_cfg
+
+    def set_prompts(self, source, target, negative=None, source_negative=None):
+        self.prompts, self.negatives = (source, target), (source_negative, negative)
+
+    def conds_of(self, batch: int) -> dict[str, list]:
+        source, target = self.prompts
+        source_negative, negative = self.negatives
+        source_negative = negative if source_negative is None else source_negative
+        conds = {"source": source, "positive": target, "source_negative": source_negative, "negative": negative}
+        conds["pair"] = in_one_call(source, target, batch)
+        if negative is source_negative:
+            conds["negative_pair"] = negative
+        elif negative is not None and source_negative is not None:
+            conds["negative_pair"] = in_one_call(source_negative, negative, batch)
+        return {name: entries for name, entries in conds.items() if entries is not None}
+
+    def prepared(self, call: SampleCall) -> tuple[object, SampleCall]:
+        if not (isinstance(call.sampler, RunSampler) and call.sampler.two_prompts):
+            raise ValueError(
+                "the sampler draws one picture from noise, and this guider is for one that edits a picture from one "
+                "prompt to another; connect SteerDirectEditSampler"
+            )
+        return super().prepared(call)
+
+    def method(self, sampler) -> Callable[[Run], Tensor]:
+        return lambda run: in_lockstep(run, sampler, lambda denoise, x, sigma: denoise(x))
+
+    def given_out(self, samples: Tensor) -> Tensor:
+        return samples.chunk(2)[1]
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        guided = [scale != 1.0 for scale in self.scales]
+        pairs = "pair" in self.conds and (not all(guided) or "negative_pair" in self.conds)
+        if pairs and not patches_read_predictions(model_options):
+            return self._together(x, timestep, model_options, all(guided))
+        names = ("source", "source_negative"), ("positive", "negative")
+        parts = zip(x.chunk(2), timestep.chunk(2), names, self.scales, strict=True)
+        return torch.cat([
+            comfy.samplers.sampling_function(
+                self.inner_model, part, level, self.conds.get(negative), self.conds[positive], scale,
+                model_options=model_options, seed=seed,
+            )
+            for part, level, (positive, negative), scale in parts
+        ])  # fmt: skip
+
+    def _together(self, x: Tensor, timestep: Tensor, options: dict, both_guided: bool) -> Tensor:
+        """Both estimates, the conditional ones of one call, the unconditional ones too where both are guided."""
+        model, pair = self.inner_model, self.conds["pair"]
+        if both_guided:
+            conds = [pair, self.conds["negative_pair"]]
+            cond, uncond = comfy.samplers.calc_cond_batch(model, conds, x, timestep, options)
+            unconds = uncond.chunk(2)
+        else:
+            (cond,), unconds = comfy.samplers.calc_cond_batch(model, [pair], x, timestep, options), (None, None)
+        names = "source_negative", "negative"
+        parts = zip(cond.chunk(2), unconds, x.chunk(2), timestep.chunk(2), strict=True)
+        halves = zip(parts, names, self.scales, strict=True)
+        return torch.cat([self._guided(part, self.conds.get(name), scale, options) for part, name, scale in halves])
+
+    def _guided(self, part: tuple, negative: list | None, scale: float, options: dict) -> Tensor:
+        """One half's estimate at its scale; the part is (cond, uncond or None, x, timestep)."""
+        cond, uncond, x, level = part
+        if scale == 1.0:
+            return cond
+        model = self.inner_model
+        if uncond is None:
+            _, uncond = comfy.samplers.calc_cond_batch(model, [None, negative], x, level, options)
+        return comfy.samplers.cfg_function(model, cond, uncond, scale, x, level, options, self.conds["pair"], negative)
+
+
+def in_one_call(source: list, target: list, batch: int) -> list | None:
+    """The two as one conditioning of a batch of both; None where they differ in more than their text or its length."""
+    lengths = [[text.shape[1:] for text, _ in entries] for entries in (source, target)]
+    if lengths[0] != lengths[1]:
+        return None
+    try:
+        return paired(source, target, batch)
+    except ValueError:  # an area, a ControlNet or a guidance of its own
+        return None

@@ -1,0 +1,211 @@
+"""Direct editing on the real host: exact where it can be, the same in one call as in two, and what it refuses."""
+
+import node_helpers
+import pytest
+import torch
+from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, run, sigmas_of
+from steer.nodes.ddim import SteerDDIMSampler
+from steer.nodes.direct_edit import SteerDirectEditSampler, SteerEditGuider
+from steer.nodes.guidance import SteerCFGGuider
+from steer.nodes.inversion import SteerDDIMInversion
+from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
+from steer.nodes.sdedit import SteerSDEditSigmas
+from steer.samplers.core import SampleNoise
+from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, hole, mean_conditioning, relative
+
+RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
+
+
+def sampler(renewal=0.0, pull=0.0, average=1):
+    return SteerDirectEditSampler.execute(renewal, pull, average)[0]
+
+
+def guider(model, source, target, source_cfg=1.0, target_cfg=1.0, **negatives):
+    return SteerEditGuider.execute(model, source, target, source_cfg, target_cfg, **negatives)[0]
+
+
+def partial_sigmas(model, steps=8, strength=0.8):
+    return SteerSDEditSigmas.execute(model, "normal", steps, strength)[0]
+
+
+@pytest.mark.parametrize("law", [EPS, V, FLOW])
+@pytest.mark.parametrize("shape", [(2, 4, 12, 16), (1, 4, 3, 12, 16)])
+def test_the_same_prompt_gives_the_source(shapes, monkeypatch, law, shape):
+    model = for_shape(monkeypatch, closed_form(shapes[0], law), shape)
+    one, latent = mean_conditioning(2), noise_of(shape, 1)
+    out = run(guider(model, one, one), sampler(), sigmas_of(model, 6), torch.zeros(shape), latent)
+    assert out.shape == latent.shape and relative(out, latent) < 1e-5
+
+
+@pytest.mark.parametrize("law", [EPS, V, FLOW])
+def test_an_edit_between_two_means_moves_by_their_difference(shapes, law):
+    """Equal variances: x + (mu_target - mu_source)(1 - prod kept), the recurrence in closed form."""
+    model = closed_form(shapes[0], law)
+    source, target, latent = mean_conditioning(1), mean_conditioning(3), noise_of((1, 4, 8, 8), 1)
+    sigmas = partial_sigmas(model, 10)
+    out = run(guider(model, source, target), sampler(), sigmas, torch.zeros_like(latent), latent)
+    first = model.model.process_latent_in(out) - model.model.process_latent_in(latent)
+    again = run(guider(model, source, target), sampler(), sigmas, torch.zeros_like(latent), latent, seed=9)
+    assert first.std() < 1e-3 and 0.5 < float(first.mean()) < 2.01
+    # no variance between noises
+    assert relative(again, out) < 1e-3
+
+
+def test_one_call_where_the_text_alone_differs(shapes):
+    """And two for what differs in more; the pictures are the same."""
+    source, target, empty = (encode(shapes[1], text) for text in (RED, GREEN, ""))
+    latent, rows_wanted = noise_of((1, 4, 16, 16), 2), [2] * 3
+    model, rows = counted(shapes[0])
+    sigmas = partial_sigmas(model, 3)
+    together = run(guider(model, source, target), sampler(), sigmas, torch.zeros_like(latent), latent)
+    assert rows == rows_wanted
+    model, rows = counted(shapes[0])
+    longer = encode(shapes[1], GREEN + ", " * 80)  # two chunks of tokens
+    run(guider(model, source, longer), sampler(), sigmas, torch.zeros_like(latent), latent)
+    assert rows == [1, 1] * 3
+    other = node_helpers.conditioning_set_values(target, {"guidance": 3.0})
+    model, rows = counted(shapes[0])
+    apart = run(guider(model, source, other), sampler(), sigmas, torch.zeros_like(latent), latent)
+    assert rows == [1, 1] * 3 and relative(apart, together) < 1e-4
+    model, rows = counted(shapes[0])
+    both = guider(model, source, target, 3.0, 5.0, negative=empty)
+    guided = run(both, sampler(), sigmas, torch.zeros_like(latent), latent)
+    assert sum(rows) == 4 * 3 and len(rows) <= 6
+    both = guider(shapes[0], source, other, 3.0, 5.0, negative=empty)
+    assert relative(run(both, sampler(), sigmas, torch.zeros_like(latent), latent), guided) < 1e-4
+
+
+@pytest.mark.parametrize("source_cfg, target_cfg", [(1.0, 5.0), (3.0, 5.0), (5.0, 5.0), (3.0, 1.0)])
+def test_each_prompt_is_guided_at_its_own_scale(shapes, source_cfg, target_cfg):
+    """The pair's estimates are those of the host's two guiders."""
+    source, target, empty = (encode(shapes[1], text) for text in (RED, GREEN, ""))
+    latent = noise_of((1, 4, 16, 16), 2)
+    pair = guider(shapes[0], source, target, source_cfg, target_cfg, negative=empty)
+    sigmas = partial_sigmas(shapes[0], 1)
+    out = run(pair, sampler(), sigmas, torch.zeros_like(latent), latent)
+    # one step to 0: the source with what the two estimates of the noised source differ by
+    estimates = {}
+    for name, cond, cfg in (("source", source, source_cfg), ("target", target, target_cfg)):
+        one = host_guider(shapes[0], cond, empty, cfg)
+        # the same noise: that of the method's own stream
+        inside = shapes[0].model.process_latent_in(latent)
+        draw = SampleNoise(3, "edit", torch.zeros_like(inside), inside)
+        noise = draw(inside)
+        estimates[name] = run(one, Once(noise), sigmas, torch.zeros_like(latent), latent)
+    expected = latent + estimates["target"] - estimates["source"]
+    assert relative(out, expected) < 1e-4
+
+
+class Once:
+    """A SAMPLER that gives its guider's estimate at the first level, of the latent with this noise."""
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def max_denoise(self, *_):
+        return False
+
+    def sample(
+        self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        x = latent_image + float(sigmas[0]) * self.noise
+        return guider(x, sigmas[:1].expand(len(x)), **extra_args)
+
+
+@pytest.mark.parametrize("law", [EPS, FLOW])
+def test_outside_the_mask_the_source_to_the_last_bit(shapes, law):
+    model = closed_form(shapes[0], law)
+    latent, mask = noise_of((2, 4, 16, 16), 1), hole(2)
+    out = run(guider(model, mean_conditioning(1), mean_conditioning(3)), sampler(), partial_sigmas(model),
+              noise_of(latent.shape), latent, mask)  # fmt: skip
+    plain = run(guider(model, mean_conditioning(1), mean_conditioning(1)), sampler(), partial_sigmas(model),
+                noise_of(latent.shape), latent)  # fmt: skip
+    kept = (mask == 0).expand_as(out)
+    assert torch.equal(out[kept], plain[kept]) and (out[~kept] - latent[~kept]).abs().min() > 0.1
+
+
+def test_an_empty_mask_gives_the_source(shapes):
+    model, rows = counted(shapes[0])
+    latent = noise_of((1, 4, 16, 16), 1)
+    pair = guider(model, encode(shapes[1], RED), encode(shapes[1], GREEN))
+    out = run(pair, sampler(), partial_sigmas(model), noise_of(latent.shape), latent, torch.zeros(1, 1, 16, 16))
+    assert relative(out, latent) < 1e-6 and not rows
+
+
+def test_a_batch_is_its_pictures_alone(shapes):
+    latent, mask = noise_of((2, 4, 16, 16), 1), hole(2)
+    pair = guider(shapes[0], encode(shapes[1], RED), encode(shapes[1], GREEN), 1.0, 5.0, negative=encode(shapes[1], ""))
+    sigmas = partial_sigmas(shapes[0], 4)
+    zero = torch.zeros_like(latent)
+    both = run(pair, sampler(), sigmas, zero, latent, mask)
+    for index in range(2):
+        part = slice(index, index + 1)
+        one = run(pair, sampler(), sigmas, zero[part], latent[part], mask[part])
+        assert relative(both[part], one) < 1e-4
+    assert torch.equal(both, run(pair, sampler(), sigmas, zero, latent, mask))
+
+
+@pytest.mark.parametrize("law", [EPS, FLOW])
+def test_a_run_that_stops_above_0_can_be_gone_on_from(shapes, law):
+    """With the target alone: the latent that comes out is the edit so far, at the last sigma's noise."""
+    model, target = closed_form(shapes[0], law), mean_conditioning(3)
+    latent, sigmas = noise_of((1, 4, 8, 8), 1), partial_sigmas(model, 8)
+    half = run(guider(model, mean_conditioning(1), target), sampler(), sigmas[:5], torch.zeros_like(latent), latent)
+    end = run(host_guider(model, target, target, 1.0), SteerDDIMSampler.execute(0.0)[0], sigmas[4:],
+              torch.zeros_like(half), half)  # fmt: skip
+    assert torch.isfinite(end).all()
+    level = float(sigmas[4])
+    inside = model.model.process_latent_in(half)
+    noised = (1 - level) * inside if law == FLOW else inside
+    assert noised.std() > 0.5 * level and (model.model.process_latent_in(end).mean() - 3).abs() < 1.0
+
+
+def test_previews_and_the_denoised_output_are_of_the_edit(shapes):
+    latent, shown = noise_of((1, 4, 16, 16), 1), []
+    pair = guider(shapes[0], encode(shapes[1], RED), encode(shapes[1], GREEN))
+    out = run(pair, sampler(), partial_sigmas(shapes[0], 3), torch.zeros_like(latent), latent,
+              callback=lambda step, denoised, x, total: shown.append((step, denoised, total)))  # fmt: skip
+    assert [(step, total) for step, _, total in shown] == [(0, 3), (1, 3), (2, 3)]
+    assert all(denoised.shape == latent.shape for _, denoised, _ in shown)
+    assert relative(shapes[0].model.process_latent_out(shown[-1][1].cpu()), out) < 1e-5
+
+
+def test_prompt_to_prompt_under_the_sampler_gives_the_source_and_its_edit(shapes):
+    source, target, edit = SteerPromptEdit.execute(shapes[1], RED, GREEN, "auto", "").args[:3]
+    pair = SteerPromptToPromptGuider.execute(shapes[0], source, target, encode(shapes[1], ""), 1.0, edit, 0.8, 0.4)[0]
+    latent = noise_of((1, 4, 16, 16), 2)
+    out = run(pair, sampler(), partial_sigmas(shapes[0], 4), torch.zeros_like(latent), latent)
+    assert len(out) == 2 and relative(out[:1], latent) < 1e-5 and relative(out[1:], latent) > 1e-3
+    # without an edit of the attention it is the Edit Guider's
+    free = SteerPromptToPromptGuider.execute(shapes[0], source, target, encode(shapes[1], ""), 1.0, edit, 0.0, 0.0)[0]
+    sigmas, zero = partial_sigmas(shapes[0], 4), torch.zeros_like(latent)
+    plain = run(guider(shapes[0], source, target), sampler(), sigmas, zero, latent)
+    assert relative(run(free, sampler(), sigmas, zero, latent)[1:], plain) < 1e-4
+
+
+class TestRefuses:
+    def test_a_guider_of_one_prompt(self, shapes):
+        one = SteerCFGGuider.execute(shapes[0], encode(shapes[1], RED), encode(shapes[1], ""), 5.0, 0.0, 1.0, 1.0)[0]
+        for plain in (one, host_guider(shapes[0], encode(shapes[1], RED), encode(shapes[1], ""), 5.0)):
+            with pytest.raises(ValueError, match="SteerDirectEditSampler: the guider is of one prompt"):
+                run(plain, sampler(), partial_sigmas(shapes[0]), noise_of((1, 4, 16, 16)), noise_of((1, 4, 16, 16), 1))
+
+    def test_a_sampler_that_draws_from_noise(self, shapes):
+        pair = guider(shapes[0], encode(shapes[1], RED), encode(shapes[1], GREEN))
+        with pytest.raises(ValueError, match="SteerEditGuider: .*connect SteerDirectEditSampler"):
+            run(pair, SteerDDIMSampler.execute(0.0)[0], partial_sigmas(shapes[0]), noise_of((1, 4, 16, 16)))
+
+    def test_inversion(self, shapes):
+        pair = guider(shapes[0], encode(shapes[1], RED), encode(shapes[1], GREEN))
+        with pytest.raises(ValueError, match="SteerEditGuider"):
+            SteerDDIMInversion.execute(pair, partial_sigmas(shapes[0]), {"samples": noise_of((1, 4, 16, 16))}, 0, 1e-4)
+
+    @pytest.mark.parametrize("scales, name", [((1.0, 5.0), "target_cfg"), ((2.0, 1.0), "source_cfg")])
+    def test_a_scale_without_a_negative(self, shapes, scales, name):
+        with pytest.raises(ValueError, match=f"SteerEditGuider: {name} is .*connect an empty prompt"):
+            guider(shapes[0], encode(shapes[1], RED), encode(shapes[1], GREEN), *scales)
+
+    def test_an_empty_latent(self, shapes):
+        pair = guider(shapes[0], encode(shapes[1], RED), encode(shapes[1], GREEN))
+        with pytest.raises(ValueError, match="SteerDirectEditSampler: latent_image is empty"):
+            run(pair, sampler(), partial_sigmas(shapes[0]), noise_of((1, 4, 16, 16)))
