@@ -23,6 +23,7 @@ from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.classifier import SteerClassifierLoss
 from ..nodes.clip_guidance import SteerCLIPImageLoss, SteerCLIPTextLoss
 from ..nodes.ddim import SteerDDIMSampler
+from ..nodes.direct_edit import SteerDirectEditSampler, SteerEditGuider
 from ..nodes.gradient_guidance import SteerGradientGuider
 from ..nodes.guidance import SteerCFGGuider
 from ..nodes.host.conditioning import HALF
@@ -175,6 +176,7 @@ def _add_noises_and_samplers(world: World) -> None:
         "repaint": SteerRePaintSampler.execute(2, 1, 1.0)[0],
         "langevin": SteerLangevinSampler.execute(2, 0.5)[0],
         "blended": SteerBlendedSampler.execute(usual["euler"], 0)[0],
+        "direct edit": SteerDirectEditSampler.execute(0.0, 0.0, 1)[0],
     }
     world.add("SAMPLER", usual, {**host, **steer})
 
@@ -274,6 +276,7 @@ def _add_guiders(world: World, texts: dict, guider) -> None:
         "three terms": SteerCFGGuider.execute(
             model, texts["prompt"], texts["target"], 3.0, 0.0, 1.0, 2.0, texts["empty"])[0],
         "dual": dual,
+        "pair": SteerEditGuider.execute(model, texts["prompt"], texts["target"], 1.0, 3.0, texts["empty"])[0],
         "guided": guided(steer), "guided twice": guided(guided(guider), world.odd["STEER_LOSS"]["text"]),
         "edited": edited(), "edited on its inversion": edited(inversion), "guided edited": guided(edited()),
         **{f"host's {name}": host(name) for name in ("flow", "v", "sdxl", "flux")},

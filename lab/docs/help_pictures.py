@@ -131,6 +131,13 @@ PAGES = {  # by node, see panels: (picture, its part or None for all, caption); 
         ("diffedit_2", None, "where the prompts differ"),
         ("diffedit_3", None, "*the mask*"),
     ],
+    "SteerDirectEditSampler": [
+        ("photo", None, "a red heart"),
+        ("direct_edit_prompt_to_prompt_1", None, "*blue heart*"),
+        ("inpaint", None, "a mask on a red circle"),
+        ("direct_edit_mask_1", None, "in it, a red *star*"),
+    ],
+    "SteerEditGuider": [("photo", None, "a yellow star"), ("direct_edit_1", None, "a *green* star")],
     "SteerGradientGuider": [
         ("gradient_guidance_3", None, "empty prompt"),
         ("gradient_guidance_1", None, "two losses: *red heart* and *black*"),

@@ -822,4 +822,83 @@ TABLE: tuple[Template, ...] = (
         Thumbnail("inpaint", "langevin_1", "fill the hole"),
         (["5", 0], ["12", 0]),
     ),
+        "Steer 33 - Edit a photo by words on any model (Direct Edit)",
+        "direct_edit",
+        "Change a word of what a photo shows without turning it back into noise first: the cat becomes a tiger. Works "
+        "on every model that draws from text; on this one *Steer 35* keeps more of the photo.",
+        PHOTO,
+        "in *Prompt of the picture*, what the photo shows; in *New prompt*, the same sentence with your change.",
+        (
+            "*strength*: does too much change? Lower it to 0.5. Too little? Raise it to 0.8.",
+            "*target_cfg*: higher follows the new prompt and keeps less. SD3: 13.5, with *source_cfg* 3.5.",
+        ),
+        "SteerEditGuider",
+        {"2": {"text": CAT}, "3": {"text": TIGER}, "5": {"image": "steer_cat.webp"}, "9": {"steps": 25}},
+        {"13": "the edit"},
+        Thumbnail("photo", "direct_edit_1", "yellow > green"),
+        (["5", 0], ["12", 0]),
+    ),
+    Template(
+        "Steer 33 - Edit a photo by words on any model (Direct Edit), Flux",
+        "direct_edit",
+        "Change a word of what a photo shows without turning it back into noise first: the cat becomes a tiger. The "
+        "numbers are the published ones for Flux.",
+        PHOTO,
+        "in *Prompt of the picture*, what the photo shows; in *New prompt*, the same sentence with your change. Each "
+        "is there twice, for Flux's two text encoders.",
+        (
+            "*strength*: does too much change? Lower it to 0.7. Too little? Raise it to 0.9.",
+            "*guidance* of *New prompt*: higher follows it more closely, 3.5 to 7.",
+        ),
+        "SteerEditGuider",
+        {
+            "2": {"clip": ["1", 1], "clip_l": CAT, "t5xxl": CAT, "guidance": 1.5},
+            "3": {"clip": ["1", 1], "clip_l": TIGER, "t5xxl": TIGER, "guidance": 5.5},
+            "5": {"image": "steer_cat.webp"},
+            "7": {"target_cfg": 1.0},
+            "9": {"steps": 24, "strength": 0.86},
+        },
+        {"13": "the edit"},
+        Thumbnail("photo", "direct_edit_1", "yellow > green"),
+        (["5", 0], ["12", 0]),
+        FLUX,
+        classes={"2": "CLIPTextEncodeFlux", "3": "CLIPTextEncodeFlux"},
+    ),
+    Template(
+        "Steer 34 - Edit by words inside a mask (Direct Edit)",
+        "direct_edit_mask",
+        "Change by words what is inside a mask, starting from what is there. Outside it the photo stays as it is, "
+        "to the pixel.",
+        "your picture in *Load Image*, then right-click it, *Open in MaskEditor*, and paint over what may change. The "
+        "example has a mask already.",
+        "in *Prompt of the picture*, what the photo shows; in *New prompt*, the same sentence with your change.",
+        (
+            "*strength*: does too much change? Lower it to 0.6. Too little? Raise it to 1.",
+            "*target_cfg*: higher follows the new prompt more closely and keeps less.",
+        ),
+        "SteerDirectEditSampler",
+        {
+            "2": {"text": COFFEE},
+            "3": {"text": STRAWBERRIES},
+            "5": {"image": "steer_coffee_hole.webp"},
+            "9": {"steps": 25},
+        },
+        {"15": "the edit"},
+        Thumbnail("inpaint", "direct_edit_mask_1", "circle > star"),
+        (["5", 0], ["14", 0]),
+    ),
+    Template(
+        "Steer 35 - Edit a photo by words without inversion (Direct Edit, Prompt-to-Prompt)",
+        "direct_edit_prompt_to_prompt",
+        "As *Steer 01*, without turning the photo back into noise, and in less time: at every step the photo is noised "
+        "afresh and both prompts look at it side by side.",
+        PHOTO,
+        "in *Prompt Edit*, `source` says what the photo shows, `target` is the same sentence with your change.",
+        (*P2P, "*strength*: does too much change? Lower it to 0.66. Too little? Raise it to 0.9."),
+        "SteerDirectEditSampler",
+        {"2": {"source": CAT, "target": TIGER}, "4": {"image": "steer_cat.webp"}, "8": {"steps": 20}},
+        {"13": "the edit", "12": "the edit"},
+        Thumbnail("photo", "direct_edit_prompt_to_prompt_1", "red > blue"),
+        (["4", 0], ["12", 0]),
+    ),
 )

@@ -58,7 +58,8 @@ def undone(prompt: dict, template: Template) -> dict:
     for node, entry in prompt.items():
         entry.pop("_meta", None)
         if node in template.classes:
-            entry |= {"class_type": original[node]["class_type"], "inputs": {}}
+            wires = {name: value for name, value in entry["inputs"].items() if isinstance(value, list)}
+            entry |= {"class_type": original[node]["class_type"], "inputs": wires}
         for name, value in entry["inputs"].items():
             if isinstance(value, list) and value[0] in scaled:
                 entry["inputs"][name] = scaled[value[0]]["inputs"]["image"]

@@ -7,10 +7,12 @@ from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, run, si
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.direct_edit import SteerDirectEditSampler, SteerEditGuider
 from steer.nodes.guidance import SteerCFGGuider
+from steer.nodes.host.law import noise_law
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.sdedit import SteerSDEditSigmas
 from steer.samplers.core import SampleNoise
+from steer.tests import checks, oracles
 from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, hole, mean_conditioning, relative
 
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
@@ -108,7 +110,8 @@ class Once:
     def sample(
         self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
-        x = latent_image + float(sigmas[0]) * self.noise
+        law = noise_law(guider.inner_model.model_sampling)
+        x = law.noised(latent_image, float(sigmas[0]), self.noise)
         return guider(x, sigmas[:1].expand(len(x)), **extra_args)
 
 
@@ -209,3 +212,59 @@ class TestRefuses:
         pair = guider(shapes[0], encode(shapes[1], RED), encode(shapes[1], GREEN))
         with pytest.raises(ValueError, match="SteerDirectEditSampler: latent_image is empty"):
             run(pair, sampler(), partial_sigmas(shapes[0]), noise_of((1, 4, 16, 16)))
+
+
+def guider_on_family(family):
+    """One step to 0 is the source and what the host's estimates differ by, each at its own scale."""
+    model, source, target, empty = (family.model(), *map(family.prompt, (oracles.SOURCE, oracles.TARGET, "")))
+    latent, sigmas = family.picture(), oracles.from_level(family, 1)
+    inside = model.model.process_latent_in(latent)
+    noise = SampleNoise(3, "edit", torch.zeros_like(inside), inside)(inside)
+
+    def estimate(prompt, cfg):
+        return run(host_guider(model, prompt, empty, cfg), Once(noise), sigmas, torch.zeros_like(latent), latent)
+
+    for scales in ((1.0, 1.0), (1.0, 3.0), (2.0, 3.0)):
+        pair = guider(model, source, target, *scales, negative=empty)
+        out = run(pair, sampler(), sigmas, torch.zeros_like(latent), latent)
+        assert relative(out, latent + estimate(target, scales[1]) - estimate(source, scales[0])) < 1e-4
+
+
+def sampler_on_family(family):
+    """The same prompt at the same scale gives the source, another does not; and outside a mask the source exactly."""
+    model, source, target, empty = (family.model(), *map(family.prompt, (oracles.SOURCE, oracles.TARGET, "")))
+    latent, sigmas, noise = family.picture(), oracles.from_level(family), oracles.noise_for(family)
+    for scale in (1.0, 3.0):
+        same = run(guider(model, source, source, scale, scale, negative=empty), sampler(), sigmas, noise, latent)
+        assert relative(same, latent) < 1e-5
+    pair = guider(model, source, target, 1.0, 3.0, negative=empty)
+    assert relative(run(pair, sampler(), sigmas, noise, latent), latent) > 1e-4
+    masked = run(pair, sampler(), sigmas, noise, latent, oracles.mask_of(family))
+    kept, edited = oracles.outside(family, same), oracles.outside(family, masked)
+    assert torch.equal(kept, edited) and not torch.equal(masked, same)
+
+
+def check_guider(world, given, run, output):
+    checks.run_and_check(run, guider=output[0], sampler=sampler(), keeps=lambda source: source)
+
+
+def check_sampler(world, given, run, output):
+    texts = world.usual["CONDITIONING"]
+    pair = guider(world.usual["MODEL"]["shapes"], texts["prompt"], texts["target"], 1.0, 3.0, negative=texts["empty"])
+    checks.run_and_check(run, guider=pair, sampler=output[0], keeps=lambda source: source)
+
+
+ORACLE = {
+    "SteerEditGuider": ("each prompt's estimate is that of the host's guider at its scale", guider_on_family),
+    "SteerDirectEditSampler": (
+        "the same prompt gives the source, outside a mask the source bit for bit",
+        sampler_on_family,
+    ),
+}
+CHECK = {
+    "SteerEditGuider": (check_guider, ("noise", "sigmas", "latent_image")),
+    "SteerDirectEditSampler": (check_sampler, ("noise", "sigmas", "latent_image")),
+}
+USUAL = {
+    "SteerDirectEditSampler": {"average": (1, 2)},
+}
