@@ -822,6 +822,7 @@ TABLE: tuple[Template, ...] = (
         Thumbnail("inpaint", "langevin_1", "fill the hole"),
         (["5", 0], ["12", 0]),
     ),
+    Template(
         "Steer 33 - Edit a photo by words on any model (Direct Edit)",
         "direct_edit",
         "Change a word of what a photo shows without turning it back into noise first: the cat becomes a tiger. Works "
