@@ -7,11 +7,14 @@ import nodes
 import torch
 
 from ..lab.comfy.runs import host_guider, noise_of, run, sigmas_of
+from ..nodes.direct_edit import SteerDirectEditSampler, SteerEditGuider
 from ..nodes.host.law import noise_law
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.prompt_to_prompt import SteerPromptEdit
 from ..nodes.sdedit import SteerSDEditSigmas
+from ..samplers.core import SampleNoise
 from .families import FAMILIES, Family
+from .host_models import relative
 
 SOURCE, TARGET = "a red circle on a mat", "a green circle on a mat"
 EULER = comfy.samplers.sampler_object("euler")
@@ -95,3 +98,34 @@ def background_error(picture, family: Family):
     """How far a picture is from the source outside the mask."""
     source, _, _, mask = background(family)
     return float(((picture - source) * (1 - mask)[..., None]).square().mean())
+
+
+class Once(comfy.samplers.Sampler):
+    """A SAMPLER that gives its guider's estimate at the first level, of the latent with this noise."""
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def sample(self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=0):
+        law = noise_law(guider.inner_model.model_sampling)
+        x = law.noised(latent_image, float(sigmas[0]), self.noise)
+        return guider(x, sigmas[:1].expand(len(x)), **extra_args)
+
+
+def check_edit_guider(make, latent, sigma, source_cfg, target_cfg, tolerance=1e-4):
+    """One step to 0 is the source and what the host's estimates differ by, each at its own scale.
+
+    `make()` gives (model, source, target, negative), anew each time: hooks and patches may keep count.
+    """
+    model, *_ = make()
+    inside, sigmas = model.model.process_latent_in(latent), torch.tensor([sigma, 0.0])
+    drawn, zero = SampleNoise(3, "edit", torch.zeros_like(inside), inside)(inside), torch.zeros_like(latent)
+    estimates = []
+    for which, cfg in ((0, source_cfg), (1, target_cfg)):
+        model, *prompts, negative = make()
+        estimates.append(run(host_guider(model, prompts[which], negative, cfg), Once(drawn), sigmas, zero, latent))
+    model, source, target, negative = make()
+    guider = SteerEditGuider.execute(model, source, target, source_cfg, target_cfg, negative)[0]
+    out = run(guider, SteerDirectEditSampler.execute(0.0, 0.0, 1)[0], sigmas, zero, latent)
+    assert relative(out, latent + estimates[1] - estimates[0]) < tolerance
+    assert relative(out, latent) > 1e-4

@@ -50,6 +50,7 @@ from steer.tests.companions import (
     write_lora,
 )
 from steer.tests.host_models import EPS, again, closed_form, hole, mean_conditioning, relative
+from steer.tests.oracles import check_edit_guider
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,6 +105,18 @@ def test_prompt_to_prompt(shapes, name):
     assert relative(first, alone(source)) < 1e-5 and relative(second, alone(target)) < 3e-5
     first, second = together(0.8, 0.4)
     assert relative(first, alone(source)) < 1e-5 and relative(second, alone(target)) > 1e-3
+
+
+@pytest.mark.parametrize("name", some(COMPANIONS, "ControlNet", "scheduled LoRA hook", "area", "IPAdapter"))
+def test_direct_edit(shapes, name):
+    """Each prompt's estimate is that of the host's guider with the same."""
+
+    def make():
+        with_it, empty = companion(shapes, name), encode(shapes[1], "")
+        source, target = (with_it.on(encode(shapes[1], text)) for text in (RED, GREEN))
+        return with_it.model, source, target, empty if name in PLACES else with_it.on(empty)
+
+    check_edit_guider(make, noise_of(SHAPE, 5), 2.0, 1.0, 3.0)
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,11 @@ from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, run, si
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.direct_edit import SteerDirectEditSampler, SteerEditGuider
 from steer.nodes.guidance import SteerCFGGuider
-from steer.nodes.host.law import noise_law
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.sdedit import SteerSDEditSigmas
-from steer.samplers.core import SampleNoise
 from steer.tests import checks, oracles
-from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, hole, mean_conditioning, relative
+from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, hole, mean_conditioning, relative, with_lora
 
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
 
@@ -84,39 +82,14 @@ def test_one_call_where_the_text_alone_differs(shapes):
 @pytest.mark.parametrize("source_cfg, target_cfg", [(1.0, 5.0), (3.0, 5.0), (5.0, 5.0), (3.0, 1.0)])
 def test_each_prompt_is_guided_at_its_own_scale(shapes, source_cfg, target_cfg):
     """The pair's estimates are those of the host's two guiders."""
-    source, target, empty = (encode(shapes[1], text) for text in (RED, GREEN, ""))
-    latent = noise_of((1, 4, 16, 16), 2)
-    pair = guider(shapes[0], source, target, source_cfg, target_cfg, negative=empty)
-    sigmas = partial_sigmas(shapes[0], 1)
-    out = run(pair, sampler(), sigmas, torch.zeros_like(latent), latent)
-    # one step to 0: the source with what the two estimates of the noised source differ by
-    estimates = {}
-    for name, cond, cfg in (("source", source, source_cfg), ("target", target, target_cfg)):
-        one = host_guider(shapes[0], cond, empty, cfg)
-        # the same noise: that of the method's own stream
-        inside = shapes[0].model.process_latent_in(latent)
-        draw = SampleNoise(3, "edit", torch.zeros_like(inside), inside)
-        noise = draw(inside)
-        estimates[name] = run(one, Once(noise), sigmas, torch.zeros_like(latent), latent)
-    expected = latent + estimates["target"] - estimates["source"]
-    assert relative(out, expected) < 1e-4
+    conds = [encode(shapes[1], text) for text in (RED, GREEN, "")]
+    level = float(partial_sigmas(shapes[0], 1)[0])
+    oracles.check_edit_guider(lambda: (shapes[0], *conds), noise_of((1, 4, 16, 16), 2), level, source_cfg, target_cfg)
 
 
-class Once:
-    """A SAMPLER that gives its guider's estimate at the first level, of the latent with this noise."""
-
-    def __init__(self, noise):
-        self.noise = noise
-
-    def max_denoise(self, *_):
-        return False
-
-    def sample(
-        self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
-    ):
-        law = noise_law(guider.inner_model.model_sampling)
-        x = law.noised(latent_image, float(sigmas[0]), self.noise)
-        return guider(x, sigmas[:1].expand(len(x)), **extra_args)
+def test_a_lora_in_the_weights(shapes):
+    conds = [encode(shapes[1], text) for text in (RED, GREEN, "")]
+    oracles.check_edit_guider(lambda: (with_lora(shapes[0]), *conds), noise_of((1, 4, 16, 16), 2), 2.0, 1.0, 5.0)
 
 
 @pytest.mark.parametrize("law", [EPS, FLOW])
@@ -219,19 +192,9 @@ class TestRefuses:
 
 
 def guider_on_family(family):
-    """One step to 0 is the source and what the host's estimates differ by, each at its own scale."""
-    model, source, target, empty = (family.model(), *map(family.prompt, (oracles.SOURCE, oracles.TARGET, "")))
-    latent, sigmas = family.picture(), oracles.from_level(family, 1)
-    inside = model.model.process_latent_in(latent)
-    noise = SampleNoise(3, "edit", torch.zeros_like(inside), inside)(inside)
-
-    def estimate(prompt, cfg):
-        return run(host_guider(model, prompt, empty, cfg), Once(noise), sigmas, torch.zeros_like(latent), latent)
-
+    conds, level = [*map(family.prompt, (oracles.SOURCE, oracles.TARGET, ""))], float(oracles.from_level(family, 1)[0])
     for scales in ((1.0, 1.0), (1.0, 3.0), (2.0, 3.0)):
-        pair = guider(model, source, target, *scales, negative=empty)
-        out = run(pair, sampler(), sigmas, torch.zeros_like(latent), latent)
-        assert relative(out, latent + estimate(target, scales[1]) - estimate(source, scales[0])) < 1e-4
+        oracles.check_edit_guider(lambda: (family.model(), *conds), family.picture(), level, *scales)
 
 
 def sampler_on_family(family):

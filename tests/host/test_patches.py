@@ -22,6 +22,7 @@ from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.cases import some
 from steer.tests.companions import EULER, GREEN, RED, Square, captured, check_slope, guided, left_half, patched
 from steer.tests.host_models import hole, relative
+from steer.tests.oracles import check_edit_guider
 
 NETWORK = "FreeU", "Deep Shrink", "HyperTile"
 GUIDANCE = "RescaleCFG", "APG", "TCFG", "CFG-Zero*", "CFGNorm", "FreSca", "Mahiro", "Epsilon Scaling", "NAG"
@@ -109,6 +110,30 @@ def test_prompt_to_prompt_capture_and_inject(shapes, name):
     assert relative(kept["samples"], first) < 3e-5
     injected = SteerInjectAttention.execute(with_it.model, attention, with_it.edit, *ENDS)[0]
     assert relative(with_it.alone(with_it.target, injected), second) < 1e-4
+
+
+# APG's momentum goes from the source's call to the target's, which the help page says
+@pytest.mark.parametrize("name", some([name for name in ALL if name != "APG"], "FreeU", "CFG-Zero*", "NAG"))
+def test_direct_edit(shapes, name):
+    """Each prompt's estimate is that of the host's guider with the same patch."""
+    check_direct_edit(lambda: Runs(shapes, name))
+
+
+def test_direct_edit_with_apg_without_momentum(shapes):
+    def make():
+        with_it = Runs(shapes, "APG")
+        with_it.model = of_host(APG, shapes[0], 1.0, 5.0, 0.0)
+        return with_it
+
+    check_direct_edit(make)
+
+
+def check_direct_edit(make):
+    def conds():
+        with_it = make()
+        return with_it.model, with_it.source, with_it.target, with_it.negative
+
+    check_edit_guider(conds, make().latent["samples"], 2.0, 2.0, 3.0)
 
 
 @pytest.mark.parametrize("name", some(ALL, "HyperTile", "Mahiro", "NAG"))
