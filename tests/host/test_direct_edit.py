@@ -229,7 +229,10 @@ def test_families_whose_prompts_have_the_length_of_their_text(name, holds):
         pytest.skip(f"this ComfyUI has no {name}")
     model = tiny_model(getattr(comfy.supported_models, kind), dict(config))
     lengths = {oracles.SOURCE: 5, oracles.TARGET: 7, "": 3}
-    texts = {text: [[noise_of((1, length, 48), length), {}]] for text, length in lengths.items()}
+    texts = {
+        text: [[noise_of((1, length, 48), length), {"attention_mask": torch.ones(1, length, dtype=torch.long)}]]
+        for text, length in lengths.items()
+    }
     holds(SimpleNamespace(model=lambda: model, shape=shape, picture=lambda: noise_of(shape, 5), prompt=texts.get))
 
 
