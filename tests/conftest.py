@@ -93,6 +93,7 @@ def pytest_pycollect_makemodule(module_path, parent):
     return None
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own, which reads the groups, comes after
 def pytest_collection_modifyitems(items):
     """Mark every test with its tier, so that `-m host` and the like select, and with where it runs.
 

@@ -130,7 +130,9 @@ class TestRun:
         monkeypatch.setattr(run.subprocess, "Popen", TooLong)
         told, ended = run.Run(tmp_path, time.monotonic() + 100)(["sh", "-c", "sleep 600 & echo $!; wait"], "log")
         assert ended.startswith("stopped after")
-        status = Path("/proc", told.strip(), "status")
+        status, until = Path("/proc", told.strip(), "status"), time.monotonic() + 60
+        while status.exists() and "Z (zombie)" not in status.read_text() and time.monotonic() < until:
+            time.sleep(0.01)  # a killed process may be there for a moment
         assert not status.exists() or "Z (zombie)" in status.read_text()
 
     def test_what_failed_and_what_was_measured_is_in_the_summary(self):

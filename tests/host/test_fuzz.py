@@ -250,6 +250,7 @@ def test_through_the_server(server):
     choice, counts = Random(0), Counter()
     names = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
     numbers = [value for value in BAD_NUMBERS if type(value) in (int, float, bool) and abs(value) < 1e100]
+    server.run(shortened(load_workflow("inversion_file_save"), FEWEST))  # which another one loads
     for name in choice.choices(names, k=number(40)):
         workflow = shortened(load_workflow(name), FEWEST)
         node_id, item = choice.choice(list(literals(workflow)))

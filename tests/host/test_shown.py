@@ -205,4 +205,5 @@ def test_inputs_that_few_people_turn_are_folded():
         "SteerNullText.early_stop", "SteerCaptureAttention.cross_end", "SteerCaptureAttention.self_end",
         "SteerRePaintSampler.eta", "SteerCLIPTextLoss.smallest_cutout", "SteerCLIPImageLoss.smallest_cutout",
         "SteerReconstructLatent.learning_rate", "SteerReconstructDecoder.learning_rate",
+        "SteerDirectEditSampler.pull", "SteerDirectEditSampler.average",
     }  # fmt: skip
