@@ -93,19 +93,12 @@ def pytest_pycollect_makemodule(module_path, parent):
     return None
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist's own, which reads the groups, comes after
 def pytest_collection_modifyitems(items):
-    """Mark every test with its tier, so that `-m host` and the like select, and with where it runs.
-
-    A file's tests run in one worker, and all that want the server in the same one: there is one server.
-    """
+    """Mark every test with its tier, so that `-m host` and the like select."""
     for item in items:
         tier = tier_of(item.path)
         if tier:
             item.add_marker(tier)
-        wants_server = "server" in getattr(item, "fixturenames", ())
-        group = "server" if wants_server else str(item.path.relative_to(TESTS))
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
