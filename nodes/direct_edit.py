@@ -11,7 +11,7 @@ from ..samplers.core import Step
 from ..samplers.direct_edit import direct_edit, model_calls
 from .host import PairGuider, Run, RunSampler, log
 from .inputs import scale, share
-from .schema import advanced, where_known
+from .schema import advanced, check_encoded, where_known
 
 GUIDER, SAMPLER = "SteerEditGuider", "SteerDirectEditSampler"
 
@@ -69,10 +69,7 @@ class SteerEditGuider(io.ComfyNode):
     def execute(
         cls, model, source, target, source_cfg, target_cfg, negative=None, source_negative=None
     ) -> io.NodeOutput:
-        conditionings = {"source": source, "target": target, "negative": negative, "source_negative": source_negative}
-        for name, conditioning in conditionings.items():
-            if conditioning is not None and not len(conditioning):
-                raise ValueError(f"{name} holds no conditioning; connect an encoded prompt")
+        check_encoded(source=source, target=target, negative=negative, source_negative=source_negative)
         either = negative if source_negative is None else source_negative
         for name, value, against in (("target_cfg", target_cfg, negative), ("source_cfg", source_cfg, either)):
             if value != 1.0 and against is None:

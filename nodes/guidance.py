@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from .host import SteerCFG
 from .inputs import percent, scale
-from .schema import advanced, answer_of, check_interval, where_known
+from .schema import advanced, answer_of, check_encoded, check_interval, where_known
 
 NODE = "SteerCFGGuider"
 
@@ -69,9 +69,7 @@ class SteerCFGGuider(io.ComfyNode):
                 f"negative_scale is {negative_scale:g}, which needs the empty conditioning to be told from "
                 "cfg; connect an empty prompt to `empty`, or leave negative_scale at 1"
             )
-        for name, conditioning in (("positive", positive), ("negative", negative), ("empty", empty)):
-            if conditioning is not None and not len(conditioning):
-                raise ValueError(f"{name} holds no conditioning; connect an encoded prompt")
+        check_encoded(positive=positive, negative=negative, empty=empty)
         guider = SteerCFG(NODE, model, cfg, negative_scale, (start_percent, end_percent))
         guider.set_conds(positive, negative, empty)
         return io.NodeOutput(guider)

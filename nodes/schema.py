@@ -26,6 +26,13 @@ def shown(text: str, warning: str = "", pictures: Tensor | None = None) -> dict:
     return {"text": (text,), "steer_warning": (warning,) if warning else (), **files}
 
 
+def check_encoded(**conditionings) -> None:
+    """ValueError for a conditioning, by its input, that holds nothing; None is one that is not connected."""
+    for name, conditioning in conditionings.items():
+        if conditioning is not None and not len(conditioning):
+            raise ValueError(f"{name} holds no conditioning; connect an encoded prompt")
+
+
 def answer_of(*checks: tuple) -> bool | str:
     """What a node's `validate_inputs` answers: True, or why one of the checks refuses its values with a ValueError.
 

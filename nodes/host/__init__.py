@@ -33,7 +33,7 @@ from .guider import (
 from .guiders import Call, WrappedGuider
 from .inverted import InvertedNoise, check_inversion_fits, inversion_start, latent_format_of
 from .law import SCHEDULERS, host_sigmas, noise_law, sigma_at, strength_sigma, window_of
-from .lockstep import TwoPromptGuider, in_lockstep, target_guided
+from .lockstep import PairConds, TwoPromptGuider, guided_pair, in_lockstep
 from .masks import fitted_mask, fitted_noise_mask
 from .pair import PairGuider
 from .progress import (
@@ -75,7 +75,8 @@ __all__ = [
     "WrappedGuider",
     "TwoPromptGuider",
     "in_lockstep",
-    "target_guided",
+    "PairConds",
+    "guided_pair",
     "PairGuider",
     # Noise laws and levels
     "SCHEDULERS",

@@ -64,11 +64,14 @@ class RunGuider:
 
     node: str
     model_patcher: Any
+    fits_masks = True
+    """Each picture has a mask of its own, as `WrappedGuider` declares it: they are fitted here."""
 
     def sample(self, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
         with errors_of(self.node):
             check_given(self.model_patcher.model, sigmas, latent_image, denoise_mask)
-            guider, call = self.prepared(SampleCall(noise, latent_image, sampler, sigmas, denoise_mask))
+            mask = fitted_noise_mask(denoise_mask, latent_image)
+            guider, call = self.prepared(SampleCall(noise, latent_image, sampler, sigmas, mask))
         if type(guider) is not type(self):
             return guider.sample(*call, *args, **kwargs)
         # the host's class, mixed in behind, has a `sample`
@@ -87,8 +90,6 @@ class RunGuider:
 class SteerCFG(RunGuider, comfy.samplers.CFGGuider):
     """The host's CFGGuider with an interval, a third conditioning, and its input checked before anything runs."""
 
-    fits_masks = True
-
     def __init__(self, node: str, model, cfg: float, negative_scale: float, interval: tuple[float, float]):
         comfy.samplers.CFGGuider.__init__(self, model)
         self.node, self.cfg, self.negative_scale = node, cfg, negative_scale
@@ -106,12 +107,12 @@ class SteerCFG(RunGuider, comfy.samplers.CFGGuider):
                 "the model has a patch that replaces the CFG formula (such as RescaleCFG), and `empty` asks for "
                 "another one; disconnect `empty` or remove the patch"
             )
-        mask = fitted_noise_mask(call.denoise_mask, call.latent_image)
+        mask = call.denoise_mask
         keeps = isinstance(call.sampler, RunSampler) and call.sampler.masks_itself
         changed = keeps or "denoise_mask_function" in self.model_options
         if mask is not None and not mask.is_nested and not changed:
             tell_empty(self.node, "noise mask", mask, "the picture stays as it is")
-        return self, call._replace(sampler=checked_sampler(self.node, call.sampler), denoise_mask=mask)
+        return self, call._replace(sampler=checked_sampler(self.node, call.sampler))
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
         # the host looks for an interrupt between steps only, and a step may have several calls

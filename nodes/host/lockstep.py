@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import copy
+from typing import NamedTuple
 
 import comfy.model_management
 import comfy.samplers
@@ -67,14 +68,34 @@ class TwoPromptGuider(RunGuider, comfy.samplers.CFGGuider):
         return guider, call._replace(noise=noise, latent_image=latent, sampler=sampler, denoise_mask=mask)
 
 
-def target_guided(guider, x: Tensor, timestep: Tensor, cfg: float, options: dict) -> Tensor:
-    """The estimates of a guider's paired `positive`, in one call, of which the target's is guided in another."""
-    positive, negative, model = guider.conds["positive"], guider.conds["negative"], guider.inner_model
-    both = comfy.samplers.calc_cond_batch(model, [positive], x, timestep, options)[0]
-    if cfg == 1.0:
-        return both
-    comfy.model_management.throw_exception_if_processing_interrupted()
-    (source, cond), target, level = both.chunk(2), x.chunk(2)[1], timestep.chunk(2)[1]
-    _, uncond = comfy.samplers.calc_cond_batch(model, [None, negative], target, level, options)
-    guided = comfy.samplers.cfg_function(model, cond, uncond, cfg, target, level, options, positive, negative)
-    return torch.cat([source, guided])
+class PairConds(NamedTuple):
+    """Two prompts as one conditioning, source first, and what each is guided away from, apart and in one."""
+
+    pair: list
+    negatives: tuple[list | None, list | None]
+    negative_pair: list | None = None
+
+
+def guided_pair(model, conds: PairConds, scales: tuple[float, float], x: Tensor, timestep: Tensor, options: dict):
+    """Both estimates, each at its scale: of one call, and where both are guided the unconditional ones of it too.
+
+    Where one is guided, its unconditional estimate is of a call of its own: the other needs none.
+    """
+    if 1.0 in scales:
+        (cond,), unconds = comfy.samplers.calc_cond_batch(model, [conds.pair], x, timestep, options), (None, None)
+    else:
+        both = [conds.pair, conds.negative_pair]
+        cond, uncond = comfy.samplers.calc_cond_batch(model, both, x, timestep, options)
+        unconds = uncond.chunk(2)
+    estimates = []
+    halves = zip(cond.chunk(2), unconds, x.chunk(2), timestep.chunk(2), conds.negatives, scales, strict=True)
+    for estimate, uncond, part, level, negative, scale in halves:
+        if scale != 1.0:
+            if uncond is None:
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                _, uncond = comfy.samplers.calc_cond_batch(model, [None, negative], part, level, options)
+            estimate = comfy.samplers.cfg_function(
+                model, estimate, uncond, scale, part, level, options, conds.pair, negative
+            )
+        estimates.append(estimate)
+    return torch.cat(estimates)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .conditioning import paired
 from .guider import SampleCall, patches_read_predictions
-from .lockstep import TwoPromptGuider, in_lockstep
+from .lockstep import PairConds, TwoPromptGuider, guided_pair, in_lockstep
 from .run import Run
 from .sampler import RunSampler
 
@@ -20,7 +20,6 @@ class PairGuider(TwoPromptGuider):
     In one call of the model where the two differ in their text alone, and else in one for each.
     """
 
-    fits_masks = True
     negatives: tuple[list | None, list | None] = (None, None)
 
     def __init__(self, node: str, model, source_cfg: float, target_cfg: float):
@@ -61,7 +60,9 @@ class PairGuider(TwoPromptGuider):
         guided = [scale != 1.0 for scale in self.scales]
         pairs = "pair" in self.conds and (not all(guided) or "negative_pair" in self.conds)
         if pairs and not patches_read_predictions(model_options):
-            return self._together(x, timestep, model_options, all(guided))
+            negatives = self.conds.get("source_negative"), self.conds.get("negative")
+            conds = PairConds(self.conds["pair"], negatives, self.conds.get("negative_pair"))
+            return guided_pair(self.inner_model, conds, self.scales, x, timestep, model_options)
         names = ("source", "source_negative"), ("positive", "negative")
         parts = zip(x.chunk(2), timestep.chunk(2), names, self.scales, strict=True)
         return torch.cat([
@@ -71,30 +72,6 @@ class PairGuider(TwoPromptGuider):
             )
             for part, level, (positive, negative), scale in parts
         ])  # fmt: skip
-
-    def _together(self, x: Tensor, timestep: Tensor, options: dict, both_guided: bool) -> Tensor:
-        """Both estimates, the conditional ones of one call, the unconditional ones too where both are guided."""
-        model, pair = self.inner_model, self.conds["pair"]
-        if both_guided:
-            conds = [pair, self.conds["negative_pair"]]
-            cond, uncond = comfy.samplers.calc_cond_batch(model, conds, x, timestep, options)
-            unconds = uncond.chunk(2)
-        else:
-            (cond,), unconds = comfy.samplers.calc_cond_batch(model, [pair], x, timestep, options), (None, None)
-        names = "source_negative", "negative"
-        parts = zip(cond.chunk(2), unconds, x.chunk(2), timestep.chunk(2), strict=True)
-        halves = zip(parts, names, self.scales, strict=True)
-        return torch.cat([self._guided(part, self.conds.get(name), scale, options) for part, name, scale in halves])
-
-    def _guided(self, part: tuple, negative: list | None, scale: float, options: dict) -> Tensor:
-        """One half's estimate at its scale; the part is (cond, uncond or None, x, timestep)."""
-        cond, uncond, x, level = part
-        if scale == 1.0:
-            return cond
-        model = self.inner_model
-        if uncond is None:
-            _, uncond = comfy.samplers.calc_cond_batch(model, [None, negative], x, level, options)
-        return comfy.samplers.cfg_function(model, cond, uncond, scale, x, level, options, self.conds["pair"], negative)
 
 
 def in_one_call(source: list, target: list, batch: int) -> list | None:

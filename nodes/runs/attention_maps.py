@@ -73,6 +73,11 @@ class Watch:
 
     def __init__(self, run: Run, recorder: Recorder):
         self._recorder, self._ahead = recorder, run.levels[:-1]
+        if "source" in run.guider.conds:
+            raise ValueError(
+                "the guider is SteerEditGuider, of two prompts at once, and attention is recorded for one; connect "
+                "SteerCFGGuider or CFGGuider"
+            )
         positives = run.guider.conds.get("positive", [])
         if len(positives) != 1 or "area" in positives[0]:
             raise ValueError(

@@ -22,7 +22,6 @@ from ..host import (
     checked_sampler,
     errors_of,
     fitted_mask,
-    fitted_noise_mask,
     gradient_options,
     gradients,
     memory_advice,
@@ -102,16 +101,15 @@ class GradientGuider(RunGuider, WrappedGuider):
 
     def prepared(self, call: SampleCall) -> tuple[object, SampleCall]:
         guider = copy(self._guider)
-        mask = fitted_noise_mask(call.denoise_mask, call.latent_image)
         noise_law(guider.model_patcher.get_model_object("model_sampling"))
         terms = [term.fitted(call.latent_image) for term in self.terms]
         terms = tuple(term for term in terms if not term.nothing_to_do())
         if not terms:
-            return guider, call._replace(sampler=checked_sampler(self.node, call.sampler), denoise_mask=mask)
+            return guider, call._replace(sampler=checked_sampler(self.node, call.sampler))
         guidance = Guidance(call.sampler, terms, tuple(call.latent_image.shape))
         guider.model_patcher = guidance.models.loaded_with(guider.model_patcher)
         sampler = RunSampler(self.node, guidance, call.sampler)
-        return guider, call._replace(sampler=sampler, denoise_mask=mask)
+        return guider, call._replace(sampler=sampler)
 
 
 class Acting(NamedTuple):

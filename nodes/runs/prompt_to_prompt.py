@@ -20,17 +20,19 @@ from ...samplers.direct_inversion import PinnedSource
 from ..host import (
     AttentionEdits,
     Call,
+    PairConds,
     Run,
+    RunSampler,
     SampleCall,
     TwoPromptGuider,
     check_inversion_fits,
     errors_of,
+    guided_pair,
     half_of,
     in_lockstep,
     latent_picture,
     paired,
     show_output,
-    target_guided,
 )
 from ..schema import PICTURES, shown
 
@@ -166,11 +168,17 @@ class PromptToPromptGuider(TwoPromptGuider):
         if self.inversion is None or model_options.get("disable_cfg1_optimization", False):
             return super().predict_noise(x, timestep, model_options, seed)
         # the source is pinned: it needs no unconditional prediction
-        return target_guided(self, x, timestep, self.cfg, model_options)
+        conds = PairConds(self.conds["positive"], (None, self.conds["negative"]))
+        return guided_pair(self.inner_model, conds, (1.0, self.cfg), x, timestep, model_options)
 
     def prepared(self, call: SampleCall) -> tuple[object, SampleCall]:
         if self.edit.blend and not self.policy.blend_fits(call.latent_image.shape[-2:]):
             raise ValueError(NOTHING_TO_BLEND)
+        if self.inversion is not None and isinstance(call.sampler, RunSampler) and call.sampler.two_prompts:
+            raise ValueError(
+                f"the sampler is {call.sampler.node}, which noises the source afresh, and inversion holds another one; "
+                "disconnect inversion, which this sampler does not need"
+            )
         return super().prepared(call)
 
     def method(self, sampler) -> PromptToPrompt:

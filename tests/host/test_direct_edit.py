@@ -7,7 +7,8 @@ import node_helpers
 import pytest
 import torch
 from steer.lab.comfy.random_models import tiny_model
-from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, run, sigmas_of
+from steer.lab.comfy.runs import Noise, counted, encode, host_guider, noise_of, run, sigmas_of
+from steer.nodes.attention_maps import SteerCaptureAttention
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.direct_edit import SteerDirectEditSampler, SteerEditGuider
 from steer.nodes.guidance import SteerCFGGuider
@@ -260,3 +261,41 @@ CHECK = {
 USUAL = {
     "SteerDirectEditSampler": {"average": (1, 2)},
 }
+
+
+def test_clips_keep_masks_of_their_own(shapes, monkeypatch):
+    """The masks of several clips, which the host's guiders take for those of frames."""
+    shape = (2, 4, 3, 12, 16)
+    model = for_shape(monkeypatch, closed_form(shapes[0], FLOW), shape)
+    pair, latent, zero = (
+        guider(model, mean_conditioning(1), mean_conditioning(3)),
+        noise_of(shape, 1),
+        torch.zeros(shape),
+    )
+    mask, sigmas = hole(2, 12), partial_sigmas(model, 4)
+    both = run(pair, sampler(), sigmas, zero, latent, mask)
+    for index in range(2):
+        part = slice(index, index + 1)
+        assert relative(both[part], run(pair, sampler(), sigmas, zero[part], latent[part], mask[part])) < 1e-5
+
+
+def test_an_inversion_beside_it_is_refused(shapes):
+    """Its recorded latents are not those that the sampler noises afresh."""
+    source, target, edit = SteerPromptEdit.execute(shapes[1], RED, GREEN, "auto", "").args[:3]
+    sigmas, latent = partial_sigmas(shapes[0], 4), {"samples": noise_of((1, 4, 16, 16), 2)}
+    plain = host_guider(shapes[0], source, encode(shapes[1], ""), 1.0)
+    inverted, noise, inversion = SteerDDIMInversion.execute(plain, sigmas, latent, 0, 1e-4, False).args
+    pair = SteerPromptToPromptGuider.execute(
+        shapes[0], source, target, encode(shapes[1], ""), 1.0, edit, 0.8, 0.4, None, inversion
+    )[0]
+    with pytest.raises(ValueError, match="SteerPromptToPromptGuider: .*disconnect inversion"):
+        run(pair, sampler(), sigmas, noise.generate_noise(inverted), inverted["samples"])
+
+
+def test_its_attention_is_not_captured(shapes):
+    noise, latent = Noise(torch.zeros(1, 4, 16, 16)), {"samples": noise_of((1, 4, 16, 16), 2)}
+    model, rows = counted(shapes[0])
+    pair = guider(model, encode(shapes[1], RED), encode(shapes[1], GREEN))
+    with pytest.raises(ValueError, match="SteerCaptureAttention: the guider is SteerEditGuider.*connect Steer"):
+        SteerCaptureAttention.execute(noise, pair, sampler(), partial_sigmas(shapes[0], 3), latent)
+    assert not rows
