@@ -18,10 +18,10 @@ docs: env
 
 # Some minutes on two cores: all but what is marked slow, and fewer drawn inputs.
 test: lint
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -ra -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -ra -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 test-all: lint
-	STEER_FUZZ=$${STEER_FUZZ-1} OMP_NUM_THREADS=1 $(RUN) -m pytest -ra -n $(WORKERS) --dist loadfile $(ARGS)
+	STEER_FUZZ=$${STEER_FUZZ-1} OMP_NUM_THREADS=1 $(RUN) -m pytest -ra -n $(WORKERS) --dist worksteal $(ARGS)
 
 bench: env
 	$(RUN) -m bench $(ARGS)
