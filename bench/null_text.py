@@ -11,7 +11,7 @@ from ..lab.comfy.runs import encode_texts, host_guider, sigmas_of
 from ..lab.models import stock
 from ..lab.world.data import caption, render, sample_scene
 from ..lab.world.metrics import aggregate, markdown_table, psnr
-from ..nodes.host import windows
+from ..nodes.host.conditioning import windows
 from ..nodes.host.gradients.tensors import gradients
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.null_text import SteerNullText

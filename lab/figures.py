@@ -27,6 +27,24 @@ def facade(root: Path) -> int:
     return sum(len(ast.literal_eval(value)) for value in lists)
 
 
+def taken_of_modules(root: Path) -> set[str]:
+    """`module.name` of what faces and runs take of the modules that the facade gives."""
+    path = root / "nodes" / "host" / "__init__.py"
+    tree = ast.parse(path.read_text()) if path.exists() else ast.Module([], [])
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    modules = {alias.name for node in imports if node.module is None for alias in node.names}
+    taken: set[str] = set()
+    for path in [*(root / "nodes").glob("*.py"), *(root / "nodes" / "runs").glob("*.py")]:
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        doors = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "host"]
+        names = {alias.asname or alias.name: alias.name for node in doors for alias in node.names}
+        for node in nodes:
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                name = names.get(node.value.id)
+                taken |= {f"{name}.{node.attr}"} if name in modules else set()
+    return taken
+
+
 def figures(root: Path) -> dict[str, int]:
     """The figures of one checkout, by name."""
     sources = {path: path.read_text() for path in sorted((root / "nodes").rglob("*.py"))}
@@ -65,6 +83,7 @@ def figures(root: Path) -> dict[str, int]:
         "subclasses of the host's Sampler": sum(base.endswith(".Sampler") for base in bases),
         "classes with a sampler's or guider's `sample`": len(sampling),
         "names in the facade": facade(root),
+        "names taken of the facade's modules": len(taken_of_modules(root)),
         "lines of the pure floors": sum(text.count("\n") for text in pure),
     }
 

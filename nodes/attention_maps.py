@@ -10,7 +10,7 @@ from ..attention.attention_maps import heat
 from ..attention.prompt_to_prompt import Timing
 from ..pictures.heatmap import heatmap_picture
 from ..pictures.maps import PIXELS
-from .host import RunSampler, sampled_advanced, sigma_at, tokenized
+from .host import RunSampler, sigma_at, tokenized
 from .inputs import cross_end, self_end
 from .picture_inputs import check_picture
 from .runs.attention_maps import capturing, with_recording
@@ -62,7 +62,7 @@ class SteerCaptureAttention(io.ComfyNode):
     def execute(cls, noise, guider, sampler, sigmas, latent_image, cross_end=0.8, self_end=0.4) -> io.NodeOutput:
         method = capturing(guider.model_patcher, sampler, cross_end, self_end)
         sampler = RunSampler("SteerCaptureAttention", method, sampler)
-        latent = sampled_advanced(noise, guider, sampler, sigmas, latent_image)
+        latent = sampler.advanced(noise, guider, sigmas, latent_image)
         return io.NodeOutput(latent, method.recording)
 
 

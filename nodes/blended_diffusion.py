@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.blended_diffusion import Blend
-from .host import Run, RunSampler, check_plain
+from .host import Run, RunSampler
 from .schema import where_known
 
 NODE = "SteerBlendedSampler"
@@ -48,7 +48,6 @@ class SteerBlendedSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, sampler, dilation) -> io.NodeOutput:
-        check_plain(sampler)
         method = partial(blended, sampler=sampler, dilation=dilation)
         return io.NodeOutput(RunSampler(NODE, method, sampler, masks_itself=True))
 

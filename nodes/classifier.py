@@ -1,20 +1,18 @@
 """Classifier guidance: a noise-aware classifier on latents, and the loss it makes."""
 
-from pathlib import Path
-
 import folder_paths
 from comfy_api.latest import io
 
 from ..files.classifier_file import read_classifier
+from ..files.safetensors import EXTENSION
+from .host import add_model_folder
 from .runs.classifier import ClassifierLoss
 from .schema import where_known
 from .wires import SteerClassifier, SteerLoss
 
 LOADER, LOSS = "SteerClassifierLoader", "SteerClassifierLoss"
 FOLDER = "classifiers"
-folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir, FOLDER)))
-# a folder of a kind that the host does not know has no file endings yet
-folder_paths.folder_names_and_paths[FOLDER] = (folder_paths.folder_names_and_paths[FOLDER][0], {".safetensors"})
+add_model_folder(FOLDER, EXTENSION)
 
 
 def classifier_names() -> list[str]:

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host import image_target, text_target
+from .host import clip as host_clip
 from .inputs import share
 from .runs.clip_guidance import CLIPLoss
 from .schema import advanced, answer_of, where_known
@@ -71,7 +71,7 @@ class SteerCLIPTextLoss(io.ComfyNode):
     @classmethod
     def execute(cls, clip_vision, vae, clip, text, cutouts, smallest_cutout=0.0) -> io.NodeOutput:
         check_text(text)
-        target = text_target(clip, clip_vision, text)
+        target = host_clip.text_target(clip, clip_vision, text)
         return io.NodeOutput(CLIPLoss(clip_vision, vae, target, cutouts, smallest_cutout))
 
 
@@ -111,7 +111,7 @@ class SteerCLIPImageLoss(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip_vision, vae, image, cutouts, smallest_cutout=0.0) -> io.NodeOutput:
-        target = image_target(clip_vision, image)
+        target = host_clip.image_target(clip_vision, image)
         return io.NodeOutput(CLIPLoss(clip_vision, vae, target, cutouts, smallest_cutout))
 
 

@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 
 from ..pictures.heatmap import overlaid
 from ..pictures.maps import outlined
-from .host import log, previews, samples_of, source_picture
+from .host import log, progress, samples_of
 from .inputs import share
 from .runs.diffedit import Settings, contrast_of, pixels_of
 from .schema import PICTURES, answer_of, check_strength, shown, where_known
@@ -83,7 +83,8 @@ class SteerDiffEditMask(io.ComfyNode):
         latent = samples_of(model, latent_image)
         settings, noise_mask = Settings(strength, samples, threshold, seed), latent_image.get("noise_mask")
         conds = {"source": source, "target": target}
-        mask, heat, looked = contrast_of(NODE, model, conds, latent, noise_mask, settings, **previews(model, samples))
+        previews = progress.previews(model, samples)
+        mask, heat, looked = contrast_of(NODE, model, conds, latent, noise_mask, settings, **previews)
         text, usual = report(mask, heat, looked), all(0.0 < share < 1.0 for share in mask.flatten(1).mean(1))
         (log.info if usual else log.warning)("%s: %s", NODE, text)
         # by `nearest`, so that the host, which resizes a noise mask to the latent, gets this very mask again
@@ -91,7 +92,7 @@ class SteerDiffEditMask(io.ComfyNode):
         mask, heat = (enlarged(values, pixels_of(model), how) for values, how in ways)
         colours = np.stack([overlaid(values, None) for values in heat.clamp(0.0, 1.0).numpy()]).astype(np.float32)
         heatmap = torch.from_numpy(colours)
-        pictures = seen(source_picture(model, latent, mask.shape[1:]), mask, heatmap)
+        pictures = seen(progress.source_picture(model, latent, mask.shape[1:]), mask, heatmap)
         return io.NodeOutput(mask, heatmap, ui=shown(text, "" if usual else text, pictures))
 
 

@@ -2,9 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..samplers.inversion import Inversion
 from ..samplers.inversion_report import DOES_NOT_HOLD
-from .host import InvertedNoise, RunSampler, inversion_start, log, previews, run_once, samples_of
+from .host import RunSampler, inverted, log, progress, samples_of
 from .runs.inversion import Inverting
 from .schema import advanced, shown, where_known
 from .wires import SteerInversion
@@ -86,20 +85,14 @@ class SteerDDIMInversion(io.ComfyNode):
         inverting = Inverting(refine, tolerance, check)
         steps = max(1, len(sigmas) - 1) * (2 if check else 1)
         sampler = RunSampler(NODE, inverting, one_prompt=True)
-        run_once(guider, sampler, sigmas, samples, **previews(guider.model_patcher, steps))
+        sampler.run_once(guider, sigmas, samples, **progress.previews(guider.model_patcher, steps))
         if inverting.inversion is None:
             raise ValueError("sigmas is empty, so there is nothing to invert along")
         log.info("%s: %s", NODE, inverting.report)
-        latent, noise = inversion_outputs(inverting.inversion)
+        latent, noise = inverted.start(inverting.inversion)
         warning = next((line for line in inverting.report.splitlines() if line.startswith(DOES_NOT_HOLD)), "")
         text = shown(inverting.report, warning)
         return io.NodeOutput({**latent_image, **latent}, noise, inverting.inversion, ui=text)
-
-
-def inversion_outputs(inversion: Inversion) -> tuple[dict, InvertedNoise]:
-    """LATENT and NOISE that start sampling at the inverted latent, the same whether from a run or from a file."""
-    samples, noise = inversion_start(inversion)
-    return {"samples": samples}, noise
 
 
 NODES = [SteerDDIMInversion]

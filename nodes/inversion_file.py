@@ -11,8 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..files import inversion_file
 from ..files.safetensors import EXTENSION
-from .host import errors_of, latent_format_of, log
-from .inversion import inversion_outputs
+from .host import errors_of, inverted, log
 from .schema import where_known
 from .wires import SteerInversion
 
@@ -53,7 +52,7 @@ class SteerSaveInversion(io.ComfyNode):
 
     @classmethod
     def execute(cls, inversion, filename_prefix, null_text=None) -> io.NodeOutput:
-        latent_format_of(inversion)
+        inverted.latent_format_of(inversion)
         try:
             folder, subfolder, name, number = next_file(filename_prefix)
             name, removed = inversion_file.save_numbered(folder, name, number, inversion, null_text)
@@ -120,8 +119,8 @@ class SteerLoadInversion(io.ComfyNode):
         path = file_path(file)
         with errors_of(f"file {file!r} is refused"):
             inversion, null_text = inversion_file.load(path)
-            latent_format_of(inversion)
-        latent, noise = inversion_outputs(inversion)
+            inverted.latent_format_of(inversion)
+        latent, noise = inverted.start(inversion)
         null_text = NoNullText(file) if null_text is None else null_text
         return io.NodeOutput(inversion, latent, noise, torch.tensor(inversion.sigmas), null_text)
 

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host import check_inversion_fits, log, negative_takes_over, windows
+from .host import conditioning, inverted, log
 from .inputs import scale
 from .runs.null_text import (
     GONE,
@@ -81,17 +81,19 @@ class SteerNullText(io.ComfyNode):
     def execute(
         cls, model, positive, negative, cfg, inversion, inner_steps, learning_rate, early_stop
     ) -> io.NodeOutput:
-        check_inversion_fits(inversion, model)
+        inverted.check_fits(inversion, model)
         check_conditionings(positive, negative, inversion)
         check_guidance(model)
         settings = Settings(cfg, inner_steps, learning_rate, early_stop)
         results, predictions = optimise(model, positive, negative, inversion, settings)
         text = report(results, predictions, inversion, settings)
         log.info("%s: %s", NODE, text)
-        embeddings, options = [item.embedding for item in results], negative_takes_over(positive, negative)
+        embeddings = [item.embedding for item in results]
+        options = conditioning.negative_takes_over(positive, negative)
         verdict = text.partition("\n")[0]
         warning = verdict if verdict.startswith(GONE) else ""
-        return io.NodeOutput(windows(embeddings, inversion.sigmas, options), ui=shown(text, warning))
+        null_text = conditioning.windows(embeddings, inversion.sigmas, options)
+        return io.NodeOutput(null_text, ui=shown(text, warning))
 
 
 NODES = [SteerNullText]

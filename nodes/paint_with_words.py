@@ -7,7 +7,7 @@ from torch import Tensor
 from ..attention.paint_with_words import Painting, Region, check_phrase
 from ..pictures.legend import absent, parse_legend, segments
 from ..pictures.maps import COLOURS, regions_picture
-from .host import empty_of, encoded, log, tokenized
+from .host import encoded, log, progress, tokenized
 from .picture_inputs import check_picture
 from .runs.paint_with_words import PaintingMark, with_painting
 from .schema import PICTURES, answer_of, shown, where_known
@@ -59,7 +59,8 @@ class SteerRegion(io.ComfyNode):
     def execute(cls, mask, phrase, strength, regions=()) -> io.NodeOutput:
         region = Region(mask, phrase, strength)
         masks = mask.reshape(-1, *mask.shape[-2:])
-        warning, regions = empty_of(f"mask of {phrase!r}", masks, "nothing is painted"), (*(regions or ()), region)
+        warning = progress.empty_of(f"mask of {phrase!r}", masks, "nothing is painted")
+        regions = (*(regions or ()), region)
         return io.NodeOutput(regions, ui=report("SteerRegion", regions, warning))
 
 

@@ -4,7 +4,7 @@ import torch
 from comfy_api.latest import io
 
 from ..pictures.poisson_blend import poisson_blend
-from .host import log, progress_bar, stop_if_interrupted, tell_empty
+from .host import log, progress
 from .picture_inputs import checked_and_broadcast
 from .schema import where_known
 
@@ -46,10 +46,10 @@ class SteerPoissonBlend(io.ComfyNode):
     @classmethod
     def execute(cls, source, edited, mask) -> io.NodeOutput:
         source, edited, mask = checked_and_broadcast(source, edited, mask)
-        tell_empty(NODE, "mask", mask > 0.5, "the source stays as it is")
-        bar, blended = progress_bar(len(source)), []
+        progress.tell_empty(NODE, "mask", mask > 0.5, "the source stays as it is")
+        bar, blended = progress.bar(len(source)), []
         for number, (before, after, inside) in enumerate(zip(source, edited, mask > 0.5, strict=True), 1):
-            stop_if_interrupted()
+            progress.stop_if_interrupted()
             if inside.all():
                 log.warning("%s: mask %d covers everything, so the edit is returned as it is", NODE, number)
             blended.append(poisson_blend(before, after, inside))

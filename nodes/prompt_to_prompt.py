@@ -10,7 +10,7 @@ from ..attention.prompt_to_prompt import Edit, LocalBlend, Timing
 from ..attention.tokens import Prompt
 from ..attention.word_values import numbers, windows, word_values
 from ..attention.word_values import word_windows as windows_of
-from .host import HALF, encoded, errors_of, log, running_node, sigma_at, tokenized
+from .host import HALF, encoded, errors_of, log, progress, sigma_at, tokenized
 from .inputs import cross_end, scale, self_end, share
 from .runs.prompt_to_prompt import PromptToPromptGuider
 from .schema import advanced, answer_of, shown, where_known
@@ -264,7 +264,7 @@ class SteerPromptToPromptGuider(io.ComfyNode):
                 "trajectory; disconnect one of the two"
             )
         timing = Timing(edit, sigma_at(model), cross_end, self_end)
-        guider = PromptToPromptGuider(node, model, edit, timing, cfg, inversion, running_node())
+        guider = PromptToPromptGuider(node, model, edit, timing, cfg, inversion, progress.running_node())
         guider.set_prompts(source, target, negative, source_negative)
         return io.NodeOutput(guider)
 

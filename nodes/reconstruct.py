@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..samplers.core import check_values
-from .host import check_tunable, decoded_size
+from .host import vae as host_vae
 from .picture_inputs import check_batches, check_picture, mask_like, sides
 from .runs.reconstruct import Problem, fit_each, fitted_latent, fitted_picture
 from .schema import advanced, where_known
@@ -81,9 +81,9 @@ class SteerReconstructDecoder(io.ComfyNode):
 def problems_of(vae, source, samples, mask, steps, learning_rate) -> list[Problem]:
     """Each latent with its source and mask; ValueError for what does not fit together."""
     check_picture("source", source)
-    check_tunable(vae, samples)
+    host_vae.check_tunable(vae, samples)
     check_values("latent", samples)
-    height, width = decoded_size(vae, samples)
+    height, width = host_vae.decoded_size(vae, samples)
     if source.shape[1:3] != (height, width):
         raise ValueError(
             f"source is {sides(source)} and latent decodes to {width}x{height}; crop or scale the source to that "

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..pictures.stitch import feathered, stitch
-from .host import log, tell_empty
+from .host import log, progress
 from .picture_inputs import checked_and_broadcast
 from .schema import where_known
 
@@ -42,7 +42,7 @@ class SteerStitch(io.ComfyNode):
     def execute(cls, source, edited, mask, feather) -> io.NodeOutput:
         source, edited, mask = checked_and_broadcast(source, edited, mask)
         soft = feathered(mask, feather)
-        tell_empty(NODE, "mask", mask, "the source stays as it is")
+        progress.tell_empty(NODE, "mask", mask, "the source stays as it is")
         for number, (before, after) in enumerate(zip(mask.amax((1, 2)), soft.amax((1, 2)), strict=True), 1):
             if after < before:
                 log.warning("%s: mask %d is thinner than twice the feather: the edit fades, lower it", NODE, number)

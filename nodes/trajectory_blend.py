@@ -4,7 +4,7 @@ from functools import partial
 
 from comfy_api.latest import io
 
-from .host import RunSampler, check_plain
+from .host import RunSampler
 from .runs.trajectory_blend import blended_with_trajectory
 from .schema import where_known
 from .wires import SteerInversion
@@ -42,7 +42,6 @@ class SteerTrajectoryBlendSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, sampler, inversion) -> io.NodeOutput:
-        check_plain(sampler)
         method = partial(blended_with_trajectory, sampler=sampler, inversion=inversion)
         return io.NodeOutput(RunSampler(NODE, method, sampler, masks_itself=True))
 

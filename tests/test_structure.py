@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from steer.lab.figures import taken_of_modules
 from steer.lab.package import ROOT
 
 STANDARD = set(sys.stdlib_module_names)
@@ -87,6 +88,11 @@ def test_facade_says_what_it_gives():
         for alias in node.names
     }
     assert set(listed) == taken and len(listed) == len(taken)
+
+
+def test_of_the_facades_modules_only_public_names_are_taken():
+    taken = taken_of_modules(ROOT)
+    assert "progress.tell_empty" in taken and not [name for name in taken if "._" in name]
 
 
 def bases(path):

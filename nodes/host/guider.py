@@ -10,22 +10,11 @@ from torch import Tensor
 from ...samplers.guidance import branch_weights, cfg_with_empty
 from .checks import check_given
 from .errors import errors_of
-from .guiders import CheckedGuider
+from .guiders import CheckedGuider, patches_read_order, patches_read_predictions
 from .law import window_of
 from .masks import fitted_noise_mask
 from .progress import tell_empty
 from .sampler import RunSampler, checked_sampler
-
-
-def patches_read_predictions(model_options: dict) -> bool:
-    """Whether a patch reads the predictions: then both are computed, even where guidance gives one no weight."""
-    needed = "disable_cfg1_optimization", *(f"sampler_{hook}cfg_function" for hook in ("pre_", "post_", ""))
-    return any(map(model_options.get, needed))
-
-
-def patches_read_order(model_options: dict) -> bool:
-    """Whether patches of the model may read which places of a call are of the positive (0) and the negative (1)."""
-    return bool(model_options.get("transformer_options", {}).keys() & {"patches", "patches_replace"})
 
 
 def guidance_of(guider, model_options: dict) -> str:
@@ -82,6 +71,10 @@ class RunGuider:
         """What of the latents that were sampled the run gives."""
         return samples
 
+    def checked(self, call: SampleCall) -> SampleCall:
+        """The same with a look at what its SAMPLER is given, and at each estimate."""
+        return call._replace(sampler=checked_sampler(self.node, call.sampler))
+
     def prepared(self, call: SampleCall) -> tuple[Any, SampleCall]:
         """The guider that samples, itself or a copy or another, and what with. ValueError for what it cannot run on."""
         raise NotImplementedError
@@ -112,7 +105,7 @@ class SteerCFG(RunGuider, comfy.samplers.CFGGuider):
         changed = keeps or "denoise_mask_function" in self.model_options
         if mask is not None and not mask.is_nested and not changed:
             tell_empty(self.node, "noise mask", mask, "the picture stays as it is")
-        return self, call._replace(sampler=checked_sampler(self.node, call.sampler))
+        return self, self.checked(call)
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
         # the host looks for an interrupt between steps only, and a step may have several calls

@@ -86,3 +86,14 @@ def without_cfg(model_options: dict) -> dict:
         return out if first is None else [out[0]] * len(out)
 
     return {**model_options, "sampler_calc_cond_batch_function": calculate}
+
+
+def patches_read_predictions(model_options: dict) -> bool:
+    """Whether a patch reads the predictions: then both are computed, even where guidance gives one no weight."""
+    needed = "disable_cfg1_optimization", *(f"sampler_{hook}cfg_function" for hook in ("pre_", "post_", ""))
+    return any(map(model_options.get, needed))
+
+
+def patches_read_order(model_options: dict) -> bool:
+    """Whether patches of the model may read which places of a call are of the positive (0) and the negative (1)."""
+    return bool(model_options.get("transformer_options", {}).keys() & {"patches", "patches_replace"})

@@ -35,7 +35,7 @@ def latent_format_of(inversion: Inversion):
     return kind()
 
 
-def check_inversion_fits(inversion: Inversion, model) -> None:
+def check_fits(inversion: Inversion, model) -> None:
     """ValueError for an inversion that this model cannot have made."""
     made_for, format_name = inversion.latent_format, type(model.get_model_object("latent_format")).__name__
     law = noise_law(model.get_model_object("model_sampling"))
@@ -68,10 +68,10 @@ class InvertedNoise:
         return self._noise.clone()
 
 
-def inversion_start(inversion: Inversion) -> tuple[Tensor, InvertedNoise]:
-    """The source latent as the host passes it on wires, and the noise to start from `inversion.latents[0]` with it."""
+def start(inversion: Inversion) -> tuple[dict, InvertedNoise]:
+    """LATENT and NOISE that start sampling at `inversion.latents[0]`, the same whether from a run or from a file."""
     latent_format, sigma, law = latent_format_of(inversion), inversion.sigmas[0], inversion.law
     # on the device where runs end, since a GPU rounds otherwise: so a run that keeps the source ends with these numbers
     samples = latent_format.process_out(inversion.latents[-1].to(comfy.model_management.get_torch_device())).cpu()
     source = latent_format.process_in(samples) if samples.any() else samples
-    return samples, InvertedNoise(noise_to(inversion.latents[0], source, sigma, law, inversion.from_top))
+    return {"samples": samples}, InvertedNoise(noise_to(inversion.latents[0], source, sigma, law, inversion.from_top))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .conditioning import paired
-from .guider import SampleCall, patches_read_predictions
+from .guider import SampleCall
+from .guiders import patches_read_predictions
 from .lockstep import PairConds, TwoPromptGuider, guided_pair, in_lockstep
 from .run import Run
 from .sampler import RunSampler

@@ -20,7 +20,7 @@ PREVIEW = 512  # pixels that a preview has at most
 log = logging.getLogger("steer")
 
 
-def show_progress_text(text: str) -> None:
+def show_text(text: str) -> None:
     """Shows a line on the node that is running, in the editor.
 
     It begins with a node's id: by that `web/steer.js` knows it when the run ends, and takes it away.
@@ -74,7 +74,7 @@ def source_picture(model, samples: Tensor, size: Sequence[int]) -> Tensor | None
 def tell(node: str, text: str) -> None:
     """A warning in the log and, in the editor, on the node that is running."""
     log.warning("%s: %s", node, text)
-    show_progress_text(f"{node}: {text}")
+    show_text(f"{node}: {text}")
 
 
 def tell_empty(node: str, name: str, masks: Tensor, outcome: str) -> bool:
@@ -95,7 +95,7 @@ def empty_of(name: str, masks: Tensor, outcome: str) -> str:
     return f"{name} {', '.join(empty)} of {len(masks)} is empty (0 everywhere): there {outcome}"
 
 
-progress_bar = comfy.utils.ProgressBar
+bar = comfy.utils.ProgressBar
 stop_if_interrupted = comfy.model_management.throw_exception_if_processing_interrupted
 
 

@@ -23,7 +23,7 @@ from ...samplers.masks import composite
 from ...samplers.noise_law import Noise, NoiseLaw
 from .checks import check_answer, check_every_call, check_ready
 from .errors import errors_of
-from .guiders import CheckedGuider, GuidedGuider, without_cfg
+from .guiders import CheckedGuider, GuidedGuider, patches_read_order, without_cfg
 from .inverted import InvertedSeed, noise_to
 from .keyframes import Keyframes
 from .law import noise_law
@@ -158,6 +158,11 @@ class Run:
         size = self.known.shape[0] // self.guider.halves
         empty = tell_empty(self.node, "noise mask", self.noise_mask[:size], "the picture stays as it is")
         return empty and not self.guider.watched
+
+    @property
+    def patches_read_order(self) -> bool:
+        """Whether patches may read which places of a call are of the positive (0) and the negative (1)."""
+        return patches_read_order(self.options)
 
     @cached_property
     def keyframes(self) -> Keyframes:

@@ -17,7 +17,7 @@ class RunSampler(comfy.samplers.Sampler):
 
     `method(run)` returns the latents. What is declared: `masks_itself`, that it keeps what is masked out, so that the
     host shall not; `sampler`, the SAMPLER that it runs, if any; `one_prompt` and
-    `two_prompts`, of how many prompts its guider has to be.
+    `two_prompts`, of how many prompts its guider has to be. ValueError where both samplers mask themselves.
     """
 
     def __init__(
@@ -32,6 +32,11 @@ class RunSampler(comfy.samplers.Sampler):
     ):
         self.node, self.method, self._masks, self._mask_needed = node, method, masks_itself, mask_needed
         within = sampler if isinstance(sampler, RunSampler) else None
+        if masks_itself and within and within.masks_itself:
+            raise ValueError(
+                f"sampler is {within.node}, which keeps the masked-out part itself; "
+                "connect a plain sampler such as KSamplerSelect or SteerDDIMSampler"
+            )
         self.masks_itself = masks_itself or bool(within and within.masks_itself)
         self.one_prompt = one_prompt or bool(within and within.one_prompt)
         self.two_prompts = two_prompts or bool(within and within.two_prompts)
@@ -50,30 +55,19 @@ class RunSampler(comfy.samplers.Sampler):
         call = SamplerCall(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
         return self.method(Run(self.node, call, self._masks, self._mask_needed))
 
+    def run_once(self, guider, sigmas: Tensor, samples: Tensor, **options) -> None:
+        """Calls the method within one run of a guider on these latents, without noise, for what it leaves behind."""
+        guider.sample(torch.zeros_like(samples), samples, self, sigmas, **{"seed": 0, "disable_pbar": True} | options)
 
-def check_plain(sampler) -> None:
-    """ValueError for a SAMPLER that keeps the masked-out part itself, inside one that does so too."""
-    if isinstance(sampler, RunSampler) and sampler.masks_itself:
-        raise ValueError(
-            f"sampler is {sampler.node}, which keeps the masked-out part itself; "
-            "connect a plain sampler such as KSamplerSelect or SteerDDIMSampler"
-        )
+    def advanced(self, noise, guider, sigmas: Tensor, latent: dict) -> dict:
+        """The LATENT that SamplerCustomAdvanced gives. ValueError for what the guider cannot run on."""
+        samples = samples_of(guider.model_patcher, latent)
+        check_given(guider.model_patcher.model, sigmas, samples, latent.get("noise_mask"))
+        run = getattr(SamplerCustomAdvanced, "execute", None) or SamplerCustomAdvanced().sample  # the host's old form
+        output = run(noise, guider, self, sigmas, latent)
+        return getattr(output, "args", output)[0]
 
 
 def checked_sampler(node: str, sampler) -> RunSampler:
     """Another SAMPLER, after a look at what it is given, and with one at each estimate."""
     return RunSampler(node, lambda run: run.sample(sampler), sampler)
-
-
-def run_once(guider, method: RunSampler, sigmas: Tensor, samples: Tensor, **options) -> None:
-    """Calls a method within one run of a guider on these latents, without noise, for what it leaves behind."""
-    guider.sample(torch.zeros_like(samples), samples, method, sigmas, **{"seed": 0, "disable_pbar": True} | options)
-
-
-def sampled_advanced(noise, guider, sampler: RunSampler, sigmas: Tensor, latent: dict) -> dict:
-    """The LATENT that SamplerCustomAdvanced gives. ValueError for what the guider cannot run on."""
-    samples = samples_of(guider.model_patcher, latent)
-    check_given(guider.model_patcher.model, sigmas, samples, latent.get("noise_mask"))
-    run = getattr(SamplerCustomAdvanced, "execute", None) or SamplerCustomAdvanced().sample  # the host's old form
-    output = run(noise, guider, sampler, sigmas, latent)
-    return getattr(output, "args", output)[0]

@@ -10,7 +10,9 @@ from torch.nn.functional import interpolate
 
 from ...samplers.clip_guidance import cutouts, inside, spherical_distance, within_range
 from ...samplers.gradient_guidance import Loss
-from ..host import Run, decoded, embedded
+from ..host import Run
+from ..host import clip as host_clip
+from ..host import vae as host_vae
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,14 @@ class CLIPLoss:
         target = self.target.to(run.known.device, torch.float32)
 
         def loss(denoised: Tensor, sigma: float) -> Tensor:
-            pictures = within_range(decoded(self.vae, decoder, latent_format.process_out(denoised)))
+            pictures = within_range(host_vae.decoded(self.vae, decoder, latent_format.process_out(denoised)))
             if run.mask is not None:
                 places = run.mask.reshape(-1, 1, *run.mask.shape[-2:])  # of one frame
                 pictures = inside(pictures, interpolate(places, pictures.shape[-2:], mode="bilinear"))
             uniform = torch.special.ndtr(draw(denoised.new_empty(denoised.shape[0], self.cutouts, 3)))
             squares = cutouts(pictures, uniform, self.clip_vision.image_size, self.smallest)
-            embeddings = embedded(self.clip_vision, tower, squares.flatten(0, 1)).unflatten(0, squares.shape[:2])
-            return spherical_distance(embeddings, target[:, None]).mean(1)
+            embeddings = host_clip.embedded(self.clip_vision, tower, squares.flatten(0, 1))
+            return spherical_distance(embeddings.unflatten(0, squares.shape[:2]), target[:, None]).mean(1)
 
         return loss
 

@@ -11,14 +11,11 @@ from ...samplers.masks import check_mask
 from ..host import (
     Run,
     RunSampler,
-    check_active,
     check_given,
-    equal,
+    conditioning,
     fitted_noise_mask,
     noise_law,
-    patches_read_order,
     plain_guider,
-    run_once,
     strength_sigma,
 )
 
@@ -48,10 +45,10 @@ class Contrasting:
         conds, sigma, batch, done = run.guider.conds, run.sigmas[0], len(run.known), 0
         run.check_every_call()
         with run.errors():
-            check_active(conds, sigma)
+            conditioning.check_active(conds, sigma)
         prompts = [conds["source"], conds["target"]]
         # both are positives: where patches ask which place of a call is the positive's, each prompt gets its own call
-        calls = [[prompt] for prompt in prompts] if patches_read_order(run.options) else [prompts]
+        calls = [[prompt] for prompt in prompts] if run.patches_read_order else [prompts]
 
         def estimates(x: Tensor, sigma: float) -> list[Tensor]:
             nonlocal done
@@ -97,11 +94,11 @@ def contrast_of(node: str, model, conds: dict, samples: Tensor, mask: Tensor | N
     mask = fitted_noise_mask(mask, samples)
     if mask is not None:
         looked = mask.flatten(1).any(1).cpu().repeat(len(samples) // len(mask))
-    if equal(conds["source"], conds["target"]) or not looked.any():
+    if conditioning.equal(conds["source"], conds["target"]) or not looked.any():
         nothing = torch.zeros(samples.shape[0], *samples.shape[2:])
         return Contrast(nothing, nothing, looked)
     guider, method = plain_guider(model, conds), Contrasting(settings)
-    run_once(guider, RunSampler(node, method), sigmas, samples, denoise_mask=mask, seed=settings.seed, **options)
+    RunSampler(node, method).run_once(guider, sigmas, samples, denoise_mask=mask, seed=settings.seed, **options)
     return Contrast(method.mask, method.heat, looked)
 
 

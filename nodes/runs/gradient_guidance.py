@@ -19,15 +19,11 @@ from ..host import (
     RunSampler,
     SampleCall,
     WrappedGuider,
-    checked_sampler,
     errors_of,
     fitted_mask,
-    gradient_options,
     gradients,
-    memory_advice,
     noise_law,
-    stop_if_interrupted,
-    tell_empty,
+    progress,
     window_of,
 )
 
@@ -80,7 +76,7 @@ class Term:
 
     def nothing_to_do(self) -> bool:
         """Whether a fitted mask is empty; says so, and of a batch for which pictures."""
-        return self.mask is not None and tell_empty(self.node, "mask", self.mask, "the loss steers nothing")
+        return self.mask is not None and progress.tell_empty(self.node, "mask", self.mask, "the loss steers nothing")
 
     @property
     def differentiates_model(self) -> bool:
@@ -105,7 +101,7 @@ class GradientGuider(RunGuider, WrappedGuider):
         terms = [term.fitted(call.latent_image) for term in self.terms]
         terms = tuple(term for term in terms if not term.nothing_to_do())
         if not terms:
-            return guider, call._replace(sampler=checked_sampler(self.node, call.sampler))
+            return guider, self.checked(call)
         guidance = Guidance(call.sampler, terms, tuple(call.latent_image.shape))
         guider.model_patcher = guidance.models.loaded_with(guider.model_patcher)
         sampler = RunSampler(self.node, guidance, call.sampler)
@@ -149,8 +145,8 @@ class Guidance:
         acting = [item for item in self._acting if item.term.acts(level)]
         if not acting:
             return denoise(x)
-        with memory_advice(acting[-1].term.node):
-            denoised, changes = self.models.again_where_it_did_not_fit(lambda: self._changes(denoise, x, level, acting))
+        node = acting[-1].term.node
+        denoised, changes = self.models.computed(node, lambda: self._changes(denoise, x, level, acting))
         for (term, _, run), change in zip(acting, changes, strict=True):
             denoised = denoised + limited(term.scale * change, level, run.law, term.max_change, run.mask).to(denoised)
         return denoised
@@ -191,16 +187,17 @@ class Guidance:
         """The estimate, and the gradients by x of the losses that are differentiated through the model."""
         slopes = {}
         with gradients():
-            x, options = x.detach().clone().requires_grad_(), gradient_options(denoise.options)
-            assert self.models.model is not None  # there is one, since a term goes through it
-            denoised = self.models.model(lambda: denoise(x, options=options))
+            model = self.models.model
+            assert model is not None  # there is one, since a term goes through it
+            x, options = x.detach().clone().requires_grad_(), model.options(denoise.options)
+            denoised = model(lambda: denoise(x, options=options))
             if not denoised.requires_grad:
                 raise ValueError(
                     f"{through[0].term.node}: a patch on the model cuts its estimate off from x, so there is no "
                     "gradient through it; turn through_model off"
                 )
             for index, item in enumerate(through):
-                stop_if_interrupted()
+                progress.stop_if_interrupted()
                 slope = gradient(item.term.node, item.loss, denoised, level)
                 # a model in half precision loses small gradients: it gets one of unit size, which is undone after
                 size = slope.abs().amax(tuple(range(1, slope.ndim)), keepdim=True).clamp(min=1e-30)

@@ -15,16 +15,11 @@ from ..host import (
     Run,
     RunSampler,
     check_every_call,
-    gradient_options,
+    conditioning,
     gradients,
-    has_area,
     patches_read_predictions,
     plain_guider,
-    progress_bar,
-    run_once,
-    same,
-    show_progress_text,
-    time_limits,
+    progress,
 )
 
 NODE = "SteerNullText"
@@ -57,7 +52,7 @@ class Branches:
         """The negative's (batch, tokens, channels), float32; ValueError where the model does not use it as it is."""
         (entry,) = self._conds["negative"]
         context, embedding = entry["model_conds"].get("c_crossattn"), entry.get("cross_attn")
-        if context is None or embedding is None or not same(context.cond, embedding):
+        if context is None or embedding is None or not conditioning.same(context.cond, embedding):
             raise ValueError(
                 f"{type(self._run.model).__name__} does not use its text embedding as it is given, so there is nothing "
                 "to optimise; models of the SD1.x, SD2.x, SDXL and SD3 kind work"
@@ -75,7 +70,7 @@ class Branches:
         (entry,) = self._conds["negative"]
         context = entry["model_conds"]["c_crossattn"]._copy_with(embedding)
         entry = {**entry, "model_conds": {**entry["model_conds"], "c_crossattn": context}}
-        options = gradient_options(self._run.options)
+        options = self._differentiable.options(self._run.options)
         # in the second place, which patches take for the negative's
         return self._differentiable(lambda: self._run.predict([None, [entry]], x, sigma, options)[-1])
 
@@ -103,7 +98,7 @@ def with_branches(model, positive, negative, inversion: Inversion, work: Callabl
         work(Branches(run, differentiable))
         return run.known
 
-    run_once(guider, RunSampler(NODE, method), torch.tensor(inversion.sigmas), source)
+    RunSampler(NODE, method).run_once(guider, torch.tensor(inversion.sigmas), source)
 
 
 def check_conditionings(positive, negative, inversion: Inversion) -> None:
@@ -116,14 +111,14 @@ def check_conditionings(positive, negative, inversion: Inversion) -> None:
     rows, batch = negative[0][0].shape[0], inversion.latents[0].shape[0]
     if batch % rows:
         raise ValueError(f"negative holds {rows} prompts and the inversion {batch} pictures; give one prompt for all")
-    limits = time_limits(negative[0][1])
+    limits = conditioning.time_limits(negative[0][1])
     if limits:
         raise ValueError(
             f"negative is limited to a part of the run ({', '.join(limits)}); give a plain prompt, since each "
             "step gets a negative of its own"
         )
     for name, entries in (("positive", positive), ("negative", negative)):
-        if any(has_area(options) for _, options in entries):
+        if any(conditioning.has_area(options) for _, options in entries):
             raise ValueError(
                 f"{name} has an area, for which the host makes a second negative of its own; use a mask without "
                 "bounds (Conditioning Set Mask, set_cond_area: default)"
@@ -161,7 +156,7 @@ def optimise(model, positive, negative, inversion: Inversion, settings: Settings
 
 def shown(searching: Iterator[InnerStep], steps: int, inner_steps: int) -> Iterator[InnerStep]:
     """The search, with a bar, and its loss on the node."""
-    bar = progress_bar(steps * inner_steps)
+    bar = progress.bar(steps * inner_steps)
     with tqdm(total=steps, desc="null-text") as line:
         for item in searching:
             yield item
@@ -169,7 +164,7 @@ def shown(searching: Iterator[InnerStep], steps: int, inner_steps: int) -> Itera
             loss = f"loss {float(item.losses.mean()):.2e}"
             line.set_postfix_str(f"update={item.inner}, {loss}", refresh=False)
             line.update(item.step + 1 - line.n)
-            show_progress_text(f"{NODE}: step {item.step + 1} of {steps}, update {item.inner}: {loss}")
+            progress.show_text(f"{NODE}: step {item.step + 1} of {steps}, update {item.inner}: {loss}")
 
 
 def report(results: list[InnerStep], predictions: int, inversion: Inversion, settings: Settings) -> str:

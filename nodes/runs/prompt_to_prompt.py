@@ -20,19 +20,15 @@ from ...samplers.direct_inversion import PinnedSource
 from ..host import (
     AttentionEdits,
     Call,
-    PairConds,
     Run,
     RunSampler,
     SampleCall,
-    TwoPromptGuider,
-    check_inversion_fits,
+    conditioning,
     errors_of,
-    guided_pair,
     half_of,
-    in_lockstep,
-    latent_picture,
-    paired,
-    show_output,
+    inverted,
+    lockstep,
+    progress,
 )
 from ..schema import PICTURES, shown
 
@@ -81,10 +77,10 @@ class PromptToPrompt:
     def __call__(self, run: Run) -> Tensor:
         with run.errors():
             self._start(run)
-            samples = in_lockstep(run, self.sampler, self.change)
+            samples = lockstep.in_lockstep(run, self.sampler, self.change)
         mask = self.target.mask
         if mask is not None:
-            show_output(self.owner.shown_on, lambda: blend_output(run.model.latent_format, samples, mask))
+            progress.show_output(self.owner.shown_on, lambda: blend_output(run.model.latent_format, samples, mask))
         return run.result(self._finish(run.scaled(samples), run.levels[-1]))
 
     def _start(self, run: Run) -> None:
@@ -141,7 +137,7 @@ def check_start(pinned: PinnedSource, run: Run) -> None:
         )
 
 
-class PromptToPromptGuider(TwoPromptGuider):
+class PromptToPromptGuider(lockstep.TwoPromptGuider):
     """Samples source and target from one latent; returns both, source first."""
 
     def __init__(self, node: str, model, edit: Edit, timing: Timing, cfg: float, inversion, shown_on=None):
@@ -152,7 +148,7 @@ class PromptToPromptGuider(TwoPromptGuider):
         with errors_of(node):
             self.policy = AttentionEdits(model.model).policy
             if inversion is not None:
-                check_inversion_fits(inversion, model)
+                inverted.check_fits(inversion, model)
 
     def set_prompts(self, source, target, negative, source_negative=None):
         with errors_of(self.node):
@@ -160,16 +156,16 @@ class PromptToPromptGuider(TwoPromptGuider):
         self.prompts, self.negatives = (source, target), (source_negative, negative)
 
     def conds_of(self, batch: int) -> dict[str, list]:
-        negative = self.negatives[1] if self.negatives[0] is None else paired(*self.negatives, batch)
-        return {"positive": paired(*self.prompts, batch), "negative": negative}
+        negative = self.negatives[1] if self.negatives[0] is None else conditioning.paired(*self.negatives, batch)
+        return {"positive": conditioning.paired(*self.prompts, batch), "negative": negative}
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
         # where a patch looks at positive and negative in one call (as NAG's), they stay together
         if self.inversion is None or model_options.get("disable_cfg1_optimization", False):
             return super().predict_noise(x, timestep, model_options, seed)
         # the source is pinned: it needs no unconditional prediction
-        conds = PairConds(self.conds["positive"], (None, self.conds["negative"]))
-        return guided_pair(self.inner_model, conds, (1.0, self.cfg), x, timestep, model_options)
+        conds = lockstep.PairConds(self.conds["positive"], (None, self.conds["negative"]))
+        return lockstep.guided_pair(self.inner_model, conds, (1.0, self.cfg), x, timestep, model_options)
 
     def prepared(self, call: SampleCall) -> tuple[object, SampleCall]:
         if self.edit.blend and not self.policy.blend_fits(call.latent_image.shape[-2:]):
@@ -189,7 +185,7 @@ def blend_output(latent_format, samples: Tensor, mask: Tensor) -> dict:
     """What the editor shows of a local blend: its last mask (batch, 1, h, w), over the edit."""
     size, share = tuple(PIXELS * side for side in mask.shape[-2:]), float(mask.mean())
     masks, edit = interpolate(mask[:PICTURES], size, mode="nearest")[:, 0].cpu(), samples.chunk(2)[1]
-    under = latent_picture(latent_format, edit, size)
+    under = progress.latent_picture(latent_format, edit, size)
     pictures = outlined(torch.ones(*masks.shape, 3) if under is None else under, masks)
     text = f"local blend: the edit could show in {100 * share:.0f}% of the picture"
     if share == 0.0:

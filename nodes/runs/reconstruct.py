@@ -12,19 +12,8 @@ from tqdm.auto import tqdm
 
 from ...samplers.masks import paints
 from ...samplers.reconstruct import Reconstruction, reconstruct
-from ..host import (
-    Differentiable,
-    decoded,
-    errors_of,
-    gradients,
-    loaded,
-    own_weights,
-    picture_preview,
-    progress_bar,
-    show_progress_text,
-    stop_if_interrupted,
-    tell_empty,
-)
+from ..host import Differentiable, errors_of, gradients, progress
+from ..host import vae as host_vae
 
 
 class Progress:
@@ -32,19 +21,19 @@ class Progress:
 
     def __init__(self, name: str, pictures: int, steps: int):
         self.node, self.pictures, self.steps, self.done = name, pictures, steps, 0
-        self.bar = progress_bar(pictures * (steps + 1))
+        self.bar = progress.bar(pictures * (steps + 1))
         self.shown = tqdm(total=pictures * (steps + 1), desc=name)
 
     def show(self, item: Reconstruction) -> None:
         index, self.done = self.done // (self.steps + 1), self.done + 1
-        self.bar.update_absolute(self.done, preview=picture_preview(item.picture[0]))
+        self.bar.update_absolute(self.done, preview=progress.picture_preview(item.picture[0]))
         self.shown.set_postfix(loss=f"{item.loss:.2e}", refresh=False)
         self.shown.update()
-        show_progress_text(
+        progress.show_text(
             f"{self.node}: picture {index + 1} of {self.pictures}, update {item.updates} of {self.steps}: "
             f"loss {item.loss:.2e}"
         )
-        stop_if_interrupted()
+        progress.stop_if_interrupted()
 
 
 @dataclass(frozen=True)
@@ -62,7 +51,7 @@ class Problem:
     ) -> Generator[Reconstruction, None, None]:
         source, mask = self.source.movedim(-1, 1).to(latent), self.mask[:, None].to(latent)
         return reconstruct(
-            lambda: decoded(vae, decoder, latent, torch.float32), parameters, source, mask, self.steps,
+            lambda: host_vae.decoded(vae, decoder, latent, torch.float32), parameters, source, mask, self.steps,
             self.learning_rate, gradients,
         )  # fmt: skip
 
@@ -86,7 +75,7 @@ def fitted_picture(vae, decoder: Differentiable, problem: Problem, show: Callabl
     latent = problem.latent.to(decoder.patcher.load_device, torch.float32)
     best, least = problem.source.movedim(-1, 1), inf
     with (
-        own_weights(decoder.patcher.model) as weights,
+        decoder.own_weights() as weights,
         closing(problem.fit(vae, decoder, latent, lambda: list(weights.values()))) as items,
     ):
         for item in items:
@@ -105,11 +94,11 @@ def fit_each(node: str, vae, fitted: Callable, problems: list[Problem]) -> Tenso
     out = [problem.source if weights else problem.latent for problem in problems]
     left = [index for index, problem in enumerate(problems) if paints(problem.mask)]
     if left:
-        with errors_of(node), loaded(node, vae, first.latent.shape, weights) as decoder:
-            progress = Progress(node, len(left), first.steps)
-            with progress.shown:
+        with errors_of(node), host_vae.loaded(node, vae, first.latent.shape, weights) as decoder:
+            display = Progress(node, len(left), first.steps)
+            with display.shown:
                 for index in left:
-                    out[index] = fitted(vae, decoder, problems[index], progress.show)
+                    out[index] = fitted(vae, decoder, problems[index], display.show)
     masks = torch.cat([problem.mask for problem in problems])
-    tell_empty(node, "mask", masks, f"the {'source' if weights else 'latent'} stays as it is")
+    progress.tell_empty(node, "mask", masks, f"the {'source' if weights else 'latent'} stays as it is")
     return torch.cat(out)

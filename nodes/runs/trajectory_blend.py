@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ...samplers.inversion import Inversion
 from ...samplers.trajectory_blend import TrajectoryBlend
-from ..host import Run, check_inversion_fits
+from ..host import Run, inverted
 
 CLOSE = 1e-3
 """Share of a latent's largest value by which rounding on the wires may change it."""
@@ -13,7 +13,7 @@ CLOSE = 1e-3
 def blended_with_trajectory(run: Run, sampler, inversion: Inversion) -> Tensor:
     """Another SAMPLER's result inside the mask, where the blend answers its calls, and the recorded latents outside."""
     with run.errors():
-        check_inversion_fits(inversion, run.guider.model_patcher)
+        inverted.check_fits(inversion, run.guider.model_patcher)
         goes_on = continues(run, inversion)
         blend = TrajectoryBlend(inversion, run.sigmas, run.noise_mask)
     if run.nothing_to_do():

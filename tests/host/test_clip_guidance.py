@@ -172,7 +172,7 @@ def test_the_mask_is_all_that_clip_sees(shapes, pair, monkeypatch):
     seen = []
     embedded = host_clip.embedded
     monkeypatch.setattr(
-        clip_run, "embedded", lambda vision, tower, x: seen.append(x.detach()) or embedded(vision, tower, x)
+        host_clip, "embedded", lambda vision, tower, x: seen.append(x.detach()) or embedded(vision, tower, x)
     )
     mask = torch.zeros(1, 128, 128)
     mask[:, :, 64:] = 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 from steer.lab.comfy.random_models import tiny_flux
 from steer.lab.comfy.runs import encode, host_guider, noise_of, run, sigmas_of
-from steer.nodes.host.gradients.model import Differentiable, gradient_options
+from steer.nodes.host.gradients.model import Differentiable
 from steer.nodes.host.gradients.recompute import blocks_of
 from steer.nodes.host.gradients.tensors import gradients
 from steer.nodes.host.gradients.tensors import graph_within as graph_within
@@ -262,7 +262,7 @@ def test_attention_without_a_way_back_is_replaced_and_patches_of_it_are_kept(sha
     model = shapes[0].clone()
     if hasattr(model, "set_model_optimized_attention"):
         model.set_model_optimized_attention(quantised)
-        options = gradient_options(model.model_options)["transformer_options"]
+        options = Differentiable.options(model.model_options)["transformer_options"]
         for a, b in zip(gradients_of(loaded(shapes), options), expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     called = []
@@ -271,7 +271,7 @@ def test_attention_without_a_way_back_is_replaced_and_patches_of_it_are_kept(sha
         called.append(func.__name__)
         return 2 * func(*args, **kwargs)
 
-    options = gradient_options({"transformer_options": {"optimized_attention_override": patch}})
+    options = Differentiable.options({"transformer_options": {"optimized_attention_override": patch}})
     denoised, *_ = gradients_of(loaded(shapes), options["transformer_options"])
     assert set(called) == {"attention_pytorch"} and not torch.allclose(denoised, expected[0])
 

@@ -255,7 +255,7 @@ class TestOfAnotherPicture:
 def told(monkeypatch):
     """What the nodes show on themselves."""
     lines = []
-    monkeypatch.setattr(progress, "show_progress_text", lines.append)
+    monkeypatch.setattr(progress, "show_text", lines.append)
     return lines
 
 

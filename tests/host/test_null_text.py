@@ -15,7 +15,7 @@ from steer.lab.comfy.runs import counted, encode, host_guider, interrupted, nois
 from steer.lab.models import stock
 from steer.lab.world.data import render, scene_of
 from steer.lab.world.metrics import psnr
-from steer.nodes.host import windows
+from steer.nodes.host.conditioning import windows
 from steer.nodes.host.law import noise_law
 from steer.nodes.null_text import SteerNullText
 from steer.nodes.runs.null_text import Settings, report, with_branches

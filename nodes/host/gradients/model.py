@@ -4,6 +4,7 @@ The models stay unchanged: what a run needs of its own lives in the context `gra
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 
 import comfy.model_management
@@ -16,6 +17,7 @@ from ..attention.override import with_back_end
 from ..progress import log
 from .recompute import recomputed, recomputed_with_weights, recomputing
 from .tensors import GraphTooLarge, graph_within
+from .weights import own_weights
 
 
 class DoesNotFit(ValueError):
@@ -67,6 +69,15 @@ class Differentiable:
                 "free, even where activations are computed again block by block"
             ) from None
 
+    @staticmethod
+    def options(model_options: dict) -> dict:
+        """The model options for calls inside `gradients`: attention that has a backward."""
+        return with_back_end(model_options, attention_pytorch)
+
+    def own_weights(self) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
+        """Inside, the model computes with copies of its weights, by name, which can be fitted."""
+        return own_weights(self.patcher.model)
+
     @property
     def _name(self) -> str:
         return type(self.patcher.model).__name__
@@ -102,11 +113,6 @@ def _usable(layer: torch.nn.Module, kind: str, weight: Tensor, **_) -> Tensor:
             shared = torch.empty(0, dtype=own.dtype, device=own.device)
             return shared.set_(own.untyped_storage(), own.storage_offset(), own.shape, own.stride())
         return weight.detach().clone()
-
-
-def gradient_options(model_options: dict) -> dict:
-    """The model options for calls inside `gradients`: attention that has a backward."""
-    return with_back_end(model_options, attention_pytorch)
 
 
 def patcher_of(network: torch.nn.Module) -> comfy.model_patcher.ModelPatcher:

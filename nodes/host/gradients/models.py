@@ -54,7 +54,12 @@ class GuidedModels:
             )
         return loaded
 
-    def again_where_it_did_not_fit(self, compute: Callable):
+    def computed(self, node: str, compute: Callable):
+        """What `compute` returns; errors of too little memory say what would help, in the name of the node."""
+        with memory_advice(node):
+            return self._again_where_it_did_not_fit(compute)
+
+    def _again_where_it_did_not_fit(self, compute: Callable):
         """What `compute` returns. Where memory runs out it is called once more, with activations computed again."""
         try:
             return compute()
