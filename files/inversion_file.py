@@ -41,7 +41,10 @@ OPTIONS = {
     **dict.fromkeys(PERCENTS + CLIP_PERCENTS, (0.0, 1.0)),
     **dict.fromkeys((*SIZES, "aesthetic_score", "guidance"), (0.0, MAX_NUMBER)),
 }
-"""What a null-text entry may carry besides `pooled_output`, and from where to where."""
+"""What a null-text entry may carry besides `pooled_output`, and from where to where.
+
+The names are ComfyUI's, and part of the format: a file of version 1 holds these, whatever a ComfyUI of today knows.
+"""
 
 
 def save(path: StrPath, inversion: Inversion, null_text: NullText | None = None) -> None:
