@@ -115,7 +115,8 @@ class Once(comfy.samplers.Sampler):
 def check_edit_guider(make, latent, sigma, source_cfg, target_cfg, tolerance=1e-4):
     """One step to 0 is the source and what the host's estimates differ by, each at its own scale.
 
-    `make()` gives (model, source, target, negative), anew each time: hooks and patches may keep count.
+    `make()` gives (model, source, target, negative), anew each time: hooks and patches may keep count. At scale 1 there
+    is no guidance, so the host's estimate is without the patches that change it beforehand.
     """
     model, *_ = make()
     inside, sigmas = model.model.process_latent_in(latent), torch.tensor([sigma, 0.0])
@@ -123,6 +124,8 @@ def check_edit_guider(make, latent, sigma, source_cfg, target_cfg, tolerance=1e-
     estimates = []
     for which, cfg in ((0, source_cfg), (1, target_cfg)):
         model, *prompts, negative = make()
+        if cfg == 1.0:
+            model.model_options.pop("sampler_pre_cfg_function", None)
         estimates.append(run(host_guider(model, prompts[which], negative, cfg), Once(drawn), sigmas, zero, latent))
     model, source, target, negative = make()
     guider = SteerEditGuider.execute(model, source, target, source_cfg, target_cfg, negative)[0]

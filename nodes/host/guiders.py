@@ -94,6 +94,16 @@ def patches_read_predictions(model_options: dict) -> bool:
     return any(map(model_options.get, needed))
 
 
+def unguided(model_options: dict) -> dict:
+    """The options of a call at scale 1, without the patches that change guidance before it (APG, TCFG).
+
+    The host calls these at scale 1 too, with zeros for the negative's prediction, and they make guidance of them.
+    """
+    if model_options.get("disable_cfg1_optimization"):
+        return model_options
+    return {name: value for name, value in model_options.items() if name != "sampler_pre_cfg_function"}
+
+
 def patches_read_order(model_options: dict) -> bool:
     """Whether patches of the model may read which places of a call are of the positive (0) and the negative (1)."""
     return bool(model_options.get("transformer_options", {}).keys() & {"patches", "patches_replace"})

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from .conditioning import paired
 from .guider import SampleCall
-from .guiders import patches_read_predictions
+from .guiders import patches_read_predictions, unguided
 from .lockstep import PairConds, TwoPromptGuider, guided_pair, in_lockstep
+from .progress import log
 from .run import Run
 from .sampler import RunSampler
 
@@ -48,6 +49,11 @@ class PairGuider(TwoPromptGuider):
                 "the sampler draws one picture from noise, and this guider is for one that edits a picture from one "
                 "prompt to another; connect SteerDirectEditSampler"
             )
+        if self.model_options.get("sampler_pre_cfg_function") and 1.0 not in self.scales:
+            log.warning(
+                "%s: a patch on the model changes guidance, of both prompts in turn; one that remembers earlier calls "
+                "(APG with momentum) mixes them up: set its momentum to 0, or source_cfg to 1", self.node
+            )  # fmt: skip
         return super().prepared(call)
 
     def method(self, sampler) -> Callable[[Run], Tensor]:
@@ -69,7 +75,7 @@ class PairGuider(TwoPromptGuider):
         return torch.cat([
             comfy.samplers.sampling_function(
                 self.inner_model, part, level, self.conds.get(negative), self.conds[positive], scale,
-                model_options=model_options, seed=seed,
+                model_options=unguided(model_options) if scale == 1.0 else model_options, seed=seed,
             )
             for part, level, (positive, negative), scale in parts
         ])  # fmt: skip

@@ -126,6 +126,8 @@ class Guidance:
         through = any(term.differentiates_model for term in terms)
         self.models = GuidedModels(terms[-1].node, patchers, through, max(term.loss.memory(shape) for term in terms))
         self._acting: list[Acting] = []
+        self._edits = isinstance(sampler, RunSampler) and sampler.two_prompts
+        """Whether the sampler edits a source, beside the target in the batch."""
 
     def __call__(self, run: Run) -> Tensor:
         self._acting = [self._started(term, run) for term in self.terms]
@@ -148,7 +150,10 @@ class Guidance:
         node = acting[-1].term.node
         denoised, changes = self.models.computed(node, lambda: self._changes(denoise, x, level, acting))
         for (term, _, run), change in zip(acting, changes, strict=True):
-            denoised = denoised + limited(term.scale * change, level, run.law, term.max_change, run.mask).to(denoised)
+            change = limited(term.scale * change, level, run.law, term.max_change, run.mask)
+            if self._edits:
+                change = of_target(change)
+            denoised = denoised + change.to(denoised)
         return denoised
 
     def _changes(self, denoise: Call, x: Tensor, level: float, acting: list[Acting]) -> tuple[Tensor, list[Tensor]]:
@@ -204,6 +209,12 @@ class Guidance:
                 (slope,) = torch.autograd.grad(denoised, x, slope / size, retain_graph=index + 1 < len(through))
                 slopes[id(item)] = _finite(item.term.node, slope * size)
             return denoised.detach(), slopes
+
+
+def of_target(change: Tensor) -> Tensor:
+    """The change of an edit's target alone: its source is what the picture shows."""
+    source, target = change.chunk(2)
+    return torch.cat([torch.zeros_like(source), target])
 
 
 def at_level(model_options: dict, sigma: float) -> dict:

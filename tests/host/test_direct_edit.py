@@ -1,5 +1,6 @@
 """Direct editing on the real host: exact where it can be, the same in one call as in two, and what it refuses."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import comfy.supported_models
@@ -15,6 +16,7 @@ from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.nodes.sdedit import SteerSDEditSigmas
+from steer.samplers.core import SampleNoise
 from steer.tests import checks, oracles
 from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, hole, mean_conditioning, relative, with_lora
 
@@ -54,6 +56,31 @@ def test_an_edit_between_two_means_moves_by_their_difference(shapes, law):
     assert first.std() < 1e-3 and 0.5 < float(first.mean()) < 2.01
     # no variance between noises
     assert relative(again, out) < 1e-3
+
+
+def test_flow_align_as_it_is_wired(shapes):
+    """The source's prompt as negative, pull: the authors' update with their guidance, of closed-form velocities."""
+    model, weight, zeta, means = closed_form(shapes[0], FLOW), 7.5, 0.01, (1.0, 3.0)
+    source, target = map(mean_conditioning, means)
+    latent, times = noise_of((1, 4, 8, 8), 1), torch.linspace(0.9, 0, 13)
+    align = SteerEditGuider.execute(model, source, target, 1.0, weight, negative=source)[0]
+    out = run(align, sampler(pull=zeta / float(times[0] - times[1])), times, torch.zeros_like(latent), latent)
+
+    picture = model.model.process_latent_in(latent)
+    noise = SampleNoise(3, "edit", torch.zeros_like(picture), picture)
+
+    def velocity(x, t, mean, variance=0.5):
+        clean = mean + (1 - t) * variance / ((1 - t) ** 2 * variance + t**2) * (x - (1 - t) * mean)
+        return (x - clean) / t
+
+    z = picture
+    for t, t_next in pairwise(times.tolist()):
+        q = (1 - t) * picture + t * noise(picture)
+        p = z + q - picture
+        v_q, v_p = velocity(q, t, means[0]), velocity(p, t, means[0])
+        v_p = v_p + weight * (velocity(p, t, means[1]) - v_p)
+        z = z + (t_next - t) * (v_p - v_q) + zeta * ((q - t * v_q) - (p - t * v_p))
+    assert relative(out, model.model.process_latent_out(z)) < 1e-6
 
 
 def test_one_call_where_the_text_alone_differs(shapes):
@@ -162,6 +189,23 @@ def test_prompt_to_prompt_under_the_sampler_gives_the_source_and_its_edit(shapes
     sigmas, zero = partial_sigmas(shapes[0], 4), torch.zeros_like(latent)
     plain = run(guider(shapes[0], source, target), sampler(), sigmas, zero, latent)
     assert relative(run(free, sampler(), sigmas, zero, latent)[1:], plain) < 1e-4
+
+
+@pytest.mark.parametrize("source_cfg, target_cfg, guided", [(1.0, 3.0, 1), (2.0, 1.0, 1), (2.0, 3.0, 2)])
+def test_a_patch_on_guidance_sees_the_prompts_that_are_guided(shapes, caplog, source_cfg, target_cfg, guided):
+    """APG with momentum, which remembers earlier calls; where it sees both prompts, the log says so."""
+    model, seen = shapes[0].clone(), []
+    model.set_model_sampler_pre_cfg_function(lambda args: seen.append(args["conds_out"][1]) or args["conds_out"])
+    conds, latent = [encode(shapes[1], text) for text in (RED, GREEN, "")], noise_of((1, 4, 16, 16), 2)
+
+    def edited(model):
+        pair = guider(model, *conds[:2], source_cfg, target_cfg, negative=conds[2])
+        return run(pair, sampler(), partial_sigmas(shapes[0], 3), torch.zeros_like(latent), latent)
+
+    out = edited(model)
+    assert len(seen) == 3 * guided and all(uncond.any() for uncond in seen)
+    assert ("set its momentum to 0" in caplog.text) == (guided == 2)
+    assert relative(out, edited(shapes[0])) < 1e-4
 
 
 class TestRefuses:

@@ -12,8 +12,12 @@ from steer.lab.comfy.random_models import tiny_flux, tiny_sdxl
 from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, run, sigmas_of
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
+from steer.nodes.direct_edit import SteerDirectEditSampler, SteerEditGuider
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
+from steer.nodes.host import noise_law
+from steer.samplers.core import SampleNoise
+from steer.samplers.direct_edit import direct_edit
 from steer.tests import checks, oracles
 from steer.tests.cases import checkered, in_pairs
 from steer.tests.host_models import (
@@ -92,6 +96,33 @@ def test_the_classifiers_posterior_is_sampled(shapes, law, noisy):
     plain = run(guider, euler(), sigmas, noise)
     assert relative(run(guided(guider, Reading(noisy)), euler(), sigmas, noise), expected) < 1e-5
     assert relative(plain, expected) > 0.1
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize("law", LAWS)
+def test_under_direct_edit_the_target_is_guided_and_the_source_is_what_it_is(shapes, law, noisy):
+    """An edit between one prompt twice, with the classifier: from the prior to the conditional model."""
+    model, latent = closed_form(shapes[0], law, PRIOR), noise_of((2, 4, 8, 8), 1)
+    pair = SteerEditGuider.execute(model, mean_conditioning(MEAN), mean_conditioning(MEAN), 1.0, 1.0)[0]
+    sigmas, sampler = sigmas_of(model, 8)[2:], SteerDirectEditSampler.execute(0.0, 0.0, 1)[0]
+    out = run(guided(pair, Reading(noisy)), sampler, sigmas, torch.zeros_like(latent), latent)
+    assert relative(run(pair, sampler, sigmas, torch.zeros_like(latent), latent), latent) < 1e-5
+
+    source, of = model.model.process_latent_in(latent), noise_law(model.model.model_sampling)
+
+    def estimate(x, sigma, mean, variance):
+        alpha = of.alpha(sigma)
+        return mean + alpha * variance / (alpha**2 * variance + of.std(sigma) ** 2) * (x - alpha * mean)
+
+    def denoisers(x_source, x_target, sigma):
+        return estimate(x_source, sigma, MEAN, PRIOR), estimate(x_target, sigma, POSTERIOR_MEAN, POSTERIOR)
+
+    noise = SampleNoise(3, "edit", torch.zeros_like(source), source)
+    levels = sigmas.tolist()
+    x = of.noised(source, levels[0], noise(source))
+    *_, last = direct_edit(denoisers, x, levels, of, source, noise)
+    assert relative(out, model.model.process_latent_out(last.x)) < 1e-5
+    assert relative(out, latent) > 0.01
 
 
 @pytest.mark.parametrize("law, steps, noisy", in_pairs(LAWS, [10, 40], [False, True]))

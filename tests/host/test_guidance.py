@@ -79,6 +79,14 @@ def test_outside_the_interval_it_is_the_positive_alone(shapes, conds):
     torch.testing.assert_close(ours, rest, rtol=1e-4, atol=1e-4)
 
 
+def test_outside_the_interval_patches_on_guidance_have_nothing_to_change(shapes, conds):
+    """APG makes guidance of the zeros that the host has for the negative's prediction at scale 1."""
+    model, seen = shapes[0].clone(), []
+    model.set_model_sampler_pre_cfg_function(lambda args: seen.append(args["conds_out"][1]) or args["conds_out"])
+    run(steer_guider(model, *conds, end=0.5), ddim(), sigmas_of(model), noise_of((1, 4, 16, 16)))
+    assert len(seen) == 10 and all(uncond.any() for uncond in seen)
+
+
 @pytest.mark.parametrize("law", [EPS, V, FLOW])
 @pytest.mark.parametrize("cfg, negative_scale", [(7.5, 1.0), (1.0, 0.5), (0.0, 2.0), (2.0, 1.0), (4.0, 0.0)])
 def test_three_terms_are_the_closed_form(shapes, law, cfg, negative_scale):
