@@ -80,7 +80,7 @@ def test_flow_align_as_it_is_wired(shapes):
         v_q, v_p = velocity(q, t, means[0]), velocity(p, t, means[0])
         v_p = v_p + weight * (velocity(p, t, means[1]) - v_p)
         z = z + (t_next - t) * (v_p - v_q) + zeta * ((q - t * v_q) - (p - t * v_p))
-    assert relative(out, model.model.process_latent_out(z)) < 1e-6
+    assert relative(out, model.model.process_latent_out(z)) < 5e-6
 
 
 def test_one_call_where_the_text_alone_differs(shapes):
