@@ -10,7 +10,7 @@ from torch import Tensor
 from ...samplers.guidance import branch_weights, cfg_with_empty
 from .checks import check_given
 from .errors import errors_of
-from .guiders import CheckedGuider, patches_read_order, patches_read_predictions, unguided
+from .guiders import CheckedGuider, patches_read_order, patches_read_predictions, without_guidance_patches
 from .law import window_of
 from .masks import fitted_noise_mask
 from .progress import tell_empty
@@ -116,7 +116,7 @@ class SteerCFG(RunGuider, comfy.samplers.CFGGuider):
             return self._three_terms([positive, empty], negative, x, timestep, model_options)
         # at cfg 1 the host leaves the unconditional out, unless a patch or a CFG++ sampler asked for it
         cfg, unconditional = self.cfg if inside else 1.0, negative if empty is None else empty
-        model_options = model_options if inside else unguided(model_options)
+        model_options = model_options if inside else without_guidance_patches(model_options)
         if cfg == 0.0 and not patches_read_predictions(model_options):
             positive = None
         return comfy.samplers.sampling_function(

@@ -94,7 +94,7 @@ def patches_read_predictions(model_options: dict) -> bool:
     return any(map(model_options.get, needed))
 
 
-def unguided(model_options: dict) -> dict:
+def without_guidance_patches(model_options: dict) -> dict:
     """The options of a call at scale 1, without the patches that change guidance before it (APG, TCFG).
 
     The host calls these at scale 1 too, with zeros for the negative's prediction, and they make guidance of them.

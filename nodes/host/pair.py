@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .conditioning import paired
 from .guider import SampleCall
-from .guiders import patches_read_predictions, unguided
+from .guiders import patches_read_predictions, without_guidance_patches
 from .lockstep import PairConds, TwoPromptGuider, guided_pair, in_lockstep
 from .progress import log
 from .run import Run
@@ -75,7 +75,7 @@ class PairGuider(TwoPromptGuider):
         return torch.cat([
             comfy.samplers.sampling_function(
                 self.inner_model, part, level, self.conds.get(negative), self.conds[positive], scale,
-                model_options=unguided(model_options) if scale == 1.0 else model_options, seed=seed,
+                model_options=without_guidance_patches(model_options) if scale == 1.0 else model_options, seed=seed,
             )
             for part, level, (positive, negative), scale in parts
         ])  # fmt: skip
