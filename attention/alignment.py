@@ -5,9 +5,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .tokens import START, Prompt, Word
+from .spelling import CLIP
+from .tokens import Prompt
 
 MAPPINGS = ("auto", "replace", "refine")
+Key = str | tuple[str, ...]
+"""What tells whether two tokens or words are the same."""
 
 
 def mapper(source: Prompt, target: Prompt, mapping: str) -> tuple[Tensor, Tensor]:
@@ -19,13 +22,14 @@ def mapper(source: Prompt, target: Prompt, mapping: str) -> tuple[Tensor, Tensor
     - `refine`: the words in common; what was added is not kept.
     - `auto`: `replace` where the numbers of words (punctuation counts) are equal, else `refine`.
 
-    Embedding vectors without a name are all taken for the same. ValueError for any other mapping, and for `replace`
-    where the numbers differ.
+    Prompts of several streams are mapped stream by stream. Embedding vectors without a name are all taken for the same.
+    ValueError for any other mapping, and for `replace` where the numbers differ.
     """
-    if chosen(source, target, mapping) == "refine":
-        matrix = _refined(source, target)
-        return matrix, matrix.sum(0)
-    return _replaced(source, target), torch.ones(target.length)
+    refine = chosen(source, target, mapping) == "refine"
+    matrix = torch.zeros(source.length, target.length)
+    for number in range(len(target.streams)):
+        (_refine if refine else _replace)(matrix, _Part(source, number), _Part(target, number))
+    return matrix, (matrix.sum(0) > 0).float() if refine else torch.ones(target.length)
 
 
 def chosen(source: Prompt, target: Prompt, mapping: str) -> str:
@@ -64,48 +68,107 @@ def word_changes(source: Prompt, target: Prompt, matrix: Tensor) -> tuple[str, s
     return ", ".join([*changed, *added, *gone]), ", ".join(kept)
 
 
-def _replaced(source: Prompt, target: Prompt) -> Tensor:
+class _Part:
+    """One stream of a prompt; positions are the prompt's."""
+
+    def __init__(self, prompt: Prompt, number: int):
+        self.prompt, self.span, self.is_clip = prompt, prompt.spans[number], prompt.streams[number].spelling == CLIP
+        self.words = self._tokens_of_words()
+        self.chunks = self._specials()
+
+    def keyed(self) -> list[tuple[Key, list[int]]]:
+        """The words in this stream, with what tells whether two are the same."""
+        texts = [word.text for word in self.prompt.words]
+        words = zip(texts, self.words, strict=True)
+        return [(tuple(self._pieces(at)) if self.is_clip else text, at) for text, at in words if at]
+
+    def units(self) -> list[tuple[Key, list[int]]]:
+        """What is aligned: the tokens of CLIP; elsewhere words, since the same one may be split in two ways."""
+        if not self.is_clip:
+            return self.keyed()
+        return [
+            (piece, [at]) for _, tokens in self.keyed() for piece, at in zip(self._pieces(tokens), tokens, strict=True)
+        ]
+
+    def _pieces(self, positions: list[int]) -> list[str]:
+        return [self.prompt.tokens[position].piece for position in positions]
+
+    def _tokens_of_words(self) -> list[list[int]]:
+        """The positions of each word; a token that spells a space alone goes with the word after it."""
+        owners = {
+            at: number for number, word in enumerate(self.prompt.words) for at in word.positions if at in self.span
+        }
+        words: list[list[int]] = [[] for _ in self.prompt.words]
+        owner = owners[max(owners)] if owners else None
+        for position in reversed(self.span):
+            if owner is not None and not self.prompt.tokens[position].special:
+                owner = owners.get(position, owner)
+                words[owner].insert(0, position)
+        return words
+
+    def _specials(self) -> list[dict[tuple[str, int], int]]:
+        """Per chunk, positions of the special tokens by what corresponds: starts, ends in order, padding by place."""
+        chunks: list[dict[tuple[str, int], int]] = [{}]
+        counts = {"start": 0, "end": 0}
+        for place, position in enumerate(self.span):
+            kind = self.prompt.tokens[position].kind
+            if kind == "padding":
+                chunks[-1][kind, place] = position
+            elif kind:
+                if kind == "start" and any(before == "end" for before, _ in chunks[-1]):
+                    chunks.append({})
+                chunks[-1][kind, counts[kind]] = position
+                counts[kind] += 1
+        return chunks
+
+    def rest(self, chunk: int) -> list[int]:
+        """Where what has no counterpart goes: a chunk's padding, else its end."""
+        kinds = (
+            [at for (kind, _), at in self.chunks[chunk].items() if kind == one] for one in ("padding", "end", "start")
+        )
+        return next(filter(None, kinds), [])
+
+
+def _replace(matrix: Tensor, source: _Part, target: _Part) -> None:
     """Words by their number, evenly over the tokens of the other where they differ in length; no row is lost."""
-    matrix = torch.zeros(source.length, target.length)
+    last = len(target.chunks) - 1
     for ours, theirs in zip(source.words, target.words, strict=True):
-        if len(ours.positions) == len(theirs.positions):
-            matrix[list(ours.positions), list(theirs.positions)] = 1.0
-        else:
-            matrix[torch.tensor(ours.positions).unsqueeze(1), list(theirs.positions)] = 1.0 / len(theirs.positions)
-    of_target = _specials(target)
-    places = {name: position for chunk in of_target for name, position in chunk.items()}
-    for number, chunk in enumerate(_specials(source)):
-        there = of_target[min(number, len(of_target) - 1)]
-        padding = [position for (kind, _), position in there.items() if kind == "padding"]
-        rest = padding or [position for (kind, _), position in there.items() if kind == "end"]
+        _spread(matrix, ours, theirs or target.rest(last))
+    places = {name: position for chunk in target.chunks for name, position in chunk.items()}
+    for number, chunk in enumerate(source.chunks):
+        rest = target.rest(min(number, last))
         for name, position in chunk.items():
-            columns = [places[name]] if name in places else rest
-            matrix[position, columns] = 1.0 / len(columns)
-    return matrix
+            _spread(matrix, [position], [places[name]] if name in places else rest)
 
 
-def _refined(source: Prompt, target: Prompt) -> Tensor:
-    """One 1 per column at most: aligned tokens, then whole words that were moved, and the special tokens of both."""
-    ours, theirs = ([p for word in prompt.words for p in word.positions] for prompt in (source, target))
-    aligned = _aligned([source.tokens[p].piece for p in ours], [target.tokens[p].piece for p in theirs])
-    pairs = {theirs[j]: ours[i] for i, j in aligned}
-    used = set(pairs.values())
-    left = [word for word in source.words if used.isdisjoint(word.positions)]
-    for word in target.words:
-        if pairs.keys().isdisjoint(word.positions):
-            same = next((w for w in left if _pieces(source, w) == _pieces(target, word)), None)
-            if same:
-                left.remove(same)
-                pairs.update(zip(word.positions, same.positions, strict=True))
-    places = {name: position for chunk in _specials(source) for name, position in chunk.items()}
-    for chunk in _specials(target):
-        pairs.update((position, places[name]) for name, position in chunk.items() if name in places)
-    matrix = torch.zeros(source.length, target.length)
-    matrix[list(pairs.values()), list(pairs.keys())] = 1.0
-    return matrix
+def _refine(matrix: Tensor, source: _Part, target: _Part) -> None:
+    """Aligned tokens or words, then whole words that were moved, and the special tokens of both."""
+    ours, theirs = source.units(), target.units()
+    pairs = [(ours[i][1], theirs[j][1]) for i, j in _aligned([key for key, _ in ours], [key for key, _ in theirs])]
+    used = {position for one, _ in pairs for position in one}
+    matched = {position for _, other in pairs for position in other}
+    left = [(key, word) for key, word in source.keyed() if used.isdisjoint(word)]
+    for key, word in target.keyed():
+        same = next((one for one in left if one[0] == key), None) if matched.isdisjoint(word) else None
+        if same:
+            left.remove(same)
+            pairs.append((same[1], word))
+    places = {name: position for chunk in source.chunks for name, position in chunk.items()}
+    specials = (item for chunk in target.chunks for item in chunk.items())
+    pairs += [([places[name]], [position]) for name, position in specials if name in places]
+    for one, other in pairs:
+        _spread(matrix, one, other)
 
 
-def _aligned(x: list[str], y: list[str]) -> Iterator[tuple[int, int]]:
+def _spread(matrix: Tensor, ours: list[int], theirs: list[int]) -> None:
+    """One to one where there are as many; else each evenly over all of the others."""
+    if len(ours) == len(theirs):
+        matrix[ours, theirs] = 1.0
+    elif ours and theirs:
+        matrix[torch.tensor(ours).unsqueeze(1), theirs] = 1.0 / len(theirs)
+
+
+def _aligned(x: list[Key], y: list[Key]) -> Iterator[tuple[int, int]]:
     """Needleman-Wunsch: the pairs of equal pieces, from the last. Gap 0, match 1, mismatch -1: ties left, then up."""
     scores = [[0] * (len(y) + 1) for _ in range(len(x) + 1)]
     for i, a in enumerate(x):
@@ -121,19 +184,3 @@ def _aligned(x: list[str], y: list[str]) -> Iterator[tuple[int, int]]:
         else:  # two gaps cost nothing, so this is never a mismatch
             i, j = i - 1, j - 1
             yield i, j
-
-
-def _specials(prompt: Prompt) -> list[dict[tuple[str, int], int]]:
-    """Per chunk, positions of the special tokens by what corresponds: a start or end by chunk, padding by place."""
-    chunks: list[dict[tuple[str, int], int]] = []
-    for position, token in enumerate(prompt.tokens):
-        if token.special and token.piece == START:
-            chunks.append({("start", len(chunks)): position})
-        elif token.special:
-            end = ("end", len(chunks) - 1)
-            chunks[-1][("padding", position) if end in chunks[-1] else end] = position
-    return chunks
-
-
-def _pieces(prompt: Prompt, word: Word) -> list[str]:
-    return [prompt.tokens[position].piece for position in word.positions]

@@ -1,23 +1,49 @@
-"""What the pieces of a text encoder's vocabulary spell. So far CLIP's: `</w>` ends a word.
+"""What the pieces of a text encoder's vocabulary spell.
 
-Another vocabulary is another pair of `continues` and `spelled`.
+CLIP ends a word with `</w>`. Byte-level vocabularies (Qwen, Llama, Mistral) write a space as `Ġ`, those of
+sentencepiece (T5, UMT5, Pile-T5, Gemma) as `▁`; where words end is then read from the text that the pieces spell.
 """
 
+from collections.abc import Container
 from functools import cache
 
 WORD_END = "</w>"
 EMBEDDING = "embedding:"
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+"""What stands for characters that a vocabulary has no piece for (`<unk>`)."""
+
+CLIP, BYTE_LEVEL, SENTENCEPIECE = "CLIP", "byte-level", "sentencepiece"
+
+
+def spelling_of(vocabulary: Container[str]) -> str | None:
+    """Which of the three a vocabulary is of; None for any other."""
+    marks = {"the</w>": CLIP, "▁the": SENTENCEPIECE, "Ġthe": BYTE_LEVEL}
+    return next((spelling for piece, spelling in marks.items() if piece in vocabulary), None)
+
+
+def is_embedding(piece: str) -> bool:
+    """Whether it stands for an embedding vector, which spells nothing: `embedding:name`, or empty without a name."""
+    return not piece or piece.startswith(EMBEDDING)
+
+
+def spelled_bytes(piece: str, spelling: str) -> bytes:
+    """The UTF-8 that a piece of a byte-level or sentencepiece vocabulary spells, spaces included."""
+    if spelling == BYTE_LEVEL:
+        return b"".join(bytes([_bytes()[c]]) if c in _bytes() else c.encode() for c in piece)
+    if piece.startswith("<0x") and len(piece) == 6:
+        return bytes([int(piece[3:5], 16)])
+    return (UNKNOWN if piece == "<unk>" else piece.replace("▁", " ")).encode()
 
 
 def continues(before: str, piece: str) -> bool:
-    """Whether a piece belongs to the word of the piece before."""
+    """Whether a piece of CLIP's, or an embedding vector, belongs to the word of the piece before."""
     if not before or not piece:  # embedding vectors without a name
         return before == piece
     return not before.endswith(WORD_END) and before.startswith(EMBEDDING) == piece.startswith(EMBEDDING)
 
 
 def spelled(pieces: list[str]) -> str:
-    """What a word's pieces spell: the vocabulary writes each byte of UTF-8 as one printable character."""
+    """What a word's pieces spell in CLIP: the vocabulary writes each byte of UTF-8 as one printable character."""
     if not pieces[0]:
         return EMBEDDING.removesuffix(":")
     if pieces[0].startswith(EMBEDDING):

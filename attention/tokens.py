@@ -1,8 +1,8 @@
-"""Words and the text encoder's tokens: where a word is.
+"""Words and the text encoders' tokens: where a word is.
 
-CLIP's tokenizer lower-cases, splits a prompt at spaces, punctuation, digits and contractions, and each of these words
-into byte-pair pieces, the last of which ends in `</w>`. Prompts of more than 75 tokens continue in further chunks, each
-with its own start, end and padding; a position is counted over all chunks.
+A prompt is made of the streams that its conditioning is joined of: CLIP's, or, in SD3, CLIP's and then T5's. CLIP's
+tokenizer splits each word into byte-pair pieces, the last of which ends in `</w>`. Prompts of more than 75 tokens
+continue in further chunks, each with its own start, end and padding. A position is counted over all chunks and streams.
 """
 
 import re
@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import product
+from itertools import accumulate, pairwise, product
 
-from .spelling import EMBEDDING, WORD_END, continues, spelled
+from .spelling import EMBEDDING, UNKNOWN, WORD_END
+from .words import Stream, Token, Word, words_of
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -25,68 +26,58 @@ _MENTION = re.compile(EMBEDDING + r"((?:\\[()]|[^\s()])+)")
 
 
 @dataclass(frozen=True)
-class Token:
-    """One position of the text encoder's sequence."""
-
-    piece: str
-    """As in the vocabulary: `cat</w>`, `<|startoftext|>`.
-
-    A vector of an embedding is `embedding:name`, the last one `embedding:name</w>`; empty where its name is not known.
-    """
-    special: bool
-    """Start, end or padding."""
-
-
-@dataclass(frozen=True)
-class Word:
-    """One word, number, or run of signs; `embedding:name`, or `embedding` for a run of vectors without a name."""
-
-    text: str
-    """Read from the pieces: lower case, but for an embedding's name."""
-    positions: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Prompt:
-    """A prompt and its tokens, over all chunks."""
+    """A prompt and its tokens, in the order in which the conditioning has them."""
 
     text: str
-    tokens: tuple[Token, ...]
+    streams: tuple[Stream, ...]
+
+    @cached_property
+    def tokens(self) -> tuple[Token, ...]:
+        """Of all streams."""
+        return tuple(token for stream in self.streams for token in stream.tokens)
 
     @property
     def length(self) -> int:
+        """Of the conditioning."""
         return len(self.tokens)
+
+    @property
+    def spans(self) -> tuple[range, ...]:
+        """The positions of each stream."""
+        ends = accumulate((len(stream.tokens) for stream in self.streams), initial=0)
+        return tuple(range(*ends) for ends in pairwise(ends))
 
     @cached_property
     def words(self) -> tuple[Word, ...]:
-        """The words in order; one that is split at a chunk's edge is one word."""
-        groups: list[list[int]] = []
-        for position, token in enumerate(self.tokens):
-            if token.special:
-                continue
-            if groups and continues(self.tokens[groups[-1][-1]].piece, token.piece):
-                groups[-1].append(position)
-            else:
-                groups.append([position])
-        return tuple(Word(spelled([self.tokens[p].piece for p in group]), tuple(group)) for group in groups)
+        """The words in order, once each, where they stand in all streams."""
+        return words_of(self.streams)
 
     def positions(self, phrase: str) -> list[int]:
         """Positions of every occurrence of a word, or of a phrase of consecutive words.
 
         Capitals, spaces, weights `(cat:1.2)` and punctuation around the phrase make no difference. An embedding is
         named as it is written, `embedding:name`; `embedding` alone is each of them. ValueError, with the words there
-        are, where the phrase is not in the prompt or has no word in it.
+        are and those that the encoder cannot read, where the phrase is not in the prompt or has no word in it.
         """
         typed, plain = _unescaped(phrase), _unescaped(_WEIGHT.sub(" ", phrase))
         inside = [index for index, character in enumerate(plain) if not aside(character)]
         plain = plain[inside[0] : inside[-1] + 1] if inside else ""
         positions = self._occurrences(plain) or self._occurrences(typed) if plain else []
         if not positions:
-            listed = ", ".join(dict.fromkeys(w.text for w in self.words if not all(map(aside, w.text)))) or "none"
             problem, nearest = "is not in" if plain else "names no word of", self._nearest(plain)
             meant = f"did you mean {nearest!r}? " if nearest else ""
-            raise ValueError(f"{phrase!r} {problem} the prompt {self.text!r}; {meant}its words are: {listed}")
+            raise ValueError(f"{phrase!r} {problem} the prompt {self.text!r}; {meant}its words are: {self._listed()}")
         return positions
+
+    def _listed(self) -> str:
+        """The words once each, without signs; then those that have no name."""
+        words = list(dict.fromkeys(word.text for word in self.words if not all(map(aside, word.text))))
+        listed = ", ".join(word for word in words if UNKNOWN not in word) or "none"
+        if unknown := ", ".join(word for word in words if UNKNOWN in word):
+            encoders = ", ".join(stream.name for stream in self.streams)
+            listed += f"; not to be named, since {encoders} cannot read all of their characters: {unknown}"
+        return listed
 
     def _nearest(self, phrase: str) -> str:
         """The consecutive words, as many as the phrase's, that are written most like it; empty where none is."""
@@ -100,26 +91,28 @@ class Prompt:
         named = [_atoms(word.text) for word in self.words]
         unnamed = [_atoms(word.text.partition(EMBEDDING)[0] or "embedding") for word in self.words]
         for of_words, first in product((named, unnamed), range(len(self.words))):
-            atoms: list[str] = []
-            end = first
-            while end < len(self.words) and len(atoms) < len(wanted):
-                atoms += of_words[end]
-                end += 1
-            if atoms == wanted:
-                positions.update(p for word in self.words[first:end] for p in word.positions)
+            for skipped in {0, _signs_before(of_words[first])}:
+                atoms, end = of_words[first][skipped:], first + 1
+                while end < len(self.words) and len(atoms) < len(wanted):
+                    atoms = atoms + of_words[end]
+                    end += 1
+                left = atoms[len(wanted) :]
+                if atoms[: len(wanted)] == wanted and len(left) in (0, _signs_before(of_words[end - 1][::-1])):
+                    positions.update(p for word in self.words[first:end] for p in word.positions)
         return sorted(positions)
 
 
-def prompt_of(text: str, chunks: Sequence[Sequence[str | None]]) -> Prompt:
-    """The prompt from the pieces of each chunk, None for an embedding vector without a name.
+def prompt_of(text: str, chunks: Sequence[Sequence[str | None]], name: str = "l") -> Prompt:
+    """The prompt from the pieces of each of CLIP's chunks, None for an embedding vector without a name.
 
     A chunk begins with the start token; what follows its first end token is padding, whatever it is padded with.
     """
     tokens: list[Token] = []
     for chunk in chunks:
         end = list(chunk).index(END)
-        tokens += [Token(piece or "", index == 0 or index >= end) for index, piece in enumerate(chunk)]
-    return Prompt(text, tuple(tokens))
+        kinds = ["start", *[""] * (end - 1), "end", *["padding"] * (len(chunk) - end - 1)]
+        tokens += map(Token, (piece or "" for piece in chunk), kinds)
+    return Prompt(text, (Stream(name, tuple(tokens)),))
 
 
 def mentioned(text: str) -> Iterator[tuple[str, ...]]:
@@ -142,6 +135,12 @@ def embedding_pieces(name: str, vectors: int) -> list[str]:
 def _atoms(text: str) -> list[str]:
     """The smallest units words are made of, the same for a phrase as typed and for the words the tokenizer made."""
     return _ATOM.findall(unicodedata.normalize("NFC", text).casefold())
+
+
+def _signs_before(atoms: list[str]) -> int:
+    """How many signs share a token with the letters after them."""
+    letters = (index for index, atom in enumerate(atoms) if not all(map(aside, atom)))
+    return next(letters, 0)
 
 
 def _unescaped(phrase: str) -> str:
