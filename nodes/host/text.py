@@ -135,8 +135,8 @@ def embeddings_of(clip, text: str, by_encoder: dict, name: str) -> list[str | No
                 pieces[at : at + len(own)] = embedding_pieces(embedding, len(own))
                 at += len(own)
                 break
-    for encoder, chunks in by_encoder.items():
-        _check_width(clip, encoder, _vectors(chunks), text)
+    for encoder in [name] if name not in CLIPS else [clip_name for clip_name in CLIPS if clip_name in by_encoder]:
+        _check_width(clip, encoder, _vectors(by_encoder[encoder]), text)
     return pieces
 
 

@@ -73,7 +73,7 @@ class _Numbers:
     def encode_token_weights(self, chunks: list):
         device = comfy.model_management.intermediate_device()
         count, first = sum(map(len, chunks)), 1 + SIZE * self.encoders[id(chunks)]
-        width = self.encoder.transformer.get_input_embeddings().weight.shape[-1]
+        width = self.encoder.transformer.get_input_embeddings().embedding_dim
         numbers = torch.arange(first, first + count, device=device).float().reshape(1, -1, 1).expand(-1, -1, width)
         layer = self.encoder.layer
         if isinstance(layer, list) or layer == "all":
