@@ -153,6 +153,13 @@ def test_a_word_that_one_of_them_cannot_read_has_the_others_name():
     assert prompt.positions("naïve") == [2, 3, 4, 13, 14, 15] and prompt.positions("猫") == [5, 6, 7, 17]
 
 
+def test_the_name_is_that_of_the_encoder_that_reads_it_whichever_comes_first():
+    llama = stream(f"a Ġna{byte_level('ï')}ve Ġ {' '.join(byte_level('猫'))} Ġcat", BYTE_LEVEL, "llama")
+    prompt = made(stream("▁a ▁na <unk> ve ▁ <unk> ▁cat </s>"), llama)
+    assert [word.text for word in prompt.words] == ["a", "naïve", "猫", "cat"]
+    assert prompt.positions("naïve") == [1, 2, 3, 9]
+
+
 def test_a_stream_that_ends_early_and_one_without_tokens():
     prompt = made(
         stream("▁a ▁cat </s>"), stream("<s> a Ġcat Ġsits", BYTE_LEVEL, "llama"), Stream("", (Token("", "padding"),))

@@ -26,9 +26,10 @@ def tokenized(clip, text: str) -> Prompt:
 
 def _columns(clip, by_encoder) -> list[Columns]:
     encoder = type(clip.tokenizer).__name__
-    known = isinstance(by_encoder, dict) and all(hasattr(_named(clip.tokenizer, n), "inv_vocab") for n in by_encoder)
-    if known and by_encoder.keys() <= {*CLIPS}:
-        name = next(name for name in CLIPS if name in by_encoder)
+    names = list(by_encoder) if isinstance(by_encoder, dict) else []
+    known = bool(names) and all(hasattr(_named(clip.tokenizer, name), "inv_vocab") for name in names)
+    if known and {*names} <= {*CLIPS}:
+        name = next(name for name in CLIPS if name in names)
         return [Columns(name, tuple(range(sum(map(len, by_encoder[name])))))]
     try:
         columns = columns_of(clip.cond_stage_model, by_encoder) if known else []
@@ -135,7 +136,8 @@ def embeddings_of(clip, text: str, by_encoder: dict, name: str) -> list[str | No
                 pieces[at : at + len(own)] = embedding_pieces(embedding, len(own))
                 at += len(own)
                 break
-    for encoder in [name] if name not in CLIPS else [clip_name for clip_name in CLIPS if clip_name in by_encoder]:
+    beside = [encoder for encoder in by_encoder if encoder == name or {encoder, name} <= {*CLIPS}]
+    for encoder in beside:
         _check_width(clip, encoder, _vectors(by_encoder[encoder]), text)
     return pieces
 

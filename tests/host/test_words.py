@@ -133,11 +133,25 @@ def test_streams_are_in_the_order_of_the_conditioning():
     assert len(long.positions("cat")) == 80
 
 
-@pytest.mark.parametrize(("kept", "name"), [({"clip_l": False}, "l"), ({"t5": False}, "l"), ({"clip_g": False}, "l")])
-def test_encoders_that_are_not_loaded_have_no_columns(kept, name):
-    model = found("sd3_clip.sd3_clip")(**kept)(device="meta", dtype=torch.float16)
+@pytest.mark.parametrize(
+    ("lacks", "names"),
+    [("l", ["l", "t5xxl"]), ("g", ["l", "t5xxl"]), ("t5", ["l"]), ("l, g", ["t5xxl"]), ("l, g, t5", [""])],
+)
+def test_encoders_that_are_not_loaded_have_no_columns(lacks, names):
+    """CLIP's two stand side by side: either has the places of both. Without any the host makes 77 zeros."""
+    lacking = {name if name == "t5" else f"clip_{name}": False for name in lacks.split(", ")}
+    model = found("sd3_clip.sd3_clip")(**lacking)(device="meta", dtype=torch.float16)
     clip = SimpleNamespace(**{**vars(clip_of("SD3")), "cond_stage_model": model})
-    assert [s.name for s in tokenized(clip, CAT).streams] == ([name] if "t5" in kept else [name, "t5xxl"])
+    prompt = tokenized(clip, CAT)
+    assert [(s.name, len(s.tokens)) for s in prompt.streams] == [(name, 77) for name in names]
+    assert texts(prompt) == (clips_words(CAT) if names != [""] else [])
+
+
+def test_a_template_of_the_users_own():
+    """Qwen-Image takes it as it is and drops it up to the user's text."""
+    text = "<|im_start|>system\nDraw.<|im_end|>\n<|im_start|>user\nthe red cat<|im_end|>\n<|im_start|>assistant\n"
+    prompt = tokenized(clip_of("Qwen-Image"), text)
+    assert texts(prompt) == ["the", "red", "cat"] and prompt.positions("red cat") == [1, 2]
 
 
 def test_hidream_says_each_word_three_times(monkeypatch):

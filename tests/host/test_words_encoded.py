@@ -45,6 +45,14 @@ def test_hidreams_conditioning_has_three_parts(monkeypatch):
     assert prompt.length == text.shape[1] + 2 * options["conditioning_llama3"].shape[2] == 384
 
 
+def test_lengths_that_the_user_sets():
+    """By the host's tokenizer options."""
+    clip = small_clip("Flux")
+    clip.set_tokenizer_option("t5xxl_min_length", 40)
+    prompt = tokenized(clip, "the red mat")
+    assert prompt.length == encoded(clip, prompt)[0][0].shape[1] == 40 and prompt.positions("mat") == [2]
+
+
 def test_another_number_of_embeddings_is_said():
     clip = small_clip("SD3")
     prompt = tokenized(clip, "the red mat")
