@@ -125,17 +125,12 @@ def _joined(ours: list[Word], theirs: list[Word]) -> list[Word]:
 
 
 def _by_length(ours: list[Word], theirs: list[Word]) -> list[Word]:
-    """Words that are split or written in different ways, joined until they are of the same length."""
+    """Words that are split or written in different ways, joined until they are of the same length; else one by one."""
     words: list[Word] = []
     while ours and theirs:
-        i = j = 1
-        while missing := len(_written(ours[:i])) - len(_written(theirs[:j])):
-            if i == len(ours) and j == len(theirs):
-                break
-            if (missing < 0 or j == len(theirs)) and i < len(ours):
-                i += 1
-            else:
-                j += 1
+        lengths = [list(accumulate(len(_written([word])) for word in side)) for side in (ours, theirs)]
+        shortest = min(set(lengths[0]) & set(lengths[1]), default=None)
+        i, j = (1, 1) if shortest is None else (of.index(shortest) + 1 for of in lengths)
         words.append(_one(ours[:i], theirs[:j]))
         ours, theirs = ours[i:], theirs[j:]
     return words + ours + theirs
@@ -143,7 +138,7 @@ def _by_length(ours: list[Word], theirs: list[Word]) -> list[Word]:
 
 def _one(ours: list[Word], theirs: list[Word]) -> Word:
     """One word, called as where it is known and whole."""
-    named = min(ours, theirs, key=lambda side: (any(UNKNOWN in word.text for word in side), len(side)))
+    named = min(ours, theirs, key=lambda side: (UNKNOWN in _written(side), len(side), -len(_written(side))))
     positions = sorted({position for word in ours + theirs for position in word.positions})
     return Word("".join(word.text for word in named), tuple(positions))
 

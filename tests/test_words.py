@@ -160,11 +160,23 @@ def test_the_name_is_that_of_the_encoder_that_reads_it_whichever_comes_first():
     assert prompt.positions("naïve") == [1, 2, 3, 9]
 
 
+def test_words_that_t5_writes_in_another_way():
+    """Its vocabulary takes ½ apart, and has no letters of full width."""
+    prompt = made(clip("Â½ ï½ģï½Ĥ cat"), stream("▁1 ⁄ 2 ▁ab ▁cat </s>"))
+    assert [word.positions for word in prompt.words] == [(1, 10, 11, 12), (2, 13), (3, 14)]
+    assert [word.text for word in prompt.words] == ["½", "ａｂ", "cat"]
+
+
 def test_a_stream_that_ends_early_and_one_without_tokens():
     prompt = made(
         stream("▁a ▁cat </s>"), stream("<s> a Ġcat Ġsits", BYTE_LEVEL, "llama"), Stream("", (Token("", "padding"),))
     )
     assert prompt.words == (Word("a", (0, 4)), Word("cat", (1, 5)), Word("sits", (6,)))
+
+
+def test_a_word_that_is_cut_off_has_its_whole_name():
+    prompt = made(stream("▁a ▁schnau </s>"), stream("<s> a Ġschnau zer Ġsits Ġhere", BYTE_LEVEL, "llama"))
+    assert prompt.words == (Word("a", (0, 4)), Word("schnauzer", (1, 5, 6)), Word("sits", (7,)), Word("here", (8,)))
 
 
 def test_the_same_stream_twice():
