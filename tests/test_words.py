@@ -225,6 +225,14 @@ def test_streams_are_mapped_one_by_one():
         assert torch.equal(kept, torch.cat([part for _, part in alone]))
 
 
+def test_padding_is_matched_by_its_place_in_its_own_stream():
+    """Also where the streams before are of different lengths, as CLIP's of one chunk and of two."""
+    t5 = stream("▁a ▁cat </s> <pad> <pad> <pad>")
+    for mapping in ("replace", "refine"):
+        matrix, kept = mapper(made(clip("a cat", 6), t5), made(clip("a cat", 9), t5), mapping)
+        assert torch.equal(matrix[6:, 9:], torch.eye(6)) and kept[9:].all()
+
+
 def test_replacing_loses_no_row_where_one_stream_lacks_a_word():
     """T5 of HiDream stops after 128 tokens; what it has no word for goes to its end."""
     source = made(stream("▁a ▁cat ▁sits </s>"), stream("<s> a Ġcat Ġsits", BYTE_LEVEL, "llama"))
