@@ -123,10 +123,11 @@ class _Part:
 
     def rest(self, chunk: int) -> list[int]:
         """Where what has no counterpart goes: a chunk's padding, else its end."""
-        kinds = (
-            [at for (kind, _), at in self.chunks[chunk].items() if kind == one] for one in ("padding", "end", "start")
-        )
-        return next(filter(None, kinds), [])
+        for wanted in ("padding", "end", "start"):
+            places = [at for (kind, _), at in self.chunks[chunk].items() if kind == wanted]
+            if places:
+                return places
+        return []
 
 
 def _replace(matrix: Tensor, source: _Part, target: _Part) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from os.path import commonprefix
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ def _columns(clip, by_encoder) -> list[Columns]:
     )
 
 
-def _named(of, name: str):
+def _named(of, name: str) -> Any:
     """The tokenizer or encoder of that name, among those that are joined; None where there is none."""
     return getattr(of, f"clip_{name}", None) or getattr(of, name, None)
 
@@ -57,7 +58,7 @@ def _spelling(clip, name: str) -> str | None:
 
 def _stream(clip, text: str, by_encoder: dict, name: str) -> Stream:
     """All tokens of an encoder; a template's are starts and ends."""
-    chunks, spelling = _chunks(clip, text, by_encoder, name), _spelling(clip, name)
+    chunks, spelling = _chunks(clip, text, by_encoder, name), _spelling(clip, name) or CLIP
     if spelling == CLIP:
         return prompt_of(text, [[piece for piece, _ in chunk] for chunk in chunks], name).streams[0]
     tokens = [token for chunk in chunks for token in chunk]

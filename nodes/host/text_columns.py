@@ -8,6 +8,7 @@ does with the numbers what it does with embeddings, and no table has to follow t
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -26,7 +27,7 @@ class Columns:
     tokens: tuple[int, ...]
 
 
-def columns_of(model: torch.nn.Module, by_encoder: dict) -> list[Columns]:
+def columns_of(model: Any, by_encoder: dict) -> list[Columns]:
     """The conditioning's columns, in order; ValueError for a text model that makes others than its tokens'."""
     if any(not hasattr(module, "encode_token_weights") for module in model.children()):
         raise ValueError("the embeddings of tokens go through further layers")
@@ -56,7 +57,7 @@ def _stands_for(name: str, by_encoder: dict) -> str:
     return next(clip for clip in CLIPS if clip in by_encoder) if name in CLIPS else name
 
 
-def _numbering(model: torch.nn.Module, encoders: dict[int, int]) -> torch.nn.Module:
+def _numbering(model: Any, encoders: dict[int, int]) -> Any:
     """The text model with other encoders; the model that was passed in is not touched."""
     copy = object.__new__(type(model))
     modules = {name: _Numbers(module, encoders) for name, module in model.named_children()}
@@ -67,7 +68,7 @@ def _numbering(model: torch.nn.Module, encoders: dict[int, int]) -> torch.nn.Mod
 class _Numbers:
     """In place of an encoder: embeddings that are numbers, of the shape of the encoder's own."""
 
-    def __init__(self, encoder: torch.nn.Module, encoders: dict[int, int]):
+    def __init__(self, encoder: Any, encoders: dict[int, int]):
         self.encoder, self.encoders = encoder, encoders
 
     def encode_token_weights(self, chunks: list):
