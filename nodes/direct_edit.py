@@ -142,6 +142,7 @@ def edited(run: Run, renewal: float, pull: float, average: int) -> Tensor:
             f"{SAMPLER}: the guider is of one prompt, and an edit is from one to another; connect SteerEditGuider "
             "(any model) or SteerPromptToPromptGuider"
         )
+    run.check_fresh_noise()
     if not run.known.any():
         raise ValueError(f"{SAMPLER}: latent_image is empty (all zero); encode the picture to edit")
     if run.mask is not None and run.nothing_to_do():

@@ -1,5 +1,7 @@
 """What is asked of the inputs of nodes, guiders and samplers before the first model call; each failure says why."""
 
+from inspect import getclosurevars, isfunction
+
 import comfy.model_management
 import comfy.sample
 import torch
@@ -92,6 +94,22 @@ def check_every_call(model_options: dict) -> None:
             "the model has EasyCache or LazyCache, which answer some calls from earlier ones, as suits plain sampling "
             "alone; remove it for this node"
         )
+
+
+def check_no_momentum(model_options: dict) -> None:
+    """ValueError for a patch on guidance with momentum (APG), which adds up what guidance was in earlier calls.
+
+    For what calls with other noise each time, or with two prompts in turn. The momentum is a variable of the patch's
+    function.
+    """
+    before, after, instead = (model_options.get(f"sampler_{hook}cfg_function") for hook in ("pre_", "post_", ""))
+    for patch in filter(isfunction, (*(before or ()), *(after or ()), instead)):
+        momentum = getclosurevars(patch).nonlocals.get("momentum", 0.0)
+        if momentum:
+            raise ValueError(
+                f"the model has a patch on guidance (such as APG) whose momentum is {momentum}, which adds guidance "
+                "of earlier calls, and here those are at other noise or for the other prompt; set its momentum to 0"
+            )
 
 
 def check_size(network, latent: Tensor) -> None:

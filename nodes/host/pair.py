@@ -11,7 +11,6 @@ from .conditioning import paired
 from .guider import SampleCall
 from .guiders import patches_read_predictions, without_guidance_patches
 from .lockstep import PairConds, TwoPromptGuider, guided_pair, in_lockstep
-from .progress import log
 from .run import Run
 from .sampler import RunSampler
 
@@ -49,11 +48,6 @@ class PairGuider(TwoPromptGuider):
                 "the sampler draws one picture from noise, and this guider is for one that edits a picture from one "
                 "prompt to another; connect SteerDirectEditSampler"
             )
-        if self.model_options.get("sampler_pre_cfg_function") and 1.0 not in self.scales:
-            log.warning(
-                "%s: a patch on the model changes guidance, of both prompts in turn; one that remembers earlier calls "
-                "(APG with momentum) mixes them up: set its momentum to 0, or source_cfg to 1", self.node
-            )  # fmt: skip
         return super().prepared(call)
 
     def method(self, sampler) -> Callable[[Run], Tensor]:

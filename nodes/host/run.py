@@ -21,7 +21,7 @@ from ...samplers.batch import per_sample
 from ...samplers.core import SampleNoise, Step, descending
 from ...samplers.masks import composite
 from ...samplers.noise_law import Noise, NoiseLaw
-from .checks import check_answer, check_every_call, check_ready
+from .checks import check_answer, check_every_call, check_no_momentum, check_ready
 from .errors import errors_of
 from .guiders import CheckedGuider, GuidedGuider, patches_read_order, without_cfg
 from .inverted import InvertedSeed, noise_to
@@ -147,6 +147,12 @@ class Run:
         """ValueError for a model that answers some calls from earlier ones."""
         with self.errors():
             check_every_call(self.options)
+
+    def check_fresh_noise(self) -> None:
+        """ValueError for a model whose patches take it that a call goes on from the one before."""
+        self.check_every_call()
+        with self.errors():
+            check_no_momentum(self.options)
 
     def check_source(self) -> None:
         """ValueError for a source that is to be kept in part, and comes noised."""

@@ -192,8 +192,8 @@ def test_prompt_to_prompt_under_the_sampler_gives_the_source_and_its_edit(shapes
 
 
 @pytest.mark.parametrize("source_cfg, target_cfg, guided", [(1.0, 3.0, 1), (2.0, 1.0, 1), (2.0, 3.0, 2)])
-def test_a_patch_on_guidance_sees_the_prompts_that_are_guided(shapes, caplog, source_cfg, target_cfg, guided):
-    """APG with momentum, which remembers earlier calls; where it sees both prompts, the log says so."""
+def test_a_patch_on_guidance_sees_the_prompts_that_are_guided(shapes, source_cfg, target_cfg, guided):
+    """At scale 1 there is no guidance to change, and the host would show it zeros for the negative's prediction."""
     model, seen = shapes[0].clone(), []
     model.set_model_sampler_pre_cfg_function(lambda args: seen.append(args["conds_out"][1]) or args["conds_out"])
     conds, latent = [encode(shapes[1], text) for text in (RED, GREEN, "")], noise_of((1, 4, 16, 16), 2)
@@ -204,7 +204,6 @@ def test_a_patch_on_guidance_sees_the_prompts_that_are_guided(shapes, caplog, so
 
     out = edited(model)
     assert len(seen) == 3 * guided and all(uncond.any() for uncond in seen)
-    assert ("set its momentum to 0" in caplog.text) == (guided == 2)
     assert relative(out, edited(shapes[0])) < 1e-4
 
 

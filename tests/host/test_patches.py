@@ -10,6 +10,7 @@ from steer.nodes.attention_maps import SteerInjectAttention
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.diffedit import SteerDiffEditMask
+from steer.nodes.direct_edit import SteerDirectEditSampler, SteerEditGuider
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
@@ -29,6 +30,7 @@ GUIDANCE = "RescaleCFG", "APG", "TCFG", "CFG-Zero*", "CFGNorm", "FreSca", "Mahir
 ALL = NETWORK + GUIDANCE
 CACHES = "EasyCache", "LazyCache"
 ENDS = 0.8, 0.4
+DIRECT_EDIT = SteerDirectEditSampler.execute(0.0, 0.0, 1)[0]
 
 
 class Runs:
@@ -58,6 +60,10 @@ class Runs:
         return SteerPromptToPromptGuider.execute(
             self.model, self.source, self.target, self.negative, 3.0, self.edit, *ends, None, inversion
         )[0]
+
+    def edited(self, source_cfg=1.0, target_cfg=3.0):
+        prompts = self.source, self.target
+        return SteerEditGuider.execute(self.model, *prompts, source_cfg, target_cfg, self.negative)[0]
 
     def captured(self):
         return captured(self.model, self.source, self.negative, self.noise, self.sigmas, ENDS)
@@ -112,7 +118,7 @@ def test_prompt_to_prompt_capture_and_inject(shapes, name):
     assert relative(with_it.alone(with_it.target, injected), second) < 1e-4
 
 
-# APG's momentum goes from the source's call to the target's, which the help page says
+# APG's momentum would go from the source's call to the target's, and is refused
 @pytest.mark.parametrize("name", some([name for name in ALL if name != "APG"], "FreeU", "CFG-Zero*", "NAG"))
 def test_direct_edit(shapes, name):
     """Each prompt's estimate is that of the host's guider with the same patch."""
@@ -126,6 +132,18 @@ def test_direct_edit_with_apg_without_momentum(shapes):
         return with_it
 
     check_direct_edit(make)
+
+
+@pytest.mark.parametrize("prompt_to_prompt", [False, True])
+def test_direct_edit_refuses_momentum(shapes, prompt_to_prompt):
+    """Whatever the scales, under both guiders, before the first model call."""
+    with_it = Runs(shapes, "APG")
+    with_it.model, rows = counted(with_it.model)
+    for scales in ((1.0, 1.0), (1.0, 5.0)):
+        pair = with_it.prompt_to_prompt(*ENDS) if prompt_to_prompt else with_it.edited(*scales)
+        with pytest.raises(ValueError, match="SteerDirectEditSampler: .*momentum is -0.5.*set its momentum to 0"):
+            with_it.sampled(pair, DIRECT_EDIT, with_it.latent["samples"])
+    assert not rows
 
 
 def check_direct_edit(make):
@@ -261,6 +279,7 @@ def test_what_needs_every_call_refuses_a_cache(shapes, name):
         "SteerDDIMInversion": lambda: with_it.inverted(0),
         "SteerRePaintSampler": lambda: with_it.sampled(with_it.guider(with_it.source), repaint, *masked),
         "SteerLangevinSampler": lambda: with_it.sampled(with_it.guider(with_it.source), langevin, *masked),
+        "SteerDirectEditSampler": lambda: with_it.sampled(with_it.edited(), DIRECT_EDIT, with_it.latent["samples"]),
         "SteerNullText": lambda: with_it.null_text(inversion),
         "SteerDiffEditMask": with_it.contrast,
         "SteerCaptureAttention": with_it.captured,
