@@ -18,9 +18,22 @@ from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGui
 from steer.nodes.sdedit import SteerSDEditSigmas
 from steer.samplers.core import SampleNoise
 from steer.tests import checks, oracles
-from steer.tests.host_models import EPS, FLOW, V, closed_form, for_shape, hole, mean_conditioning, relative, with_lora
+from steer.tests.host_models import (
+    EPS,
+    FLOW,
+    V,
+    closed_form,
+    for_shape,
+    hole,
+    mean_conditioning,
+    relative,
+    with_law,
+    with_lora,
+)
 
 RED, GREEN = "a red circle on a blue background", "a green circle on a blue background"
+PROMPTS = 0.2, 0.3
+"""The means of the two conditionings of the wavy model."""
 
 
 def sampler(renewal=0.0, pull=0.0, average=1):
@@ -58,31 +71,6 @@ def test_an_edit_between_two_means_moves_by_their_difference(shapes, law):
     assert relative(again, out) < 1e-3
 
 
-def test_flow_align_as_it_is_wired(shapes):
-    """The source's prompt as negative, pull: the authors' update with their guidance, of closed-form velocities."""
-    model, weight, zeta, means = closed_form(shapes[0], FLOW), 7.5, 0.01, (1.0, 3.0)
-    source, target = map(mean_conditioning, means)
-    latent, times = noise_of((1, 4, 8, 8), 1), torch.linspace(0.9, 0, 13)
-    align = SteerEditGuider.execute(model, source, target, 1.0, weight, negative=source)[0]
-    out = run(align, sampler(pull=zeta / float(times[0] - times[1])), times, torch.zeros_like(latent), latent)
-
-    picture = model.model.process_latent_in(latent)
-    noise = SampleNoise(3, "edit", torch.zeros_like(picture), picture)
-
-    def velocity(x, t, mean, variance=0.5):
-        clean = mean + (1 - t) * variance / ((1 - t) ** 2 * variance + t**2) * (x - (1 - t) * mean)
-        return (x - clean) / t
-
-    z = picture
-    for t, t_next in pairwise(times.tolist()):
-        q = (1 - t) * picture + t * noise(picture)
-        p = z + q - picture
-        v_q, v_p = velocity(q, t, means[0]), velocity(p, t, means[0])
-        v_p = v_p + weight * (velocity(p, t, means[1]) - v_p)
-        z = z + (t_next - t) * (v_p - v_q) + zeta * ((q - t * v_q) - (p - t * v_p))
-    assert relative(out, model.model.process_latent_out(z)) < 5e-6
-
-
 def test_one_call_where_the_text_alone_differs(shapes):
     """And two for what differs in more; the pictures are the same."""
     source, target, empty = (encode(shapes[1], text) for text in (RED, GREEN, ""))
@@ -118,6 +106,77 @@ def test_each_prompt_is_guided_at_its_own_scale(shapes, source_cfg, target_cfg):
 def test_a_lora_in_the_weights(shapes):
     conds = [encode(shapes[1], text) for text in (RED, GREEN, "")]
     oracles.check_edit_guider(lambda: (with_lora(shapes[0]), *conds), noise_of((1, 4, 16, 16), 2), 2.0, 1.0, 5.0)
+
+
+def wavy(model, law):
+    """A clone whose estimate is no straight line in x, and follows the mean of the conditioning."""
+    model = with_law(model, law)
+
+    def wrapper(apply_model, args):
+        x, sigma = args["input"], args["timestep"].reshape(-1, *[1] * (args["input"].ndim - 1))
+        return wavy_estimate(x, sigma, args["c"]["c_crossattn"].mean((1, 2)).reshape(sigma.shape), law)
+
+    model.set_model_unet_function_wrapper(wrapper)
+    return model
+
+
+def wavy_estimate(x, sigma, turn, law):
+    alpha = 1.0 - sigma if law == FLOW else 1.0
+    clean, ratio = x / alpha, sigma / alpha
+    return (clean + ratio * torch.sin(2 * clean + turn)) / (1 + ratio**2) + turn
+
+
+def flow_align(velocity, source, times, noise, omega, zeta):
+    """FlowAlign's Algorithm 1, as its authors' code has it: velocity(x, t, prompt) of a flow model."""
+    z, (source_prompt, target_prompt) = source, PROMPTS
+    for t, t_next in pairwise(times):
+        q = (1 - t) * source + t * noise()
+        p = z + q - source
+        against = velocity(p, t, source_prompt)
+        v_p = against + omega * (velocity(p, t, target_prompt) - against)
+        v_q = velocity(q, t, source_prompt)
+        z = z + (t_next - t) * (v_p - v_q) + zeta * ((q - t * v_q) - (p - t * v_p))
+    return z
+
+
+@pytest.mark.parametrize("law", [EPS, FLOW])
+def test_flow_aligns_guidance_by_wiring_is_its_recurrence(shapes, law):
+    """The source's prompt as `negative`, source_cfg 1: FlowAlign's Algorithm 1, in three rows a step.
+
+    A model of noise is one of flow at t = sigma / (1 + sigma), x there over 1 + sigma. Steps of one length, where a
+    pull per time is the authors' constant of each step.
+    """
+    times, shape = torch.linspace(0.9, 0.0, 13, dtype=torch.float64), (2, 4, 8, 8)
+    sigmas = (times if law == FLOW else times / (1 - times)).float()
+    model, latent, (source, target) = wavy(shapes[0], law), noise_of(shape, 1), map(mean_conditioning, PROMPTS)
+    pair = guider(model, source, target, 1.0, 7.5, negative=source)
+    length = float(times[0] - times[1])
+    out = run(pair, sampler(pull=0.01 / length), sigmas, torch.zeros(shape), latent)
+
+    def velocity(x, t, prompt):
+        level, scale = (t, 1.0) if law == FLOW else (t / (1 - t), 1 / (1 - t))
+        return (x - wavy_estimate(x * scale, level, prompt, law)) / t
+
+    inside = model.model.process_latent_in(latent)
+    drawn = SampleNoise(3, "edit", torch.zeros(shape), inside)
+    expected = flow_align(velocity, inside.double(), times, lambda: drawn(inside).double(), 7.5, 0.01)
+    expected = model.model.process_latent_out(expected)
+    error = (out - expected).square().mean() / expected.square().mean()
+    assert float(error.sqrt()) < 1e-6  # the host's is in float32
+    # and all of it is needed: the pull, and the source's prompt in the place of the negative
+    for other in (sampler(), sampler(pull=0.05 / length)):
+        assert relative(run(pair, other, sigmas, torch.zeros(shape), latent), expected) > 1e-2
+    unlike = guider(model, source, target, 1.0, 7.5, negative=mean_conditioning(0.0))
+    assert relative(run(unlike, sampler(pull=0.01 / length), sigmas, torch.zeros(shape), latent), expected) > 1e-2
+
+
+def test_flow_aligns_guidance_takes_three_rows_a_step(shapes):
+    model, rows = counted(shapes[0])
+    source, target = (encode(shapes[1], text) for text in (RED, GREEN))
+    latent = noise_of((1, 4, 16, 16), 2)
+    pair = guider(model, source, target, 1.0, 7.5, negative=source)
+    run(pair, sampler(pull=0.33), partial_sigmas(model, 3), torch.zeros_like(latent), latent)
+    assert sum(rows) == 3 * 3
 
 
 @pytest.mark.parametrize("law", [EPS, FLOW])
