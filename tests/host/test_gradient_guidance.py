@@ -16,6 +16,7 @@ from steer.nodes.direct_edit import SteerDirectEditSampler, SteerEditGuider
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.host import noise_law
+from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.samplers.core import SampleNoise
 from steer.samplers.direct_edit import direct_edit
 from steer.tests import checks, oracles
@@ -123,6 +124,26 @@ def test_under_direct_edit_the_target_is_guided_and_the_source_is_what_it_is(sha
     *_, last = direct_edit(denoisers, x, levels, of, source, noise)
     assert relative(out, model.model.process_latent_out(last.x)) < 1e-5
     assert relative(out, latent) > 0.01
+
+
+def test_under_direct_edit_a_mask_is_of_the_target(shapes):
+    """Where it is 0 the edit is the plain one, exactly."""
+    model, latent, mask = closed_form(shapes[0], EPS), noise_of((2, 4, 8, 8), 1), torch.zeros(1, 64, 64)
+    mask[..., :32] = 1.0
+    pair = SteerEditGuider.execute(model, mean_conditioning(1), mean_conditioning(3), 1.0, 1.0)[0]
+    given = SteerDirectEditSampler.execute(0.0, 0.0, 1)[0], sigmas_of(model, 8)[2:], torch.zeros_like(latent), latent
+    plain, out = run(pair, *given), run(guided(pair, Square(), 0.3, mask=mask), *given)
+    assert torch.equal(out[..., 4:], plain[..., 4:]) and relative(out[..., :4], plain[..., :4]) > 1e-2
+
+
+def test_under_direct_edit_with_prompt_to_prompt_the_source_stays(shapes):
+    prompts = "a red circle on a blue background", "a green circle on a blue background"
+    source, target, edit = SteerPromptEdit.execute(shapes[1], *prompts, "auto", "").args[:3]
+    pair = SteerPromptToPromptGuider.execute(shapes[0], source, target, encode(shapes[1], ""), 1.0, edit, 0.8, 0.4)[0]
+    latent, sampler = noise_of((1, 4, 16, 16), 2), SteerDirectEditSampler.execute(0.0, 0.0, 1)[0]
+    given = sampler, sigmas_of(shapes[0], 4)[1:], torch.zeros_like(latent), latent
+    plain, out = run(pair, *given), run(guided(pair, Square(), through_model=False), *given)
+    assert relative(out[:1], latent) < 1e-5 and relative(out[1:], plain[1:]) > 1e-2
 
 
 @pytest.mark.parametrize("law, steps, noisy", in_pairs(LAWS, [10, 40], [False, True]))

@@ -77,10 +77,9 @@ def test_positions_are_those_of_the_tokenizers_own_offsets(name, text):
             continue
         start = text.lower().index(word.text, at)
         at = end = start + len(word.text)
-        there = [n for n, (first, last) in enumerate(offsets) if first < end and last > start]
-        there = [
-            n for n in there if spelt(prompt, [n]).strip()
-        ]  # a space of its own has the offset of the letter after it
+        # a space of its own has the offset of the letter after it
+        inside = [n for n, (first, last) in enumerate(offsets) if first < end and last > start]
+        there = [n for n in inside if spelt(prompt, [n]).strip()]
         assert list(word.positions) == there, word
 
 
