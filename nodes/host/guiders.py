@@ -94,6 +94,11 @@ def patches_read_predictions(model_options: dict) -> bool:
     return any(map(model_options.get, needed))
 
 
+def patches_change_predictions(model_options: dict) -> bool:
+    """Whether a patch acts in the host's guidance before its formula: where the model is asked, or on the answers."""
+    return any(model_options.get(f"sampler_{hook}_function") for hook in ("calc_cond_batch", "pre_cfg"))
+
+
 def without_guidance_patches(model_options: dict) -> dict:
     """The options of a call at scale 1, without the patches that change guidance before it (APG, TCFG).
 

@@ -28,6 +28,7 @@ from ..host import (
     half_of,
     inverted,
     lockstep,
+    patches_change_predictions,
     progress,
 )
 from ..schema import PICTURES, shown
@@ -161,7 +162,8 @@ class PromptToPromptGuider(lockstep.TwoPromptGuider):
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
         # where a patch looks at positive and negative in one call (as NAG's), they stay together
-        if self.inversion is None or model_options.get("disable_cfg1_optimization", False):
+        together = model_options.get("disable_cfg1_optimization", False) or patches_change_predictions(model_options)
+        if self.inversion is None or together:
             return super().predict_noise(x, timestep, model_options, seed)
         # the source is pinned: it needs no unconditional prediction
         conds = lockstep.PairConds(self.conds["positive"], (None, self.conds["negative"]))

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from types import SimpleNamespace
 
+import comfy.samplers
 import comfy.supported_models
 import node_helpers
 import pytest
@@ -264,6 +265,22 @@ def test_a_patch_on_guidance_sees_the_prompts_that_are_guided(shapes, source_cfg
     out = edited(model)
     assert len(seen) == 3 * guided and all(uncond.any() for uncond in seen)
     assert relative(out, edited(shapes[0])) < 1e-4
+
+
+def test_a_patch_in_the_place_of_the_models_call_is_asked(shapes):
+    """Skip Layer Guidance Simple asks the model itself, for what the host would."""
+    model, seen = shapes[0].clone(), []
+
+    def asked(args):
+        seen.append(len(args["input"]))
+        options = {k: v for k, v in args["model_options"].items() if k != "sampler_calc_cond_batch_function"}
+        return comfy.samplers.calc_cond_batch(args["model"], args["conds"], args["input"], args["sigma"], options)
+
+    model.set_model_sampler_calc_cond_batch_function(asked)
+    conds, latent = [encode(shapes[1], text) for text in (RED, GREEN)], noise_of((1, 4, 16, 16), 2)
+    given = sampler(), partial_sigmas(shapes[0], 3), torch.zeros_like(latent), latent
+    out = run(guider(model, *conds), *given)
+    assert seen == [1] * 6 and relative(out, run(guider(shapes[0], *conds), *given)) < 1e-4
 
 
 class TestRefuses:

@@ -253,6 +253,31 @@ def test_direct_inversion_leaves_the_target_alone_without_shared_attention(shape
     assert relative(both[1:], plain) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["pre_cfg", "calc_cond_batch"])
+def test_direct_inversion_with_a_patch_before_the_formula_of_guidance(shapes, name):
+    """APG's kind, and that of Skip Layer Guidance Simple: what changes the predictions is asked, as on a plain run."""
+    text, sigmas, latent, noise, inversion = inverted(shapes)
+    model, start = shapes[0].clone(), noise.generate_noise(latent)
+
+    def halved(args):
+        if "conds_out" in args:
+            cond, uncond = args["conds_out"]
+        else:
+            cond, uncond = comfy.samplers.calc_cond_batch(
+                args["model"], args["conds"], args["input"], args["sigma"], {**args["model_options"], key: None}
+            )
+        return [cond, (cond + uncond) / 2]
+
+    key = f"sampler_{name}_function"
+    getattr(model, f"set_model_{key}")(halved)
+    edit = edit_of(shapes[1], text, GREEN)
+    guider = lockstep(shapes, edit, cross_end=0.0, self_end=0.0, model=model, inversion=inversion)
+    both = run(guider, EULER, sigmas, start, latent["samples"])
+    alone = host_guider(model, encode(shapes[1], GREEN), encode(shapes[1], ""), 5.0)
+    plain = run(alone, EULER, sigmas, start, latent["samples"])
+    assert torch.equal(both[:1], latent["samples"]) and relative(both[1:], plain) < 1e-5
+
+
 @pytest.mark.parametrize("target", [GREEN, LONG])
 def test_capture_then_inject_equals_lockstep(shapes, target):
     model, clip, _ = shapes
