@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .conditioning import paired
+from .errors import errors_of
 from .guider import SampleCall
 from .guiders import patches_change_predictions, patches_read_predictions, without_guidance_patches
 from .lockstep import PairConds, TwoPromptGuider, guided_pair, in_lockstep
@@ -25,7 +26,8 @@ class PairGuider(TwoPromptGuider):
 
     def __init__(self, node: str, model, source_cfg: float, target_cfg: float):
         super().__init__(node, model)
-        self.scales = source_cfg, target_cfg
+        # `cfg` is what patches set to change guidance: the target's
+        self.source_cfg, self.cfg = source_cfg, target_cfg
 
     def set_prompts(self, source, target, negative=None, source_negative=None):
         self.prompts, self.negatives = (source, target), (source_negative, negative)
@@ -58,14 +60,21 @@ class PairGuider(TwoPromptGuider):
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
         comfy.model_management.throw_exception_if_processing_interrupted()
-        guided = [scale != 1.0 for scale in self.scales]
+        if self.cfg != 1.0 and "negative" not in self.conds:
+            with errors_of(self.node):
+                raise ValueError(
+                    f"a patch on the model (CFG Override, for example) sets target_cfg to {self.cfg:g}, which needs a "
+                    "negative; connect one, or remove the patch"
+                )
+        scales = self.source_cfg, self.cfg
+        guided = [scale != 1.0 for scale in scales]
         pairs = "pair" in self.conds and (not all(guided) or "negative_pair" in self.conds)
         if pairs and not patches_read_predictions(model_options) and not patches_change_predictions(model_options):
             negatives = self.conds.get("source_negative"), self.conds.get("negative")
             conds = PairConds(self.conds["pair"], negatives, self.conds.get("negative_pair"))
-            return guided_pair(self.inner_model, conds, self.scales, x, timestep, model_options)
+            return guided_pair(self.inner_model, conds, scales, x, timestep, model_options)
         names = ("source", "source_negative"), ("positive", "negative")
-        parts = zip(x.chunk(2), timestep.chunk(2), names, self.scales, strict=True)
+        parts = zip(x.chunk(2), timestep.chunk(2), names, scales, strict=True)
         return torch.cat([
             comfy.samplers.sampling_function(
                 self.inner_model, part, level, self.conds.get(negative), self.conds[positive], scale,

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from types import SimpleNamespace
 
+import comfy.patcher_extension
 import comfy.samplers
 import comfy.supported_models
 import node_helpers
@@ -283,7 +284,45 @@ def test_a_patch_in_the_place_of_the_models_call_is_asked(shapes):
     assert seen == [1] * 6 and relative(out, run(guider(shapes[0], *conds), *given)) < 1e-4
 
 
+def with_cfg_override(model, cfg: float):
+    """As the host's CFG Override does it, which older hosts lack: the guider's `cfg` for the time of a prediction."""
+
+    def wrapper(executor, *args, **kwargs):
+        guider = executor.class_obj
+        saved, guider.cfg = guider.cfg, cfg
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            guider.cfg = saved
+
+    model = model.clone()
+    model.add_wrapper(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, wrapper)
+    return model
+
+
+@pytest.mark.parametrize("source_cfg", [1.0, 2.0])
+def test_cfg_override_sets_the_targets_scale(shapes, source_cfg):
+    model, (source, target, empty) = shapes[0], [encode(shapes[1], text) for text in (RED, GREEN, "")]
+    latent, given = noise_of((1, 4, 16, 16), 2), (sampler(), partial_sigmas(shapes[0], 3))
+
+    def edited(model, cfg):
+        pair = guider(model, source, target, source_cfg, cfg, negative=empty)
+        return run(pair, *given, torch.zeros_like(latent), latent)
+
+    plain = edited(model, 3.0)
+    assert torch.equal(edited(with_cfg_override(model, 3.0), 1.0), plain)
+    assert relative(edited(model, 1.0), plain) > 1e-2
+
+
 class TestRefuses:
+    def test_cfg_override_without_a_negative(self, shapes):
+        model, rows = counted(shapes[0])
+        pair = guider(with_cfg_override(model, 3.0), *(encode(shapes[1], text) for text in (RED, GREEN)))
+        latent = noise_of((1, 4, 16, 16), 2)
+        with pytest.raises(ValueError, match="SteerEditGuider: a patch .* sets target_cfg to 3"):
+            run(pair, sampler(), partial_sigmas(shapes[0], 3), torch.zeros_like(latent), latent)
+        assert not rows
+
     def test_a_guider_of_one_prompt(self, shapes):
         one = SteerCFGGuider.execute(shapes[0], encode(shapes[1], RED), encode(shapes[1], ""), 5.0, 0.0, 1.0, 1.0)[0]
         for plain in (one, host_guider(shapes[0], encode(shapes[1], RED), encode(shapes[1], ""), 5.0)):
