@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from steer.lab.demo.runner import load_workflow, workflow_names
-from steer.lab.docs.template_table import FLUX, MODELS, SDXL, TABLE, TOY
+from steer.lab.docs.template_table import FLUX, MODELS, QWEN, SDXL, TABLE, TOY, WAN, ZIMAGE
 from steer.lab.docs.templates import EXAMPLES, is_front, prompt_of, saved, templates, undone
 
 PICTURES = EXAMPLES / "pictures"
@@ -32,8 +32,10 @@ def test_every_file_is_there_and_none_of_another():
 
 def test_the_list_reads_as_a_path():
     assert [name[:8] for name in FRONT] == [f"Steer {number:02}" for number in range(1, 13)]
-    assert {each.name.split(", ")[-1] for each in ALL.values() if each.family in (SDXL, FLUX)} == {"SDXL", "Flux"}
-    assert sum(each.family is SDXL for each in ALL.values()) == 5
+    for family in (SDXL, FLUX, ZIMAGE, QWEN, WAN):
+        named = {each.name.split(", ")[-1] for each in ALL.values() if each.family is family}
+        assert named == {family.name}
+    assert sum(each.family is SDXL for each in ALL.values()) == 6
 
 
 def test_with_the_swaps_undone_it_is_the_api_form(template):

@@ -55,17 +55,17 @@ SIZES = {
 }
 STAGES = {
     "1 Load": ("#3f789e", {
-        "CheckpointLoaderSimple", "LoraLoader", "LoadImage", "Painter", "CLIPLoader", "CLIPVisionLoader",
-        "ControlNetLoader", "SteerClassifierLoader", "SteerLoadInversion", SCALE,
+        "CheckpointLoaderSimple", "UNETLoader", "VAELoader", "LoraLoader", "LoadImage", "Painter", "CLIPLoader",
+        "CLIPVisionLoader", "ControlNetLoader", "SteerClassifierLoader", "SteerLoadInversion", SCALE,
     }),
     "2 Describe": ("#88AA88", {
         "CLIPTextEncode", "SteerPromptEdit", "SteerLocalBlend", "SteerRegionsFromSegmentation", "SteerPaintWithWords",
-        "EmptyLatentImage", "SolidMask", "MaskComposite", "ImagePadForOutpaint", "SteerCLIPTextLoss",
-        "SteerCLIPImageLoss", "SteerClassifierLoss",
+        "EmptyLatentImage", "EmptyHunyuanLatentVideo", "SolidMask", "MaskComposite", "ImagePadForOutpaint",
+        "SteerCLIPTextLoss", "SteerCLIPImageLoss", "SteerClassifierLoss",
     }),
     "3 Steer": ("#a1309b", set()),  # all others
     "4 Result": ("#b58b2a", {
-        "VAEDecode", "ImageFromBatch", "SaveImage", COMPARE, "SteerStitch", "SteerPoissonBlend",
+        "VAEDecode", "ImageFromBatch", "SaveImage", "SaveAnimatedWEBP", COMPARE, "SteerStitch", "SteerPoissonBlend",
         "SteerReconstructLatent", "SteerReconstructDecoder", "SteerAttentionHeatmap", "MaskToImage",
         "SteerSaveInversion",
     }),

@@ -20,6 +20,16 @@ class Family:
     inputs: dict[str, dict] = field(default_factory=dict)
     """By node class, in place of the template's own."""
     hint: str = ""
+    loaders: tuple[tuple[str, dict], ...] = ()
+    """Of model, text encoder and autoencoder, where these are files of their own and `checkpoint` is the model's."""
+    frames: int = 0
+    """Of a model of clips, how many a template draws."""
+
+    @property
+    def pixels(self) -> str:
+        """The size of its pictures, as words."""
+        clip = self.inputs.get("EmptyHunyuanLatentVideo")
+        return f"{clip['width']} x {clip['height']}" if clip else str(self.size)
 
 
 SD15 = Family("SD1.5", "v1-5-pruned-emaonly-fp16.safetensors", 512)
@@ -35,6 +45,50 @@ FLUX = Family(
     },
     " Flux has its guidance built in, so *cfg* stays at 1, and there the negative prompt does nothing.",
 )
+ZIMAGE = Family(
+    "Z-Image",
+    "z_image_turbo_bf16.safetensors",
+    1024,
+    {"SteerCFGGuider": {"cfg": 1.0}, "BasicScheduler": {"scheduler": "simple", "steps": 9}},
+    " Z-Image Turbo has its guidance built in, so *cfg* stays at 1, and there the negative prompt does nothing.",
+    (
+        ("UNETLoader", {"unet_name": "z_image_turbo_bf16.safetensors", "weight_dtype": "default"}),
+        ("CLIPLoader", {"clip_name": "qwen_3_4b.safetensors", "type": "lumina2", "device": "default"}),
+        ("VAELoader", {"vae_name": "ae.safetensors"}),
+    ),
+)
+QWEN = Family(
+    "Qwen-Image",
+    "qwen_image_fp8_e4m3fn.safetensors",
+    1024,
+    {"SteerCFGGuider": {"cfg": 4.0}, "BasicScheduler": {"scheduler": "simple", "steps": 20}},
+    "",
+    (
+        ("UNETLoader", {"unet_name": "qwen_image_fp8_e4m3fn.safetensors", "weight_dtype": "default"}),
+        (
+            "CLIPLoader",
+            {"clip_name": "qwen_2.5_vl_7b_fp8_scaled.safetensors", "type": "qwen_image", "device": "default"},
+        ),
+        ("VAELoader", {"vae_name": "qwen_image_vae.safetensors"}),
+    ),
+)
+WAN = Family(
+    "Wan",
+    "wan2.1_t2v_1.3B_fp16.safetensors",
+    512,
+    {
+        "SteerCFGGuider": {"cfg": 6.0},
+        "BasicScheduler": {"scheduler": "simple", "steps": 30},
+        "EmptyHunyuanLatentVideo": {"width": 832, "height": 480, "batch_size": 1},
+    },
+    " Of a clip: of 33 frames here.",
+    (
+        ("UNETLoader", {"unet_name": "wan2.1_t2v_1.3B_fp16.safetensors", "weight_dtype": "default"}),
+        ("CLIPLoader", {"clip_name": "umt5_xxl_fp8_e4m3fn_scaled.safetensors", "type": "wan", "device": "default"}),
+        ("VAELoader", {"vae_name": "wan_2.1_vae.safetensors"}),
+    ),
+    frames=33,
+)
 TOY = Family("the shapes checkpoint", CHECKPOINT.name, 128)
 
 MODELS = {
@@ -47,6 +101,40 @@ MODELS = {
         "checkpoints",
     ),
     FLUX.checkpoint: ("Comfy-Org/flux1-dev/resolve/main/flux1-dev-fp8.safetensors", "checkpoints"),
+    "z_image_turbo_bf16.safetensors": (
+        "Comfy-Org/z_image_turbo/resolve/main/split_files/diffusion_models/z_image_turbo_bf16.safetensors",
+        "diffusion_models",
+    ),
+    "qwen_3_4b.safetensors": (
+        "Comfy-Org/z_image_turbo/resolve/main/split_files/text_encoders/qwen_3_4b.safetensors",
+        "text_encoders",
+    ),
+    "ae.safetensors": ("Comfy-Org/z_image_turbo/resolve/main/split_files/vae/ae.safetensors", "vae"),
+    "qwen_image_fp8_e4m3fn.safetensors": (
+        "Comfy-Org/Qwen-Image_ComfyUI/resolve/main/split_files/diffusion_models/qwen_image_fp8_e4m3fn.safetensors",
+        "diffusion_models",
+    ),
+    "qwen_2.5_vl_7b_fp8_scaled.safetensors": (
+        "Comfy-Org/Qwen-Image_ComfyUI/resolve/main/split_files/text_encoders/qwen_2.5_vl_7b_fp8_scaled.safetensors",
+        "text_encoders",
+    ),
+    "qwen_image_vae.safetensors": (
+        "Comfy-Org/Qwen-Image_ComfyUI/resolve/main/split_files/vae/qwen_image_vae.safetensors",
+        "vae",
+    ),
+    "wan2.1_t2v_1.3B_fp16.safetensors": (
+        "Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors",
+        "diffusion_models",
+    ),
+    "umt5_xxl_fp8_e4m3fn_scaled.safetensors": (
+        "Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/text_encoders/"
+        "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+        "text_encoders",
+    ),
+    "wan_2.1_vae.safetensors": (
+        "Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/vae/wan_2.1_vae.safetensors",
+        "vae",
+    ),
     "512-inpainting-ema.safetensors": (
         "Comfy-Org/stable_diffusion_2.1_repackaged/resolve/main/512-inpainting-ema.safetensors",
         "checkpoints",
@@ -288,6 +376,7 @@ TABLE: tuple[Template, ...] = (
         },
         {"2": "paint the places", "13": "the picture"},
         Thumbnail("segmentation", "paint_with_words_1", "paint the places"),
+        editions=(FLUX, ZIMAGE, QWEN, WAN),
         classes={"2": "Painter"},
     ),
     Template(
@@ -429,6 +518,7 @@ TABLE: tuple[Template, ...] = (
         },
         {"2": "the colour map", "13": "the picture"},
         Thumbnail("segmentation", "paint_with_words_1", "from a map"),
+        editions=(FLUX, ZIMAGE, QWEN, WAN),
     ),
     Template(
         "Steer 13 - Edit a photo by words with a fitted negative (null-text)",
@@ -838,6 +928,7 @@ TABLE: tuple[Template, ...] = (
         {"13": "the edit"},
         Thumbnail("photo", "direct_edit_1", "yellow > green"),
         (["5", 0], ["12", 0]),
+        editions=(SDXL,),
     ),
     Template(
         "Steer 33 - Edit a photo by words on any model (Direct Edit), Flux",
@@ -901,5 +992,25 @@ TABLE: tuple[Template, ...] = (
         {"13": "the edit", "12": "the edit"},
         Thumbnail("photo", "direct_edit_prompt_to_prompt_1", "red > blue"),
         (["4", 0], ["12", 0]),
+    ),
+    Template(
+        "Steer 36 - See where each word is, on any model (attention heatmap)",
+        "attention_heatmap",
+        "Draw a picture and see where in it each word of its prompt is.",
+        "only the model; the picture is drawn from its prompt.",
+        "in *CLIP Text Encode*, the prompt; in *Attention Heatmap*, the same prompt and the words to look at.",
+        (
+            "*words*: separated by commas, words next to each other together (`red car`).",
+            "*noise_seed*: another picture.",
+        ),
+        "SteerCaptureAttention",
+        {
+            "2": {"text": "a red car next to a green tree"},
+            "4": {"cfg": 7.5},
+            "11": {"text": "a red car next to a green tree", "words": "red car, green tree"},
+        },
+        {"12": "where each word is"},
+        Thumbnail("", "attention_heatmap_1", "red circle, blue star"),
+        editions=(FLUX, ZIMAGE, QWEN, WAN),
     ),
 )

@@ -11,12 +11,13 @@ from copy import deepcopy
 from ..demo.runner import adapted, load_workflow
 from ..package import ROOT
 from ..weights import CHECKPOINT
-from .template_table import MODELS, TABLE, TOY, Template, Wire
+from .template_table import MODELS, TABLE, TOY, Family, Template, Wire
 
 EXAMPLES = ROOT / "example_workflows"
 HELP = "https://github.com/steer-diffusion/ComfyUI-Steer/blob/main/web/docs"
 HUGGING_FACE = "https://huggingface.co"
 SCALE, COMPARE = "ImageScaleToTotalPixels", "ImageCompare"  # the nodes that a template adds
+OUTPUTS = {"CLIPLoader": 1, "VAELoader": 2}  # and the checkpoint's outputs that are files of their own
 
 
 def templates() -> list[Template]:
@@ -38,6 +39,7 @@ def prompt_of(template: Template) -> dict:
         if node in template.classes:
             prompt[node] = {"class_type": template.classes[node], "inputs": {}}
         prompt[node]["inputs"] |= inputs
+    _of_family(prompt, template.family)
     for entry in prompt.values():
         entry["inputs"] |= template.family.inputs.get(entry["class_type"], {})
         if entry["inputs"].get("ckpt_name") == CHECKPOINT.name:
@@ -52,17 +54,20 @@ def prompt_of(template: Template) -> dict:
 
 def undone(prompt: dict, template: Template) -> dict:
     """The API form again: what a template adds left out, the inputs that it swaps set back; without titles."""
-    original = load_workflow(template.api)
-    prompt = {node: entry for node, entry in deepcopy(prompt).items() if entry["class_type"] != COMPARE}
-    scaled = {node: prompt.pop(node) for node in list(prompt) if prompt[node]["class_type"] == SCALE}
+    original, prompt = load_workflow(template.api), deepcopy(prompt)
+    instead = {}  # of what a template adds, the wire that is there again
+    for node in [node for node in prompt if node not in original]:
+        added = prompt.pop(node)
+        loaded = [OUTPUTS[added["class_type"]]] if added["class_type"] in OUTPUTS else []
+        instead[node] = [_checkpoint(original), *loaded] if loaded else added["inputs"].get("image")
     for node, entry in prompt.items():
         entry.pop("_meta", None)
-        if node in template.classes:
+        if entry["class_type"] != original[node]["class_type"]:
             wires = {name: value for name, value in entry["inputs"].items() if isinstance(value, list)}
-            entry |= {"class_type": original[node]["class_type"], "inputs": wires}
+            entry |= {"class_type": original[node]["class_type"], "inputs": original[node]["inputs"] | wires}
         for name, value in entry["inputs"].items():
-            if isinstance(value, list) and value[0] in scaled:
-                entry["inputs"][name] = scaled[value[0]]["inputs"]["image"]
+            if isinstance(value, list) and value[0] in instead:
+                entry["inputs"][name] = instead[value[0]]
         entry["inputs"] |= {
             name: original[node]["inputs"][name] for name in swapped(template)[node] if name in original[node]["inputs"]
         }
@@ -91,7 +96,7 @@ def models_of(entry: dict) -> list[dict]:
 def note_of(template: Template) -> str:
     """What the note in it says, in Markdown."""
     knobs = "\n".join(f"- {knob}" for knob in template.knobs)
-    needs = "" if template.family is TOY else DOWNLOAD.format(template.family.name, template.family.size)
+    needs = "" if template.family is TOY else DOWNLOAD.format(template.family.name, template.family.pixels)
     return (
         f"# {template.heading}\n{template.what}{template.family.hint}\n\n"
         f"1. **Load**: {template.load}\n2. **Describe**: {template.describe}\n3. **Run**.\n\n"
@@ -102,6 +107,37 @@ def note_of(template: Template) -> str:
 
 DOWNLOAD = "Made for {0} at {1} pixels. A model that you lack is offered for download when the template opens.\n\n"
 SLIDER = "*Compare Images* has its slider in Nodes 2.0 (in the ComfyUI menu).\n\n"
+
+
+def _of_family(prompt: dict, family: Family) -> None:
+    """Loaders of separate files in the place of the checkpoint's, and clips in the place of pictures."""
+    if family.loaders:
+        checkpoint = _checkpoint(prompt)
+        for kind, inputs in family.loaders:
+            if kind not in OUTPUTS:
+                prompt[checkpoint] = {"class_type": kind, "inputs": dict(inputs)}
+                continue
+            new = _new(prompt)
+            for entry in prompt.values():
+                for name, value in entry["inputs"].items():
+                    if value == [checkpoint, OUTPUTS[kind]]:
+                        entry["inputs"][name] = [new, 0]
+            prompt[new] = {"class_type": kind, "inputs": dict(inputs)}
+    if family.frames:
+        for entry in prompt.values():
+            if entry["class_type"] == "EmptyLatentImage":
+                entry |= {"class_type": "EmptyHunyuanLatentVideo", "inputs": {"length": family.frames}}
+            elif entry["class_type"] == "SaveImage" and _is_of(prompt, entry["inputs"]["images"], "VAEDecode"):
+                entry["class_type"] = "SaveAnimatedWEBP"
+                entry["inputs"] |= {"fps": 16.0, "lossless": False, "quality": 80, "method": "default"}
+
+
+def _checkpoint(prompt: dict) -> str:
+    return next(node for node, entry in prompt.items() if entry["class_type"] == "CheckpointLoaderSimple")
+
+
+def _is_of(prompt: dict, wire: Wire, kind: str) -> bool:
+    return prompt[wire[0]]["class_type"] == kind
 
 
 def _url(path: str) -> str:
