@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..samplers.window import Window
 from .core import Attention, Term, nearest
-from .layers import Grid, Site, acts_in, clearest
+from .layers import Grid, Site, acts_in, clearest, frames_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,16 @@ class Recording:
     """Of which levels the queries were kept: of cross-attention, and of self-attention."""
     texts: tuple[str, ...] = ()
     """The prompts of the run, where its conditioning tells them (as an edit's does)."""
+    grainy: bool = False
+    """Whether neighbouring places differ by chance, as in joint layers."""
+
+    @property
+    def batch(self) -> int:
+        return next(iter(self.maps.values())).shape[0]
+
+    @property
+    def frames(self) -> int:
+        return frames_of(self.latent)
 
     def term(self, site: Site) -> Term | None:
         """The recorded softmax of a layer at this level; None where none was kept."""
@@ -51,6 +61,7 @@ class Recorder:
         self._last: dict[str, tuple[str, Term]] = {}
         """By layer: its kind, and what was kept of it last."""
         self._latent: Grid | None = None
+        self._grainy = False
 
     def add(self, parts: list[Attention], site: Site) -> None:
         """One layer's attention in one model call: the rows of the batch, in parts that follow each other."""
@@ -62,7 +73,7 @@ class Recorder:
             maps = torch.cat([F.pad(part, (0, tokens - part.shape[-1])) for part in maps])
             total, count = self._sums.get(site.grid, (0.0, 0))
             self._sums[site.grid] = (total + maps, count + 1)
-            self._latent = site.latent
+            self._latent, self._grainy = site.latent, site.kind == "joint"
 
     def keeps(self, kind: str, sigma: float) -> bool:
         """Whether queries of layers of this kind are kept at this level."""
@@ -70,7 +81,7 @@ class Recorder:
 
     def _keep(self, terms: tuple[Term, ...], site: Site) -> None:
         # what was edited or painted already is not one softmax of queries and keys
-        if len(terms) == 1 and terms[0].mix is None and terms[0].bias is None:
+        if len(terms) == 1 and terms[0].mix is terms[0].bias is terms[0].raised is None:
             q, k = (x.to("cpu", copy=True) for x in (terms[0].q, terms[0].k))
             _, last = self._last.get(site.layer, (None, None))
             if site.kind == "cross" and last and torch.equal(k, last.k):
@@ -99,21 +110,32 @@ class Recorder:
                 "there is no attention to keep"
             )
         maps = {grid: (total / count).cpu() for grid, (total, count) in self._sums.items()}
-        return Recording(maps, self._kept, self._latent, sigmas, tokens, self.words, self.layout)
+        return Recording(maps, self._kept, self._latent, sigmas, tokens, self.words, self.layout, grainy=self._grainy)
 
 
 def heat(recording: Recording, positions: list[int], height: int, width: int) -> Tensor:
-    """(batch, height, width) from 0 to 1: how strongly each place attends to these tokens, per sample.
+    """(batch x frames, height, width) from 0 to 1: how strongly each place attends to these tokens, per sample.
 
     The mean over resolutions, from the coarsest up to four times the paper's 16 x 16: finer maps are noise, and the
-    coarsest know best where a thing is.
+    coarsest know best where a thing is. Maps of joint layers are smoothed (Shin et al. 2025, arXiv:2508.07519).
     """
 
     def resized(grid: Grid) -> Tensor:
-        maps = torch.unflatten(recording.maps[grid][..., positions].sum(-1), -1, grid).unsqueeze(1)
-        return F.interpolate(maps, (height, width), mode="bicubic", antialias=True)
+        maps = torch.unflatten(recording.maps[grid][..., positions].sum(-1), -1, grid)
+        maps = maps.reshape(-1, 1, *grid[-2:])
+        return F.interpolate(
+            smoothed(maps) if recording.grainy else maps, (height, width), mode="bicubic", antialias=True
+        )
 
     total = reduce(torch.add, map(resized, clearest(recording.maps, recording.latent))).squeeze(1)
-    low, high = total.amin((-2, -1), keepdim=True), total.amax((-2, -1), keepdim=True)
+    clips = torch.unflatten(total, 0, (recording.batch, -1))  # a word's heat is of all frames
+    low, high = clips.amin((1, 2, 3), keepdim=True), clips.amax((1, 2, 3), keepdim=True)
     spread = torch.maximum(high - low, 1e-3 * high).clamp_min(1e-12)  # rounding alone is no heat
-    return ((total - low) / spread).clamp(0.0, 1.0)
+    return ((clips - low) / spread).clamp(0.0, 1.0).flatten(0, 1)
+
+
+def smoothed(maps: Tensor) -> Tensor:
+    """(batch, 1, height, width) under a Gaussian of 7 x 7 and a standard deviation of 1."""
+    line = torch.exp(-0.5 * torch.arange(-3.0, 4.0) ** 2)
+    line = line / line.sum()
+    return F.conv2d(F.pad(maps, (3, 3, 3, 3), "replicate"), (line[:, None] * line).to(maps)[None, None])

@@ -13,17 +13,19 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """`kernel(q, k, v, bias)`: the attention, (batch, heads, rows, width), with a term's `bias` or None."""
 
 AT_ONCE = 2**25
-"""Bytes of the maps of several heads: one by one they are too little work for a GPU."""
+"""Bytes of the maps of several heads (one by one they are too little work for a GPU), or of a bias over all columns."""
 
 
 def some_heads(q: Tensor, k: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """q and k, float32, of as many heads at a time as their maps may take memory."""
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)  # grouped queries: several heads may have the same keys
     together = max(1, AT_ONCE // (4 * q.shape[0] * q.shape[2] * k.shape[2]))
     for some, keys in zip(torch.split(q, together, 1), torch.split(k, together, 1), strict=True):
         yield some.float(), keys.float()
@@ -44,7 +46,9 @@ class Term:
     mix: Tensor | None = None
     """(words, value words): column j of the edited map is `map @ mix[:, j]`; (words,) scales the columns."""
     bias: Tensor | None = None
-    """(batch or 1, 1, rows or 1, columns) on the scaled logits: the layer's own mask, and what edits add to it."""
+    """(batch or 1, 1, rows or 1, columns) on the scaled logits: the layer's own mask."""
+    raised: Tensor | None = None
+    """(batch or 1, 1, rows, words) on the scaled logits of the words: what edits add."""
     rest: float = 1.0
     """Where there is a mix, the factor on the columns that are not words."""
 
@@ -57,7 +61,12 @@ class Attention:
     v: Tensor
     kernel: Kernel
     words: slice | None = None
-    """Which of the values are words, which a mix is about; None for all."""
+    """Which of the values are words, which a mix is about; None for all, in a layer that attends to the text alone."""
+
+    @property
+    def tokens(self) -> int:
+        """How many columns are words."""
+        return self.v.shape[2] if self.words is None else self.words.stop - self.words.start
 
     def out(self) -> Tensor:
         """(batch, heads, rows, width)"""
@@ -75,21 +84,47 @@ class Attention:
                 return x if len(x) == 1 else x.chunk(2)[which]  # a bias may be one for all
 
             def of(term: Term) -> Term:
-                bias = None if term.bias is None else half(term.bias)
-                return replace(term, q=half(term.q), k=half(term.k), bias=bias)
+                added = (None if x is None else half(x) for x in (term.bias, term.raised))
+                return Term(half(term.q), half(term.k), term.mix, *added, term.rest)
 
             return replace(self, terms=tuple(map(of, self.terms)), v=half(self.v))
 
         return part(0), part(1)
 
     def _out(self, term: Term) -> Tensor:
-        bias = None if term.bias is None else term.bias.to(term.q.dtype)
-        return self.kernel(term.q, term.k, self._values(term), bias)
+        return self._attend(term, self._values(term))
+
+    def _attend(self, term: Term, values: Tensor) -> Tensor:
+        """The term's softmax on these values: of as many rows at a time as their bias over all columns may take."""
+        if term.raised is None or self.words is None:
+            bias = term.bias if term.raised is None else term.raised if term.bias is None else term.bias + term.raised
+            return self.kernel(term.q, term.k, values, None if bias is None else bias.to(term.q.dtype))
+        columns, words = term.k.shape[2], self._columns(term)
+        some = max(1, AT_ONCE // (len(term.raised) * columns * term.q.element_size()))
+        split = [_rows(x, some, term.q.shape[2]) for x in (term.q, term.raised, term.bias)]
+        parts: list[Tensor] = []
+        for q, raised, own in zip(*split, strict=True):
+            bias = F.pad(raised.to(q.dtype), (words.start, columns - words.stop))
+            parts.append(self.kernel(q, term.k, values, bias if own is None else bias + own.to(q.dtype)))
+        return torch.cat(parts, 2)
 
     def _probs(self, term: Term) -> Tensor:
-        heads = (maps[..., self._columns(term)].sum(1) for maps in _maps(term))
-        mean = reduce(torch.add, heads) / term.q.shape[1]
+        if self.words is None:
+            heads = (maps.sum(1) for maps in _maps(term))
+            mean = reduce(torch.add, heads) / term.q.shape[1]
+        else:
+            mean = self._read(term)
         return mean if term.mix is None else mean @ as_matrix(term.mix).to(mean)
+
+    def _read(self, term: Term) -> Tensor:
+        """(batch, rows, words), float32: the mean over the heads, of values that are 1 at one column each."""
+        words, parts = self._columns(term), []
+        for some in torch.arange(words.start, words.stop).split(self.v.shape[3]):
+            values = term.k.new_zeros(1, 1, term.k.shape[2], self.v.shape[3])
+            values[0, 0, some, torch.arange(len(some))] = 1.0
+            read = self._attend(term, values.expand(*self.v.shape[:2], -1, -1))
+            parts.append(read[..., : len(some)].mean(1, dtype=torch.float32))
+        return torch.cat(parts, 2)
 
     def _values(self, term: Term) -> Tensor:
         """The values as the term's own columns have them."""
@@ -108,10 +143,17 @@ class Attention:
 
 
 def _maps(term: Term) -> Iterator[Tensor]:
-    """(batch, heads, rows, columns) of some heads at a time, float32."""
+    """(batch, heads, rows, columns) of some heads at a time, float32; all columns are words."""
     for q, k in some_heads(term.q, term.k):
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
-        yield (logits if term.bias is None else logits + term.bias).softmax(-1)
+        for added in (term.bias, term.raised):
+            logits = logits if added is None else logits + added
+        yield logits.softmax(-1)
+
+
+def _rows(x: Tensor | None, some: int, rows: int) -> Sequence[Tensor | None]:
+    """Some rows at a time; what is one for all rows is so for each part."""
+    return [x] * -(-rows // some) if x is None or x.shape[2] == 1 else x.split(some, 2)
 
 
 def as_matrix(mix: Tensor) -> Tensor:

@@ -56,6 +56,11 @@ class Site:
         return prod(self.grid)
 
 
+def frames_of(grid: Grid) -> int:
+    """How many frames a grid or latent of (frames, height, width) has; 1 of (height, width)."""
+    return prod(grid[:-2])
+
+
 def acts_in(kind: str, words: bool, layout: bool) -> bool:
     """Whether a layer of this kind is concerned by what happens to words, or to the layout."""
     return words and kind != "self" or layout and kind != "cross"
@@ -84,6 +89,29 @@ class UNetPolicy:
 
 
 UNET = UNetPolicy()
+
+
+@dataclass(frozen=True)
+class DepthPolicy:
+    """Of transformers, whose layers are all of one resolution: those that the family's record names."""
+
+    heated: frozenset[str]
+
+    def shares(self, site: Site) -> bool:
+        """Never: two prompts do not go through a transformer together yet."""
+        return False
+
+    def blends(self, site: Site) -> bool:
+        """Never, for the same reason."""
+        return False
+
+    def heats(self, site: Site) -> bool:
+        """The blocks whose maps show words best."""
+        return site.words is not None and site.layer in self.heated
+
+    def blend_fits(self, latent: Grid) -> bool:
+        """Never."""
+        return False
 
 
 def coarse(site: Site) -> bool:

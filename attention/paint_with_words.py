@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..samplers.masks import for_latents
 from .core import Attention, Term, some_heads
 from .layers import Grid
 from .tokens import Prompt
@@ -61,41 +62,48 @@ class Painting:
         acting = any(region.strength > 0.0 and (region.mask > 0).any() for region in regions)
         self.regions, self.weight = regions, weight if acting else 0.0
         self._positions = [list(prompt.positions(region.phrase)) for region in regions]
-        self._maps: dict[Grid, list[Tensor]] = {}
+        self._maps: dict[tuple[Grid, int], list[Tensor]] = {}
 
     def factor(self, sigma: float, flow: bool) -> float:
         """`lambda log(1 + r)` at a level; r is sigma, or sigma / (1 - sigma) in a flow model, there capped."""
         ratio = sigma if not flow else sigma / (1.0 - sigma) if sigma < 1.0 else LARGEST_RATIO
         return self.weight * log1p(min(ratio, LARGEST_RATIO) if flow else ratio)
 
-    def map(self, grid: Grid, tokens: int, device: torch.device) -> Tensor:
+    def map(self, grid: Grid, tokens: int, device: torch.device, batch: int = 1) -> Tensor:
         """w: (batch or 1, 1, positions, tokens). Of regions that share a token the strongest counts.
 
         There may be more tokens than the prompt's, after them: another prompt that was joined on.
         """
-        if grid not in self._maps:
-            self._maps[grid] = [resized(region.mask, grid) * region.strength for region in self.regions]
-        places = self._maps[grid]
+        if (grid, batch) not in self._maps:
+            self._maps[grid, batch] = [resized(region.mask, grid, batch) * region.strength for region in self.regions]
+        places = self._maps[grid, batch]
         w = torch.zeros(max(len(place) for place in places), prod(grid), tokens, device=device)
         for place, positions in zip(places, self._positions, strict=True):
             w[..., positions] = torch.maximum(w[..., positions], place.to(device).unsqueeze(-1))
         return w.unsqueeze(1)
 
 
-def resized(mask: Tensor, grid: Grid) -> Tensor:
-    """(batch or 1, positions) of a mask of any size: how much of each position is painted, from 0 to 1."""
-    masks = mask.float().reshape(-1, 1, *mask.shape[-2:])
-    return F.interpolate(masks, grid, mode="area").clamp(0.0, 1.0).flatten(1)
+def resized(mask: Tensor, grid: Grid, batch: int = 1) -> Tensor:
+    """(batch or 1, positions) of a mask of any size: how much of each position is painted, from 0 to 1.
+
+    Of clips there may be one mask for all frames or one for each, as noise masks have them.
+    """
+    masks = for_latents(mask.float(), (batch, 1, *grid)) if len(grid) == 3 else mask.float()
+    places = F.interpolate(masks.reshape(-1, 1, *mask.shape[-2:]), grid[-2:], mode="area").clamp(0.0, 1.0)
+    if len(grid) == 2:
+        return places.flatten(1)
+    return places.reshape(len(masks), -1, *grid[1:]).expand(-1, grid[0], -1, -1).flatten(1)
 
 
 def painted(attention: Attention, w: Tensor, factor: float) -> Attention:
-    """The attention with `w` (batch or 1, 1, positions, tokens) painted on its logits."""
-    return replace(attention, terms=tuple(_painted(term, w * factor) for term in attention.terms))
+    """The attention with `w` (batch or 1, 1, positions, words) painted on the logits of its words."""
+    words = attention.words or slice(None)
+    return replace(attention, terms=tuple(_painted(term, w * factor, words) for term in attention.terms))
 
 
-def _painted(term: Term, raised: Tensor) -> Term:
-    bias = raised * (largest(term.q, term.k) * term.q.shape[-1] ** -0.5)
-    return replace(term, bias=bias if term.bias is None else term.bias + bias)
+def _painted(term: Term, raised: Tensor, words: slice) -> Term:
+    raised = raised * (largest(term.q, term.k[:, :, words]) * term.q.shape[-1] ** -0.5)
+    return replace(term, raised=raised if term.raised is None else term.raised + raised)
 
 
 def largest(q: Tensor, k: Tensor) -> Tensor:

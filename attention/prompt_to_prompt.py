@@ -106,8 +106,8 @@ def edited(source: tuple[Term, ...], target: Attention, edit: Edit, mixed: Mixed
 
 def _first(term: Term, tokens: int, mix: Tensor) -> Term:
     mix = mix if term.mix is None else as_matrix(term.mix) @ as_matrix(mix)
-    bias = None if term.bias is None else term.bias[..., :tokens]
-    return replace(term, k=term.k[:, :, :tokens], mix=mix, bias=bias)
+    bias, raised = (None if added is None else added[..., :tokens] for added in (term.bias, term.raised))
+    return replace(term, k=term.k[:, :, :tokens], mix=mix, bias=bias, raised=raised)
 
 
 def shared_layout(source: Term, target: Attention) -> Attention:

@@ -10,7 +10,7 @@ from ..attention.attention_maps import heat
 from ..attention.prompt_to_prompt import Timing
 from ..pictures.heatmap import heatmap_picture
 from ..pictures.maps import PIXELS
-from .host import RunSampler, sigma_at, tokenized
+from .host import RunSampler, check_pairs, sigma_at, tokenized
 from .inputs import cross_end, self_end
 from .picture_inputs import check_picture
 from .runs.attention_maps import capturing, with_recording
@@ -99,6 +99,7 @@ class SteerInjectAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model, attention, edit, cross_end, self_end) -> io.NodeOutput:
         node = "SteerInjectAttention"
+        check_pairs(model.model)
         if edit.blend is not None:
             raise ValueError(
                 "a local blend needs the source sampled alongside; use SteerPromptToPromptGuider, or the edit "
@@ -190,6 +191,8 @@ class SteerAttentionHeatmap(io.ComfyNode):
         phrases = phrases_of(prompt, words)
         height, width = size_of(attention, image)
         heats = torch.stack([heat(attention, prompt.positions(phrase), height, width) for phrase in phrases], 1)
+        if image is not None:
+            heats = heats[frames_shown(attention, len(image))]
         pictures = [None] * len(heats) if image is None else image[..., :3].float().cpu().numpy()
         rows = [heatmap_picture(one, phrases, picture) for one, picture in zip(heats.numpy(), pictures, strict=True)]
         sheet = torch.stack([torch.from_numpy(row) for row in rows])
@@ -227,17 +230,31 @@ def _shown(character: str) -> bool:
 
 def size_of(attention, image) -> tuple[int, int]:
     """(height, width) of the pictures; ValueError for an image that is not of the run."""
-    height, width = attention.latent
+    height, width = attention.latent[-2:]
     if image is None:
         return PIXELS * height, PIXELS * width
     check_picture("image", image, alpha=True)
-    batch = next(iter(attention.maps.values())).shape[0]
-    if image.shape[0] != batch or abs(image.shape[2] * height / image.shape[1] - width) >= 1.0:
+    batch, of = attention.batch, f" of {attention.frames} frames" if attention.frames > 1 else ""
+    aspect = abs(image.shape[2] * height / image.shape[1] - width) < 1.0
+    if not aspect or not frames_shown(attention, len(image)):
         raise ValueError(
-            f"image is {image.shape[0]} of {image.shape[2]}x{image.shape[1]}, the captured run {batch} of "
+            f"image is {image.shape[0]} of {image.shape[2]}x{image.shape[1]}, the captured run {batch}{of} of "
             f"{PIXELS * width}x{PIXELS * height}; connect the decoded latents of that run"
         )
     return tuple(image.shape[1:3])
+
+
+def frames_shown(attention, pictures: int) -> list[int]:
+    """For each picture the row of its heat; none where so many pictures cannot be of the run.
+
+    The first latent frame of a clip holds one picture and each further one the same number; or each holds one.
+    """
+    frames, clip = attention.frames, pictures // attention.batch
+    steps = max(1, frames - 1)
+    if pictures % attention.batch or (clip - 1) % steps or (clip > 1) != (frames > 1):
+        return []
+    of_clip = [-(-picture * steps // max(1, clip - 1)) for picture in range(clip)]
+    return [which * frames + frame for which in range(attention.batch) for frame in of_clip]
 
 
 NODES = [SteerCaptureAttention, SteerInjectAttention, SteerAttentionHeatmap]

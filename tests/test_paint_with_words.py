@@ -30,7 +30,7 @@ def maps_of(attention):
     """(batch, heads, positions, tokens), by the layer's own explicit softmax of each head alone."""
     (term,) = attention.terms
     logits = term.q @ term.k.transpose(-1, -2) * WIDTH**-0.5
-    return (logits if term.bias is None else logits + term.bias).softmax(-1)
+    return (logits if term.raised is None else logits + term.raised).softmax(-1)
 
 
 def log_odds(maps, token):

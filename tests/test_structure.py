@@ -25,7 +25,7 @@ def imports(path):
     ("folder", "libraries", "others"),
     [
         ("samplers", set(), set()),
-        ("attention", set(), {"samplers.window"}),
+        ("attention", set(), {"samplers.window", "samplers.masks"}),
         ("pictures", {"numpy", "scipy", "PIL"}, set()),  # the host requires them all
         ("files", {"safetensors"}, {"samplers"}),
     ],

@@ -4,7 +4,7 @@ Of a subject that is a module they take what is public in it: `progress.tell_emp
 """
 
 from . import clip, conditioning, inverted, lockstep, progress, vae
-from .attention.edits import AttentionEdits
+from .attention.edits import AttentionEdits, check_pairs
 from .attention.marked import Mark, with_marked_edits
 from .checks import check_every_call, check_given, free_ram, samples_of
 from .conditioning import HALF, half_of
@@ -22,6 +22,7 @@ from .progress import log
 from .run import Run
 from .sampler import RunSampler
 from .text import encoded, tokenized
+from .text_columns import length_of
 
 __all__ = [
     # A run and what a method does in it
@@ -61,9 +62,11 @@ __all__ = [
     "HALF",
     "half_of",
     "encoded",
+    "length_of",
     "tokenized",
     # Attention
     "AttentionEdits",
+    "check_pairs",
     "Mark",
     "with_marked_edits",
     # Gradients, the VAE and CLIP

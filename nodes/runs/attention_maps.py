@@ -17,6 +17,7 @@ from ..host import (
     Run,
     free_ram,
     half_of,
+    length_of,
     log,
     sigma_at,
     with_marked_edits,
@@ -57,7 +58,8 @@ class Capturing:
             watch = Watch(run, self.recorder)
             samples = run.sample(self.sampler, watch, watched=True)
             watch.correct()
-            recording = self.recorder.finish(tuple(watch.levels), watch.positive["cross_attn"].shape[1])
+            tokens = length_of(watch.positive["cross_attn"], watch.positive)
+            recording = self.recorder.finish(tuple(watch.levels), tokens)
             self.recording = replace(recording, texts=own_texts(watch.positive))
         return samples
 
@@ -115,8 +117,10 @@ class Watch:
 
 
 def capturing(model, sampler, cross_end: float, self_end: float) -> Capturing:
-    """The method for this model, which records queries until these shares of the run."""
+    """The method for this model, which records queries until these shares of the run; none where none can be used."""
     at = sigma_at(model)
+    if not AttentionEdits(model.model).pairs:
+        cross_end = self_end = 0.0
     return Capturing(sampler, Recorder(Window.until(at(cross_end)), Window.until(at(self_end))))
 
 

@@ -19,7 +19,7 @@ class Painted:
 
     def apply(self, rows: list[Attention], site: Site) -> list[Attention]:
         sizes = [len(part.v) for part in rows]
-        w = self.painting.map(site.grid, rows[0].v.shape[2], rows[0].v.device).expand(sum(sizes), -1, -1, -1)
+        w = self.painting.map(site.grid, rows[0].tokens, rows[0].v.device, sum(sizes)).expand(sum(sizes), -1, -1, -1)
         factor = self.painting.factor(site.sigma, self.flow)
         return [painted(part, place, factor) for part, place in zip(rows, w.split(sizes), strict=True)]
 

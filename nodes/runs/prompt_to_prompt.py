@@ -23,6 +23,7 @@ from ..host import (
     Run,
     RunSampler,
     SampleCall,
+    check_pairs,
     conditioning,
     errors_of,
     half_of,
@@ -147,6 +148,7 @@ class PromptToPromptGuider(lockstep.TwoPromptGuider):
         self.cfg, self.shown_on = cfg, shown_on
         self.edit, self.timing, self.inversion = edit, timing, inversion
         with errors_of(node):
+            check_pairs(model.model)
             self.policy = AttentionEdits(model.model).policy
             if inversion is not None:
                 inverted.check_fits(inversion, model)

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from ....attention.edit import AttentionEdit, AttentionLook
 from ....attention.layers import Policy
+from ..text_columns import length_of
+from .families import KNOWN, REFUSED, family_of
 from .rows import EDITS, LAYERS, OwnEdits, with_hooks
+from .transformer import TransformerLayers
 from .unet import UNetLayers
 
 KEY = "steer"
@@ -27,14 +30,16 @@ class AttentionEdits:
     """
 
     def __init__(self, model):
-        self._layers, self._own = UNetLayers(model), {}
+        self._layers, self._own = _layers_of(model), {}
         self.policy: Policy = self._layers.policy
+        self.pairs = isinstance(self._layers, UNetLayers)
+        """Whether the attention of two prompts can be exchanged in this model."""
 
     def on(self, conds: Sequence[dict], *edits: AttentionEdit, looks: Sequence[AttentionLook] = ()) -> "AttentionEdits":
         """These, and the same edits and looks for the rows of each of these processed conditionings."""
         more = copy(self)
         more._own = self._own | {
-            cond["uuid"]: OwnEdits(edits, tuple(looks), cond["cross_attn"].shape[1]) for cond in conds
+            cond["uuid"]: OwnEdits(edits, tuple(looks), length_of(cond["cross_attn"], cond)) for cond in conds
         }
         return more
 
@@ -56,6 +61,23 @@ class AttentionEdits:
         # a patch (as PAG's) calls the model once more after guidance, with attention that is not the prediction's
         patches = [partial(_unwatched, patch) for patch in model_options.get("sampler_post_cfg_function", [])]
         return {**model_options, "transformer_options": options, "sampler_post_cfg_function": patches}
+
+
+def _layers_of(model) -> UNetLayers | TransformerLayers:
+    family = family_of(model.diffusion_model)
+    name, reason = REFUSED.get(type(model.diffusion_model).__name__, ("", ""))
+    if reason:
+        raise ValueError(f"the model is {name}, and {reason}; the attention nodes work on {KNOWN}")
+    return UNetLayers(model) if family is None else TransformerLayers(model.diffusion_model, family)
+
+
+def check_pairs(model) -> None:
+    """ValueError for a model in which the attention of two prompts cannot be exchanged yet: a transformer."""
+    if not AttentionEdits(model).pairs:
+        raise ValueError(
+            f"{type(model).__name__} is a transformer, and Prompt-to-Prompt works on UNets (SD1.x, SD2.x, SDXL); on "
+            "this model SteerEditGuider edits from one prompt to another, and SteerPaintWithWords places words"
+        )
 
 
 def _unwatched(patch: Callable, args: dict) -> Tensor:

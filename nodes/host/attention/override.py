@@ -5,8 +5,14 @@ what it returns is the layer's attention.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 KEY = "optimized_attention_override"
+
+
+def chained(previous: Callable | None, function: Callable) -> Callable:
+    """The function as the override that was there before has it, if there was one."""
+    return function if previous is None else partial(previous, function)
 
 
 def with_back_end(model_options: dict, back_end: Callable) -> dict:

@@ -50,13 +50,17 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ModelCall:
-    """A call of the network: chunks that follow each other, `rows` in all, with contexts of so many tokens."""
+    """A call of the network: chunks that follow each other, `rows` in all, with contexts of so many tokens.
+
+    `conds` is what else the network gets, by the host's names.
+    """
 
     chunks: tuple[Chunk, ...]
     rows: int
     tokens: int
     latent: Grid
     sigma: float
+    conds: dict
 
     def acting(self, kind: str) -> "ModelCall | None":
         """The call with what acts on layers of this kind alone; None where nothing does."""
@@ -66,10 +70,12 @@ class ModelCall:
 
 def with_hooks(executor, x, t, c_concat=None, c_crossattn: Any = None, control=None, transformer_options={}, **kwargs):  # noqa: B006
     edits, uuids = transformer_options.get(EDITS, {}), transformer_options["uuids"]
-    if any(uuid in edits for uuid in uuids):
-        size = len(x) // len(uuids)
-        chunks = tuple(Chunk(slice(i * size, (i + 1) * size), edits.get(uuid)) for i, uuid in enumerate(uuids))
-        sigma = float(transformer_options["sigmas"].max())
-        call = ModelCall(chunks, len(x), c_crossattn.shape[1], tuple(x.shape[-2:]), sigma)
-        transformer_options = transformer_options[LAYERS].hooked(call, transformer_options)
-    return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+    if not any(uuid in edits for uuid in uuids):
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+    size = len(x) // len(uuids)
+    chunks = tuple(Chunk(slice(i * size, (i + 1) * size), edits.get(uuid)) for i, uuid in enumerate(uuids))
+    sigma = float(transformer_options["sigmas"].max())
+    call = ModelCall(chunks, len(x), c_crossattn.shape[1], tuple(x.shape[2:]), sigma, kwargs)
+    network = executor.class_obj.diffusion_model
+    with transformer_options[LAYERS].hooked(call, network, transformer_options) as options:
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)

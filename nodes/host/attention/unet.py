@@ -1,6 +1,7 @@
 """How UNets (SD1.x, SD2.x, SDXL) show their attention: the layers, and the hook at each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ....attention.core import Attention, Term
 from ....attention.layers import UNET, Grid, Site, coarse
+from .families import KNOWN
 from .layout import flat, flat_kernel, heads_first
 from .rows import Chunk, ModelCall
 
@@ -29,8 +31,8 @@ def attention_sites(model) -> dict[Block, str]:
                 sites[PARTS[parts[0]], number, int(parts[-1])] = name
     if not sites:
         raise ValueError(
-            f"{type(model).__name__} has no cross-attention blocks to edit; the attention nodes work on UNets (SD1.x, "
-            "SD2.x, SDXL). For other models use the inversion, blending and guidance nodes"
+            f"{type(model).__name__} has no cross-attention blocks to edit; the attention nodes work on {KNOWN}. For "
+            "other models use the inversion, blending and guidance nodes"
         )
     return sites
 
@@ -43,7 +45,8 @@ class UNetLayers:
     def __init__(self, model):
         self._sites = attention_sites(model)
 
-    def hooked(self, call: ModelCall, options: dict) -> dict:
+    @contextmanager
+    def hooked(self, call: ModelCall, network, options: dict) -> Iterator[dict]:
         """The transformer options in which each layer does what acts on it, on top of the patches that are there."""
         replaced = dict(options.get("patches_replace", {}))
         for name, kind in KINDS.items():
@@ -53,7 +56,7 @@ class UNetLayers:
                 for block, path in self._sites.items():
                     previous = patches.get(block, patches.get(block[:2]))
                     replaced[name][block] = _Hook(acting, f"{path}.{name}", kind, previous)
-        return {**options, "patches_replace": replaced}
+        yield {**options, "patches_replace": replaced}
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class _Hook:
     def _site(self, grid: Grid, columns: int) -> Site:
         own = slice(0, columns)
         words, picture = (own, None) if self.kind == "cross" else (None, own)
-        return Site(self.layer, words, picture, grid, self.call.latent, self.call.sigma, UNetLayers.policy)
+        return Site(self.layer, words, picture, grid, self.call.latent[-2:], self.call.sigma, UNetLayers.policy)
 
     def _check(self, q: Tensor, k: Tensor, site: Site) -> None:
         layer, tokens = ("attn2", self.call.tokens) if self.kind == "cross" else ("attn1", site.positions)

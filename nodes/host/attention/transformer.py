@@ -1,0 +1,200 @@
+"""How transformers show their attention: hooks say which layer is running, the host's override sees its call.
+
+Both are there for the time of one call of the network, on the very instance that runs it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ....attention.core import Attention, Term
+from ....attention.layers import DepthPolicy, Grid, Site
+from .families import Family, layers_of
+from .layout import as_bias, flat, heads_first, heads_first_kernel
+from .override import KEY, chained
+from .rows import Chunk, ModelCall
+
+
+class TransformerLayers:
+    """The layers of a transformer of this family."""
+
+    def __init__(self, network, family: Family):
+        self._family, self._names = family, layers_of(network, family)
+        self.policy = DepthPolicy(frozenset(family.heated(self._names)))
+
+    @contextmanager
+    def hooked(self, call: ModelCall, network, options: dict) -> Iterator[dict]:
+        """The transformer options in which each layer does what acts on it, round the override that is there."""
+        acting = call.acting(self._family.kind)
+        if acting is None:
+            yield options
+            return
+        running = _Running(acting, Columns.of(self._family, network, call), self.policy, options.get(KEY))
+        hooks = []
+        try:
+            for name in self._names:
+                layer = network.get_submodule(name)
+                hooks.append(layer.register_forward_pre_hook(lambda *_, name=name: running.enter(name)))
+                hooks.append(layer.register_forward_hook(lambda *_: running.enter(None)))
+            yield {**options, KEY: running}
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a family's layers in one call: sections that follow each other, by name."""
+
+    sections: dict[str, slice]
+    grid: Grid
+    tokens: int
+    """How many of the text's are the call's, the first or the last; others are padding."""
+    before: bool
+    left_alone: tuple[tuple[int, int], ...]
+    """Numbers of rows and columns of further calls in the same layers."""
+
+    @classmethod
+    def of(cls, family: Family, network, call: ModelCall) -> "Columns":
+        grid = grid_of(family, network, call.latent)
+        tokens = call.tokens + 2 * _length(call.conds, "encoder_hidden_states_llama3")  # HiDream has them twice
+        multiple = getattr(network, "pad_tokens_multiple", None) or 1  # of Z-Image, for text and picture
+        references = _patches(family, network, call.conds)
+        lengths = {
+            "text": -(-tokens // multiple) * multiple,
+            "picture": -(-prod(grid) // multiple) * multiple,
+            "references": references,
+            "registers": getattr(network, "register_tokens", torch.empty(1, 0)).shape[1],
+            "vision": _length(call.conds, "clip_fea"),
+            "glyphs": _length(call.conds, "txt_byt5"),
+        }
+        sections, end = {}, 0
+        for name in family.columns.split() or ["text"]:
+            sections[name] = slice(end, end + lengths[name])
+            end += lengths[name]
+        own, seen = lengths["picture"] + references, lengths["vision"]
+        alone = {"self": ((own, own),), "vision": ((prod(grid), seen),)}
+        return cls(sections, grid, tokens, family.before, alone.get(family.besides, ()))
+
+    @property
+    def total(self) -> int:
+        return max(section.stop for section in self.sections.values())
+
+    def expected(self) -> tuple[int, int]:
+        """The numbers of rows and columns of a call."""
+        return (self.total if "picture" in self.sections else prod(self.grid)), self.total
+
+    def words(self, own: int) -> slice:
+        """Where the text of a conditioning with so many tokens of its own is."""
+        start = self.sections["text"].start + (self.tokens - own if self.before else 0)
+        return slice(start, start + own)
+
+    def picture(self) -> slice | None:
+        """Where the picture is, without its padding; None in a layer that attends to the text alone."""
+        place = self.sections.get("picture")
+        return place and slice(place.start, place.start + prod(self.grid))
+
+
+def grid_of(family: Family, network, latent: Grid) -> Grid:
+    """The places of a latent's patches; sides that are no multiple of the patch are padded by the network."""
+    patch = family.patch or network.patch_size
+    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    patch = ((1,) * len(latent) + patch)[-len(latent) :]
+    return tuple(-(-side // of) for side, of in zip(latent, patch, strict=True))
+
+
+def _length(conds: dict, name: str) -> int:
+    value = conds.get(name)
+    return 0 if value is None else value.shape[-2]
+
+
+def _patches(family: Family, network, conds: dict) -> int:
+    """How many patches the reference pictures of a call have."""
+    references = [*(conds.get("ref_latents") or ()), *([conds["ref_latent"]] if "ref_latent" in conds else ())]
+    return sum(prod(grid_of(family, network, tuple(latent.shape[2:]))) for latent in references)
+
+
+@dataclass
+class _Running:
+    """The attention override of one call of the network."""
+
+    call: ModelCall
+    columns: Columns
+    policy: DepthPolicy
+    previous: Callable | None
+    layer: str | None = field(default=None, init=False)
+
+    def enter(self, layer: str | None) -> None:
+        self.layer = layer
+
+    def __call__(self, function: Callable, *args, **kwargs) -> Tensor:
+        plain = chained(self.previous, function)
+        edited = None if self.layer is None else self._edited(function, *args, **kwargs)
+        return plain(*args, **kwargs) if edited is None else edited
+
+    def _edited(self, function, q, k, v, heads, mask=None, *, skip_reshape=False, skip_output_reshape=False, **kwargs):
+        """What edits make of the call; None where nothing changes."""
+        if not skip_reshape:
+            q, k, v = (heads_first(x, heads) for x in (q, k, v))
+        if not self._whole(q, k):
+            return None
+        kernel = heads_first_kernel(function, self.previous, heads, kwargs)
+        whole = Attention((Term(q, k, bias=as_bias(mask, q.dtype)),), v, kernel)
+        edited = [self._parts(chunk, whole) for chunk in self.call.chunks]
+        if not any(edited):  # bit for bit what it would have been
+            return None
+        out = torch.cat([
+            self._out(_rows(whole, chunk.rows), parts) for chunk, parts in zip(self.call.chunks, edited, strict=True)
+        ])  # fmt: skip
+        return out if skip_output_reshape else flat(out)
+
+    def _whole(self, q: Tensor, k: Tensor) -> bool:
+        """Whether this is the layer's own call, not one beside it; ValueError for one that can be neither."""
+        lengths, expected = (q.shape[2], k.shape[2]), self.columns.expected()
+        beside = lengths in self.columns.left_alone
+        if len(q) != self.call.rows or (lengths == expected) == beside:
+            raise ValueError(
+                f"{self.layer} attends from {lengths[0]} to {lengths[1]} places in {len(q)} rows, and from "
+                f"{expected[0]} to {expected[1]} in {self.call.rows} were expected, so that words and places cannot be "
+                "told any more: a patch changes them (token merging, for example), or the model is conditioned by what "
+                "is not known here; remove that or the attention edit"
+            )
+        return not beside
+
+    def _parts(self, chunk: Chunk, whole: Attention) -> list[Attention] | None:
+        """The attention of the picture's rows after a chunk's edits, in parts; None where nothing changes."""
+        if chunk.edits is None:
+            return None
+        words, picture = self.columns.words(chunk.edits.tokens), self.columns.picture()
+        rows = _rows(whole, chunk.rows, picture)
+        if picture:
+            rows = replace(rows, words=words)
+        latent, sigma = self.call.latent, self.call.sigma
+        return chunk.edits.apply(
+            rows, Site(self.layer or "", words, picture, self.columns.grid, latent, sigma, self.policy)
+        )
+
+    def _out(self, whole: Attention, parts: list[Attention] | None) -> Tensor:
+        """(batch, heads, rows, width): the picture's rows as edited, all others as they are."""
+        picture = self.columns.picture()
+        if parts is None:
+            return whole.out()
+        edited = torch.cat([part.out() for part in parts])
+        if picture is None:
+            return edited
+        rest = [_rows(whole, slice(None), rows) for rows in (slice(0, picture.start), slice(picture.stop, None))]
+        before, after = (part.out() if part.terms[0].q.shape[2] else edited[:, :, :0] for part in rest)
+        return torch.cat([before, edited, after], 2)
+
+
+def _rows(whole: Attention, batch: slice, rows: slice | None = None) -> Attention:
+    """The attention of some rows of some of the batch."""
+    (term,) = whole.terms
+    bias, rows = term.bias, rows or slice(None)
+    if bias is not None:
+        bias = bias[batch if len(bias) > 1 else slice(None), :, rows if bias.shape[2] > 1 else slice(None)]
+    return replace(whole, terms=(Term(term.q[batch, :, rows], term.k[batch], bias=bias),), v=whole.v[batch])

@@ -1,0 +1,342 @@
+"""Attention of transformers: each family's own layers, seen and edited, against the same written out."""
+
+from dataclasses import replace
+from math import prod
+
+import comfy.model_management as management
+import comfy.samplers
+import pytest
+import torch
+from comfy.ldm.modules import attention as host_attention
+from steer.attention import core
+from steer.attention.attention_maps import heat
+from steer.attention.paint_with_words import Painting, Region
+from steer.lab.comfy.runs import (
+    Noise,
+    host_guider,
+    interrupted,
+    noise_of,
+    run,
+    sigmas_of,
+    with_pytorch_attention,
+)
+from steer.nodes.attention_maps import SteerCaptureAttention
+from steer.nodes.host import Mark, noise_law, with_marked_edits
+from steer.nodes.host.attention import transformer
+from steer.nodes.runs.paint_with_words import PaintingMark, with_painting
+from steer.tests.host_models import relative, split_rows
+from steer.tests.transformers import TINY
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+EULER = comfy.samplers.sampler_object("euler")
+FLOW = torch.tensor([0.7, 0.0])
+
+
+@pytest.fixture(params=TINY, ids=str)
+def tiny(request):
+    request.param.model()  # skips where this host has none
+    return request.param
+
+
+def sampled(tiny, model, positive=None, sigmas=None, batch=1, seed=0):
+    guider = host_guider(model, positive or tiny.conditioning(), tiny.conditioning(2), 3.0)
+    sigmas = sigmas_of(model, 2) if sigmas is None else sigmas
+    return run(guider, EULER, sigmas, noise_of((batch, *tiny.shape[1:]), seed))
+
+
+class Watched(Mark):
+    """Sees the layers under the conditionings that ask for it, and changes nothing unless told to."""
+
+    key = "watched"
+
+    def __init__(self, see):
+        self.see = see
+
+    def edit(self, value):
+        return self
+
+    def check(self, conds, noise, sigmas):
+        pass
+
+    def acts(self, kind, sigma):
+        return kind != "self"
+
+    def apply(self, rows, site):
+        return self.see(rows, site)
+
+
+def watched(tiny, see, model=None):
+    """A clone of the model, and the conditioning whose rows are seen."""
+    return with_marked_edits(model or tiny.model(), "Test", Watched(see)), tiny.conditioning(watched=True)
+
+
+def hooks_of(model) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.model.modules())
+
+
+class TestNothingChanged:
+    """A run in which layers are seen, and nothing is edited."""
+
+    def test_it_is_the_plain_run_and_every_layer_is_met_once(self, tiny):
+        seen = []
+        model, positive = watched(tiny, lambda rows, site: seen.append(site))
+        plain, options = sampled(tiny, tiny.model()), repr(model.model_options)
+        for _ in range(2):
+            assert torch.equal(sampled(tiny, model, positive), plain)
+            assert hooks_of(model) == 0 and repr(model.model_options) == options
+        assert [site.layer for site in seen] == list(tiny.layers) * 4
+        for site in seen:
+            assert site.grid == tiny.grid and site.latent == tiny.shape[2:]
+            assert site.words == slice(tiny.words, tiny.words + tiny.own)
+            picture = None if tiny.picture is None else slice(tiny.picture, tiny.picture + tiny.positions)
+            assert site.picture == picture and site.kind == ("joint" if picture else "cross")
+        assert torch.equal(sampled(tiny, tiny.model()), plain)
+
+    def test_an_error_leaves_nothing(self, tiny):
+        def broken(rows, site):
+            if site.layer == tiny.layers[1]:
+                raise RuntimeError("broken")
+
+        plain = sampled(tiny, tiny.model())
+        with pytest.raises(RuntimeError, match="broken"):
+            sampled(tiny, *watched(tiny, broken))
+        assert hooks_of(tiny.model()) == 0 and torch.equal(sampled(tiny, tiny.model()), plain)
+
+    def test_an_interrupt_leaves_nothing(self, tiny):
+        plain, (model, calls) = sampled(tiny, tiny.model()), interrupted(tiny.model(), 1)
+        with pytest.raises(management.InterruptProcessingException):
+            sampled(
+                tiny, *watched(tiny, lambda rows, site: management.throw_exception_if_processing_interrupted(), model)
+            )
+        assert calls and hooks_of(model) == 0
+        assert torch.equal(sampled(tiny, tiny.model()), plain)
+
+
+def explicit(tiny, look=None, w=None, factor=0.0):
+    """The host's attention written out in float64, in an override of its own: the family's layers by their lengths.
+
+    `w` (batch, positions, words) is painted on the positive's rows; `look(q, k, maps)` gets what is attended to.
+    """
+
+    def override(function, q, k, v, heads, mask=None, **options):
+        whole = options.get("skip_reshape", False)
+        lengths = (q.shape[2], k.shape[2]) if whole else (q.shape[1], k.shape[1])
+        if lengths != (tiny.positions if tiny.picture is None else tiny.columns, tiny.columns):
+            return function(q, k, v, heads, mask=mask, **options)
+        q, k, v = (
+            x.double() if whole else x.flatten(2).unflatten(2, (heads, -1)).transpose(1, 2).double() for x in (q, k, v)
+        )
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        first = tiny.picture or 0
+        rows, columns = slice(first, first + tiny.positions), slice(tiny.words, tiny.words + tiny.own)
+        logits = q @ k.mT
+        uuids = options["transformer_options"]["cond_or_uncond"]
+        for which, part in zip(uuids, logits.chunk(len(uuids)), strict=True):
+            block = part[:, :, rows, columns]
+            if which == 0 and w is not None:
+                block += factor * w[:, None] * block.amax((1, 2, 3), keepdim=True).clamp_min(0.0)
+        maps = (logits / q.shape[-1] ** 0.5 + (0.0 if mask is None else mask.double())).softmax(-1)
+        for which, part in zip(uuids, maps.chunk(len(uuids)), strict=True):
+            if which == 0 and look is not None:
+                look(part[:, :, rows, columns])
+        return (maps @ v).transpose(1, 2).flatten(2).float()
+
+    return override
+
+
+def overridden(model, override):
+    """A clone of the model with this attention override."""
+    model = model.clone()
+    model.model_options.setdefault("transformer_options", {})["optimized_attention_override"] = override
+    return model
+
+
+def places(tiny, batch):
+    """w of two words, (batch, positions, own), and regions whose masks have it: one of each picture, or frame."""
+    words, regions = torch.zeros(batch, tiny.positions, tiny.own), []
+    count = tiny.frames if tiny.frames > 1 else batch
+    for column, phrase in enumerate(("aa", "ab")):
+        mask = (noise_of((count, *tiny.grid[-2:]), column) > 0.3).float()
+        place = mask.reshape(1, -1).expand(batch, -1) if tiny.frames > 1 else mask.flatten(1)
+        words[:, :, column] = 0.5 * place
+        pixels = mask.repeat_interleave(14, 1).repeat_interleave(16, 2)
+        height, width = (8 * side for side in tiny.shape[-2:])
+        regions.append(
+            Region(torch.nn.functional.interpolate(pixels[None], (height, width), mode="nearest")[0], phrase, 0.5)
+        )
+    return words, tuple(regions)
+
+
+def painted(tiny, regions, weight=2.0, model=None):
+    positive = tiny.conditioning(**{PaintingMark.key: Painting(regions, tiny.prompt, weight)})
+    return with_painting(model or tiny.model(), "Test"), positive
+
+
+MIXERS = {
+    "Lumina 2": "noise_refiner.0.attention.out", "Z-Image": "noise_refiner.0.attention.out",
+    "OmniGen2": "noise_refiner.0.attn.to_out.0", "Boogu": "noise_refiner.0.attn.to_out.0",
+    "Wan": "blocks.0.self_attn.o", "Wan with a picture": "blocks.0.self_attn.o",
+    "LTX-Video": "transformer_blocks.0.attn1.to_out.0", "Cosmos-Predict2": "blocks.0.self_attn.output_proj",
+    "Anima": "blocks.0.self_attn.output_proj", "Kandinsky 5": "visual_transformer_blocks.0.self_attention.out_layer",
+}  # fmt: skip
+"""What brings places together before the first layer that is seen."""
+
+
+class TestPlaces:
+    """Where a latent's patches and a text's tokens are, asked of the network."""
+
+    def first(self, tiny, noise, positive):
+        """The first layer's queries and keys of the positive's rows."""
+        seen = []
+        model, _ = watched(tiny, lambda rows, site: seen.append(rows[0].terms[0]))
+        run(host_guider(model, positive, tiny.conditioning(2), 3.0), EULER, FLOW, noise)
+        return seen[0]
+
+    def test_a_patch_is_where_its_queries_change(self, tiny, monkeypatch):
+        if tiny.name in MIXERS:
+            layer = tiny.model().model.diffusion_model.get_submodule(MIXERS[tiny.name])
+            for name, weight in layer.named_parameters():
+                monkeypatch.setitem(layer._parameters, name, torch.nn.Parameter(torch.zeros_like(weight), False))
+        noise, place = noise_of(tiny.shape), tuple(side - 2 for side in tiny.grid[-2:])
+        other, sides = noise.clone(), [-(-side // of) for side, of in zip(tiny.shape[-2:], tiny.grid[-2:], strict=True)]
+        frames = () if len(tiny.grid) == 2 else (tiny.frames - 1,)
+        other[(0, slice(None), *frames, *(at * side for at, side in zip(place, sides, strict=True)))] += 1.0
+        positive = tiny.conditioning(watched=True)
+        before, after = (self.first(tiny, x, positive).q for x in (noise, other))
+        assert before.shape[2] == tiny.positions
+        changed = (before != after).any(3).any(1)[0].unflatten(0, tiny.grid)
+        assert changed.nonzero().tolist() == [[*frames, *place]]
+
+    def test_a_token_is_where_its_keys_change(self, tiny):
+        if tiny.mixed:
+            pytest.skip("text goes through layers of its own before")
+        positive, noise = tiny.conditioning(watched=True), noise_of(tiny.shape)
+        before = self.first(tiny, noise, positive).k
+        positive[0][0][:, 7] += 1.0
+        after = self.first(tiny, noise, positive).k
+        changed = (before != after).any(3).any(1)[0]
+        assert changed.nonzero().flatten().tolist() == [tiny.words + 7]
+
+
+class TestPaintWithWords:
+    @pytest.mark.parametrize("split", [False, True])
+    def test_it_is_the_papers_line_with_every_map_in_the_open(self, tiny, monkeypatch, split):
+        split_rows(monkeypatch, tiny.model(), split)
+        w, regions = places(tiny, 2)
+        sampling = tiny.model().get_model_object("model_sampling")
+        sigmas = torch.tensor([0.6 * float(sampling.sigma_max), 0.0])
+        factor = Painting(regions, tiny.prompt, 2.0).factor(float(sigmas[0]), noise_law(sampling).flow)
+        expected = sampled(tiny, overridden(tiny.model(), explicit(tiny, None, w, factor)), sigmas=sigmas, batch=2)
+        plain = sampled(tiny, overridden(tiny.model(), explicit(tiny)), sigmas=sigmas, batch=2)
+        out = sampled(tiny, *painted(tiny, regions), sigmas=sigmas, batch=2)
+        rounding = relative(plain, sampled(tiny, tiny.model(), sigmas=sigmas, batch=2))  # of the same attention
+        assert relative(out, expected) < 1e-5 + 3 * rounding < 3e-4 < 1e-3 < relative(plain, expected)
+
+    def test_text_rows_stay_as_they_are_in_the_layer(self, tiny):
+        """And weight 0 is the plain run, bit for bit."""
+        _, regions = places(tiny, 1)
+        assert torch.equal(sampled(tiny, *painted(tiny, regions, 0.0)), sampled(tiny, tiny.model()))
+
+    @pytest.mark.parametrize("back_end", ["pytorch", "basic", "split", "sub_quad"])
+    def test_it_is_the_same_through_every_back_end_and_round_another_override(self, tiny, back_end):
+        calls, function = [], getattr(host_attention, f"attention_{back_end}")
+
+        def previous(_, *args, **kwargs):
+            calls.append(args[0].shape)
+            return function(*args, **kwargs)
+
+        _, regions = places(tiny, 1)
+        plain = sampled(tiny, overridden(tiny.model(), previous))
+        count = len(calls)
+        out = sampled(tiny, *painted(tiny, regions, model=overridden(tiny.model(), previous)))
+        rounding = relative(plain, sampled(tiny, tiny.model()))
+        assert relative(out, sampled(tiny, *painted(tiny, regions))) < 1e-4 + 3 * rounding < 1e-2
+        assert count and len(calls) >= 2 * count
+
+    def test_no_map_of_the_picture_is_made(self, monkeypatch):
+        """What a painted run allocates beside a plain one; that the mask is seen where it is not cut into parts."""
+        tiny = larger(next(tiny for tiny in TINY if tiny.name == "Flux"))
+        _, regions = places(tiny, 1)
+        model = with_pytorch_attention(tiny.model())
+        plain = shapes_in(lambda: sampled(tiny, model))
+        paint = lambda: sampled(tiny, *painted(tiny, regions, model=model))  # noqa: E731
+        wide = {shape for shape in shapes_in(paint) - plain if min(shape[-2:]) >= tiny.positions}
+        assert wide == {(1, 1, tiny.positions, tiny.columns)}
+        monkeypatch.setattr(core, "AT_ONCE", 2**13)
+        assert not {shape for shape in shapes_in(paint) - plain if min(shape[-2:]) >= tiny.positions}
+
+
+class _Shapes(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.shapes = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.shapes |= {tuple(x.shape) for x in tree_leaves(out) if isinstance(x, torch.Tensor) and x.ndim > 1}
+        return out
+
+
+def shapes_in(work) -> set[tuple[int, ...]]:
+    """Of every tensor that comes up."""
+    with _Shapes() as mode:
+        work()
+    return mode.shapes
+
+
+def larger(tiny):
+    """The same on a latent of 12 x 16 patches."""
+    sides = [-(-side // of) for side, of in zip(tiny.shape[-2:], tiny.grid[-2:], strict=True)]
+    grid = (*tiny.grid[:-2], 12, 16)
+    shape = (*tiny.shape[:-2], 12 * sides[0], 16 * sides[1])
+    more = prod(grid) - tiny.positions
+    if tiny.picture is None:
+        return replace(tiny, shape=shape, grid=grid)
+    columns = 32 + prod(grid) if tiny.name == "Z-Image" else tiny.columns + more
+    return replace(tiny, shape=shape, grid=grid, columns=columns, words=tiny.words + more * (tiny.picture == 0))
+
+
+def captured(tiny, model=None, batch=1, steps=2):
+    """(latent, recording)"""
+    model = model or tiny.model()
+    guider = host_guider(model, tiny.conditioning(), tiny.conditioning(2), 3.0)
+    latent = {"samples": torch.zeros((batch, *tiny.shape[1:]))}
+    noise = Noise(noise_of(latent["samples"].shape))
+    latent, recording = SteerCaptureAttention.execute(noise, guider, EULER, sigmas_of(model, steps), latent).args
+    return latent["samples"], recording
+
+
+class TestHeatmap:
+    def test_the_recorded_average_is_that_of_maps_in_the_open_and_the_run_the_plain_one(self, tiny):
+        seen = []
+        plain = sampled(tiny, tiny.model(), batch=2)
+        latent, recording = captured(tiny, batch=2)
+        assert torch.equal(latent, plain) and hooks_of(tiny.model()) == 0
+        sampled(tiny, overridden(tiny.model(), explicit(tiny, seen.append)), batch=2)
+        assert len(seen) == 2 * len(tiny.layers)
+        heated = (1, 2) if len(tiny.layers) == 4 else (0, 1)
+        maps = torch.stack([maps for call, maps in enumerate(seen) if call % len(tiny.layers) in heated]).mean((0, 2))
+        assert set(recording.maps) == {tiny.grid} and recording.tokens == tiny.own and not recording.terms
+        assert recording.batch == 2 and recording.frames == tiny.frames
+        torch.testing.assert_close(recording.maps[tiny.grid][..., : tiny.own], maps.float(), rtol=1e-3, atol=1e-4)
+
+    def test_a_word_is_found_where_it_was_planted(self, tiny, monkeypatch):
+        tiny = larger(tiny)
+        place = torch.zeros(tiny.frames, 12, 16, dtype=torch.bool)
+        place[-1, 3:9, 8:15] = True
+        rows, original = place.flatten().nonzero().flatten() + (tiny.picture or 0), transformer._Running.__call__
+
+        def planted(self, function, q, k, v, heads, *args, **kwargs):
+            if self.layer:
+                q, k = torch.zeros_like(q), torch.zeros_like(k)
+                of_q, of_k = (x if x.ndim == 4 else x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k))
+                of_q[:, :, rows, 0], of_k[:, :, tiny.words + 4, 0] = 8.0, 8.0
+            return original(self, function, q, k, v, heads, *args, **kwargs)
+
+        monkeypatch.setattr(transformer._Running, "__call__", planted)
+        heats = heat(captured(tiny)[1], [4], 12, 16)
+        other = heat(captured(tiny)[1], [5], 12, 16)
+        hot = heats > 0.5
+        assert hot.shape == place.shape and (hot & place).sum() / (hot | place).sum() > 0.85
+        assert other[place].mean() < other[~place].mean()
