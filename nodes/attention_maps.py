@@ -40,7 +40,7 @@ class SteerCaptureAttention(io.ComfyNode):
             ),
             inputs=[
                 io.Noise.Input("noise", tooltip="The starting noise."),
-                io.Guider.Input("guider", tooltip="Any guider with one positive prompt, on a UNet model."),
+                io.Guider.Input("guider", tooltip="Any guider with one positive prompt."),
                 io.Sampler.Input("sampler", tooltip="The sampler."),
                 io.Sigmas.Input("sigmas", tooltip="The noise levels."),
                 io.Latent.Input("latent_image", tooltip="The latent to start from."),
@@ -165,11 +165,13 @@ class SteerAttentionHeatmap(io.ComfyNode):
                     "such as `a` and `of`.",
                 ),
                 io.Image.Input(
-                    "image", optional=True, tooltip="The decoded pictures, to show the heat on: one for each latent."
+                    "image",
+                    optional=True,
+                    tooltip="The decoded pictures, to show the heat on: one for each latent, or the frames.",
                 ),
             ],
             outputs=[
-                io.Image.Output(tooltip="One labelled row for each picture."),
+                io.Image.Output(tooltip="One labelled row for each picture or frame."),
                 io.Mask.Output(tooltip="The heat from 0 to 1: all words of the first picture, then of the next."),
             ],
         )

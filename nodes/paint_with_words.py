@@ -36,7 +36,9 @@ class SteerRegion(io.ComfyNode):
                 ],
             ),
             inputs=[
-                io.Mask.Input("mask", tooltip="White is the place, grey a weaker pull. One, or one for each picture."),
+                io.Mask.Input(
+                    "mask", tooltip="White is the place, grey a weaker pull. One, or one for each picture or frame."
+                ),
                 io.String.Input("phrase", default="", tooltip="Words of the prompt, next to each other: `red circle`."),
                 io.Float.Input(
                     "strength",
@@ -136,8 +138,11 @@ class SteerPaintWithWords(io.ComfyNode):
                 ],
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A UNet model (SD1.x, SD2.x, SDXL); it is not changed."),
-                io.Clip.Input("clip", tooltip="The text encoder (CLIP: SD1.x, SD2.x, SDXL)."),
+                io.Model.Input(
+                    "model",
+                    tooltip="A UNet (SD1.x, SD2.x, SDXL) or transformer (SD3, Flux, Wan, ...); it is not changed.",
+                ),
+                io.Clip.Input("clip", tooltip="The model's text encoder."),
                 io.String.Input(
                     "text", multiline=True, default="", tooltip="The prompt. It has to contain the regions' phrases."
                 ),

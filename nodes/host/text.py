@@ -43,7 +43,7 @@ def _columns(clip, by_encoder) -> list[Columns]:
         return columns
     raise ValueError(
         f"this text encoder ({encoder}) has no CLIP tokens, so words cannot be told apart in its attention; the "
-        "attention nodes work with SD1.x, SD2.x and SDXL"
+        "attention nodes work with the text encoders of SD1.x, SD2.x, SDXL and of most transformers"
     )
 
 

@@ -1,4 +1,5 @@
 from functools import cache
+from math import prod
 
 import comfy.model_management as management
 import comfy.samplers
@@ -415,7 +416,8 @@ def capture_on_family(family):
     positive, _, sampled, attention = captured_on(family)
     assert torch.equal(sampled, oracles.alone(family, positive))
     for maps in attention.maps.values():
-        assert (maps.float().sum(-1) - 1).abs().max() < 1e-2
+        mass = maps.float().sum(-1)  # in a joint layer the picture has its part of each place's attention
+        assert mass.min() > 0.0 and mass.max() < 1.0 + 1e-2 and (attention.grainy or mass.min() > 1.0 - 1e-2)
 
 
 def inject_on_family(family):
@@ -432,17 +434,18 @@ def inject_on_family(family):
 def heatmap_on_family(family):
     *_, attention = captured_on(family)
     picture, maps = SteerAttentionHeatmap.execute(attention, family.clip(), oracles.SOURCE, "red, circle").args
-    assert picture.shape[0] == 1 and maps.shape == (2, 64, 64) and maps.min() >= 0 and 0.5 < maps.max() <= 1
+    assert picture.shape[0] == attention.frames and maps.shape == (2 * attention.frames, 64, 64)
+    assert maps.min() >= 0 and 0.5 < maps.max() <= 1
 
 
 def check_captured(world, given, run, output):
     latent, attention = output
     result = {name: given[name] for name in ("guider", "sampler", "sigmas", "latent_image")}
     checks.check_sampled(**result, result=latent)
-    for (height, width), maps in attention.maps.items():
-        assert maps.shape[1:] == (height * width, attention.tokens)
+    for grid, maps in attention.maps.items():
+        assert maps.shape[1:] == (prod(grid), attention.tokens)
         assert torch.isfinite(maps).all()
-        if not checks.two_prompts(given["guider"]):
+        if not checks.two_prompts(given["guider"]) and not attention.grainy:
             torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:2]), rtol=0, atol=1e-3)
 
 
@@ -454,20 +457,21 @@ def check_injected(world, given, run, output):
 
 def check_heatmap(world, given, run, output):
     picture, masks = output
-    height, width = (8 * side for side in given["attention"].latent)
+    attention = given["attention"]
+    height, width = (8 * side for side in attention.latent[-2:])
     if given.get("image") is not None:
         height, width = given["image"].shape[1:3]
-    checks.check_picture(picture, next(iter(given["attention"].maps.values())).shape[0], *picture.shape[1:3])
+    checks.check_picture(picture, attention.batch * attention.frames, *picture.shape[1:3])
     checks.check_mask(masks, height, width)
 
 
 ORACLE = {
     "SteerCaptureAttention": (
-        "the same latent bit for bit; at each place the words' attention adds up to 1",
+        "the same latent bit for bit; at each place the words' attention adds up to 1, or less beside the picture's",
         capture_on_family,
     ),
     "SteerInjectAttention": ("the target as sampled beside its source", inject_on_family),
-    "SteerAttentionHeatmap": ("a row for each picture, a map for each word, from 0 to 1", heatmap_on_family),
+    "SteerAttentionHeatmap": ("a row for each picture or frame, a map for each word, from 0 to 1", heatmap_on_family),
 }
 CHECK = {
     "SteerCaptureAttention": (check_captured, ()),

@@ -5,11 +5,13 @@
 
 import os
 import re
+from string import ascii_lowercase
 
 import folder_paths
 import pytest
 from steer.lab.package import ROOT
 from steer.nodes import NODES
+from steer.nodes.host.attention.families import REFUSED, TRANSFORMERS, UNETS
 from steer.tests.cases import checkered
 from steer.tests.families import FAMILIES
 from steer.tests.matrices import collected
@@ -17,6 +19,14 @@ from steer.tests.matrices import collected
 PAGE = ROOT / "docs" / "families.md"
 NODE_IDS = [node.define_schema().node_id for node in NODES]
 ORACLES = collected("ORACLE")
+ATTENTION = (
+    "SteerCaptureAttention",
+    "SteerAttentionHeatmap",
+    "SteerPaintWithWords",
+    "SteerPromptToPromptGuider",
+    "SteerInjectAttention",
+)
+PAIRS = "two prompts do not go through a transformer together yet; SteerEditGuider edits from one to another"
 CELLS: dict[tuple[str, str], str] = {}
 
 
@@ -70,7 +80,33 @@ def page() -> str:
         lines.append(f"| `{node_id}` | " + " | ".join(f"{notes.index(s) + 1}" if s else "+" for s in said) + " |")
     lines += ["", *(f"{number}. {text}" for number, text in enumerate(notes, 1)), "", "What each + has shown:", ""]
     lines += [f"- `{node_id}`: {ORACLES[node_id][0]}" for node_id in NODE_IDS]
+    return "\n".join(lines) + "\n\n" + attention_page()
+
+
+def attention_page() -> str:
+    """The part on attention, of the records that the nodes go by."""
+    notes = [PAIRS, *dict.fromkeys(reason for _, reason in REFUSED.values())]
+    rows = [(UNETS.name, "+" * len(ATTENTION)), *((family.name, "+++aa") for family in TRANSFORMERS)]
+    rows += [(name, ascii_lowercase[notes.index(reason)] * len(ATTENTION)) for name, reason in REFUSED.values()]
+    lines = [
+        "## Attention",
+        "",
+        "The models whose layers are known (`nodes/host/attention/families.py`). What + says of transformers is shown",
+        "by `tests/host/test_transformers.py` on small models of each: painted runs are the paper's formula with all",
+        "maps written out, heat is the mean of the maps, and runs that are only looked at are plain ones bit for bit.",
+        "",
+        f"| model | {' | '.join(f'`{node_id}`' for node_id in ATTENTION)} |",
+        "|---" * (1 + len(ATTENTION)) + "|",
+        *(f"| {name} | {' | '.join(signs)} |" for name, signs in rows),
+        "",
+        *(f"- {letter}: {note}" for letter, note in zip(ascii_lowercase, notes, strict=False)),
+    ]
     return "\n".join(lines) + "\n"
+
+
+def test_the_part_on_attention_is_that_of_the_records():
+    if not os.environ.get("STEER_WRITE"):
+        assert PAGE.read_text().endswith(attention_page())
 
 
 def test_the_page_says_what_was_found():
