@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 from math import prod
+from types import SimpleNamespace
 
 import comfy.model_management as management
 import comfy.samplers
 import pytest
 import torch
+from comfy import supported_models
 from comfy.ldm.modules import attention as host_attention
 from steer.attention import core
 from steer.attention.attention_maps import heat
 from steer.attention.paint_with_words import Painting, Region
+from steer.attention.prompt_to_prompt import Edit
 from steer.lab.comfy.runs import (
     Noise,
     host_guider,
@@ -20,10 +23,12 @@ from steer.lab.comfy.runs import (
     sigmas_of,
     with_pytorch_attention,
 )
-from steer.nodes.attention_maps import SteerCaptureAttention
-from steer.nodes.host import Mark, noise_law, with_marked_edits
+from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
+from steer.nodes.host import AttentionEdits, Mark, noise_law, with_marked_edits
 from steer.nodes.host.attention import transformer
+from steer.nodes.host.attention.families import REFUSED, TRANSFORMERS, family_of
 from steer.nodes.runs.paint_with_words import PaintingMark, with_painting
+from steer.nodes.runs.prompt_to_prompt import PromptToPromptGuider
 from steer.tests.host_models import relative, split_rows
 from steer.tests.transformers import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -233,8 +238,7 @@ class TestPaintWithWords:
         rounding = relative(plain, sampled(tiny, tiny.model(), sigmas=sigmas, batch=2))  # of the same attention
         assert relative(out, expected) < 1e-5 + 3 * rounding < 3e-4 < 1e-3 < relative(plain, expected)
 
-    def test_text_rows_stay_as_they_are_in_the_layer(self, tiny):
-        """And weight 0 is the plain run, bit for bit."""
+    def test_weight_0_is_the_plain_run_bit_for_bit(self, tiny):
         _, regions = places(tiny, 1)
         assert torch.equal(sampled(tiny, *painted(tiny, regions, 0.0)), sampled(tiny, tiny.model()))
 
@@ -255,16 +259,21 @@ class TestPaintWithWords:
         assert count and len(calls) >= 2 * count
 
     def test_no_map_of_the_picture_is_made(self, monkeypatch):
-        """What a painted run allocates beside a plain one; that the mask is seen where it is not cut into parts."""
+        """Nor where heat is; that a bias of all rows is seen where it is not cut into parts."""
         tiny = larger(next(tiny for tiny in TINY if tiny.name == "Flux"))
-        _, regions = places(tiny, 1)
         model = with_pytorch_attention(tiny.model())
-        plain = shapes_in(lambda: sampled(tiny, model))
-        paint = lambda: sampled(tiny, *painted(tiny, regions, model=model))  # noqa: E731
-        wide = {shape for shape in shapes_in(paint) - plain if min(shape[-2:]) >= tiny.positions}
-        assert wide == {(1, 1, tiny.positions, tiny.columns)}
+
+        def maps(work):
+            wide = (shape for shape in shapes_in(work) if shape[-2] >= tiny.positions)
+            return {shape for shape in wide if shape[-1] in (tiny.positions, tiny.columns)}
+
+        def paint():
+            sampled(tiny, *painted(tiny, places(tiny, 1)[1], model=model))
+
+        plain = maps(lambda: sampled(tiny, model))  # as wide, but not of places by places
+        assert maps(paint) - plain == {(1, 1, tiny.positions, tiny.columns)}
         monkeypatch.setattr(core, "AT_ONCE", 2**13)
-        assert not {shape for shape in shapes_in(paint) - plain if min(shape[-2:]) >= tiny.positions}
+        assert maps(paint) == maps(lambda: captured(tiny, model)) == plain
 
 
 class _Shapes(TorchDispatchMode):
@@ -340,3 +349,68 @@ class TestHeatmap:
         hot = heats > 0.5
         assert hot.shape == place.shape and (hot & place).sum() / (hot | place).sum() > 0.85
         assert other[place].mean() < other[~place].mean()
+
+
+class TestRefusals:
+    """Each says why, and those that can be told without the model do so before its first call."""
+
+    @pytest.mark.parametrize("network, family", [(network, family) for network, (family, _) in REFUSED.items()])
+    def test_families_out_of_reach(self, network, family):
+        model = SimpleNamespace(diffusion_model=type(network, (torch.nn.Module,), {})())
+        with pytest.raises(ValueError, match=f"the model is {family}, and .*; the attention nodes work on UNets"):
+            AttentionEdits(model)
+
+    def test_families_that_are_not_known_get_the_names_of_those_that_are(self):
+        with pytest.raises(ValueError, match="SimpleNamespace has no cross-attention blocks to edit; .*; Qwen-Image; "):
+            AttentionEdits(SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1)))
+
+    def test_two_prompts(self, tiny):
+        with pytest.raises(ValueError, match="is a transformer, and Prompt-to-Prompt works on UNets"):
+            PromptToPromptGuider("Test", tiny.model(), None, None, 3.0, None)
+        size = tiny.own
+        edit = Edit(tiny.prompt, tiny.prompt, torch.eye(size), torch.ones(size), torch.ones(size))
+        with pytest.raises(
+            ValueError, match="SteerInjectAttention: .* is a transformer, and Prompt-to-Prompt works on"
+        ):
+            SteerInjectAttention.execute(tiny.model(), captured(tiny, steps=1)[1], edit, 0.8, 0.4)
+
+    def test_a_picture_beside_the_picture(self):
+        """HiDream-E1's: the places of what is edited stand in rows with those of what is made."""
+        tiny = next(tiny for tiny in TINY if tiny.name == "HiDream")
+        positive = tiny.conditioning(watched=True, concat_latent_image=noise_of(tiny.shape))
+        model, _ = watched(tiny, lambda rows, site: None)
+        with pytest.raises(ValueError, match="attends from 69 to 69 places in 1 rows, and from 49 to 49"):
+            sampled(tiny, model, positive)
+        assert hooks_of(model) == 0
+
+    def test_two_calls_that_cannot_be_told_apart(self):
+        """Wan's model for pictures without one: it attends to the text twice."""
+        tiny = next(tiny for tiny in TINY if tiny.name == "Wan with a picture")
+        positive = [[tiny.conditioning()[0][0], {"watched": True}]]
+        model, _ = watched(tiny, lambda rows, site: None)
+        with pytest.raises(ValueError, match="blocks.0.cross_attn attends from 30 to 11 places"):
+            sampled(tiny, model, positive)
+
+
+def test_every_record_is_tried():
+    """Those that this host has no model of are left out."""
+    kinds = {
+        tiny.name: family_of(tiny.model().model.diffusion_model)
+        for tiny in TINY
+        if hasattr(supported_models, tiny.kind)
+    }
+    assert all(kinds.values())
+    if all(hasattr(supported_models, tiny.kind) for tiny in TINY):
+        assert {family.name for family in kinds.values()} == {family.name for family in TRANSFORMERS}
+
+
+def test_the_layers_that_show_words_best():
+    """Of models of the published depths, by the papers' numbers; else from 0.3 to 0.6 of the depth."""
+    by_name = {family.name: family for family in TRANSFORMERS}
+    flux = [*(f"double_blocks.{n}" for n in range(19)), *(f"single_blocks.{n}" for n in range(38))]
+    heated = by_name["Flux.1, Kontext, Flux.2, Klein, LongCat"].heated(flux)
+    assert heated == [f"double_blocks.{n}" for n in (11, 12, 14, 17, 18)]
+    blocks = [f"joint_blocks.{n}" for n in range(38)]
+    assert by_name["SD3, SD3.5 Large"].heated(blocks) == [blocks[n] for n in (16, 18, 20, 21, 24)]
+    assert by_name["Qwen-Image"].heated([str(n) for n in range(60)]) == [str(n) for n in range(18, 36)]
+    assert by_name["Wan 2.1 and 2.2"].heated(["0"]) == ["0"]

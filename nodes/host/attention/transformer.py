@@ -76,7 +76,7 @@ class Columns:
         for name in family.columns.split() or ["text"]:
             sections[name] = slice(end, end + lengths[name])
             end += lengths[name]
-        own, seen = lengths["picture"] + references, lengths["vision"]
+        own, seen = lengths["picture"] + references, lengths["vision"] or tokens  # without one it is the text again
         alone = {"self": ((own, own),), "vision": ((prod(grid), seen),)}
         return cls(sections, grid, tokens, family.before, alone.get(family.besides, ()))
 
