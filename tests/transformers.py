@@ -6,12 +6,14 @@ What their layers look like is written here once more, in numbers: where the tex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from inspect import signature
 from itertools import islice, product
 from math import prod
 from string import ascii_lowercase
 from types import SimpleNamespace
 
 import comfy.ldm.chroma.model
+import comfy.ldm.flux.layers
 import comfy.ldm.flux.model
 import comfy.ldm.hunyuan_video.model
 import comfy.supported_models
@@ -142,7 +144,7 @@ class Tiny:
 
     def model(self):
         """A model of its own; skips where this host has none."""
-        return _models(self.kind, self.name).clone()
+        return _models(self.name).clone()
 
     def conditioning(self, seed: int = 1, **also) -> list:
         more = {"pooled_output": noise_of((1, 32), seed), **self.conds(), **also}
@@ -156,11 +158,16 @@ class Tiny:
 
 
 @cache
-def _models(kind: str, name: str):
-    supported = getattr(comfy.supported_models, kind, None)
+def _models(name: str):
+    return deeper(next(tiny for tiny in TINY if tiny.name == name))
+
+
+def deeper(tiny: Tiny, more: dict | None = None):
+    """A model of the family with more in its configuration."""
+    supported = getattr(comfy.supported_models, tiny.kind, None)
     if supported is None:
-        pytest.skip(f"this host has no {kind}")
-    config = next(tiny.config for tiny in TINY if tiny.name == name)
+        pytest.skip(f"this host has no {tiny.kind}")
+    config = {**tiny.config, **(more or {})}
     parameters = PARAMETERS.get(config.get("image_model", ""))  # of which older hosts have fewer
     known = {"image_model", *(parameters.__dataclass_fields__ if parameters else config)}
     with torch.inference_mode():
@@ -184,6 +191,15 @@ def _vision(width: int) -> dict:
     return {"clip_vision_output": SimpleNamespace(last_hidden_state=features, penultimate_hidden_states=features)}
 
 
+# older hosts have HunyuanVideo's picture first
+PICTURE_FIRST = "flipped_img_txt" in signature(comfy.ldm.flux.layers.DoubleStreamBlock.__init__).parameters
+
+
+def _hunyuan(*args, text: int = TEXT, words: int = 0, positions: int = 20, **more) -> Tiny:
+    picture, words = (0, words + positions) if PICTURE_FIRST else (text, words)
+    return Tiny(*args, STREAMS, picture, text + positions, words, mixed=True, **more)
+
+
 CLIP = {"grid": (2, 3, 5), "shape": VIDEO}
 TEXT_ALONE = {"picture": None, "columns": TEXT, **CLIP}
 TINY = (
@@ -199,11 +215,10 @@ TINY = (
          conds=lambda: {"reference_latents": [noise_of((1, 16, 1, 4, 6), 8)]}),
     Tiny("Lumina 2", "Lumina2", LUMINA, numbered("layers"), conds=_mask, mixed=True),
     Tiny("Z-Image", "ZImage", Z_IMAGE, numbered("layers"), 32, 64, mixed=True),
-    Tiny("HunyuanVideo", "HunyuanVideo", HUNYUAN, STREAMS, columns=TEXT + 30, **CLIP, mixed=True),
-    Tiny("HunyuanImage 2.1", "HunyuanImage21", HUNYUAN_IMAGE, STREAMS, TEXT + 5, TEXT + 5 + 20, shape=(1, 64, 4, 5),
-         conds=_glyphs, mixed=True),
-    Tiny("HunyuanVideo 1.5", "HunyuanVideo15", HUNYUAN_15, STREAMS, 7 + 5 + TEXT, 7 + 5 + TEXT + 30, 7 + 5,
-         shape=(1, 32, 2, 3, 5), grid=(2, 3, 5), conds=lambda: _glyphs() | _vision(40), mixed=True),
+    _hunyuan("HunyuanVideo", "HunyuanVideo", HUNYUAN, positions=30, **CLIP),
+    _hunyuan("HunyuanImage 2.1", "HunyuanImage21", HUNYUAN_IMAGE, text=TEXT + 5, shape=(1, 64, 4, 5), conds=_glyphs),
+    _hunyuan("HunyuanVideo 1.5", "HunyuanVideo15", HUNYUAN_15, text=7 + 5 + TEXT, words=7 + 5, positions=30,
+             shape=(1, 32, 2, 3, 5), grid=(2, 3, 5), conds=lambda: _glyphs() | _vision(40)),
     Tiny("HiDream", "HiDream", HIDREAM, ("double_stream_blocks.0", "single_stream_blocks.0"), 0, 20 + TEXT + 2 * 9, 20,
          TEXT + 2 * 9, conds=lambda: {"conditioning_llama3": noise_of((1, 2, 9, 40), 9)}),
     Tiny("AuraFlow", "AuraFlow", AURA, ("double_layers.0", "single_layers.0"), 8 + TEXT, 8 + TEXT + 20, 8,

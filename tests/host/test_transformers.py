@@ -27,10 +27,12 @@ from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttenti
 from steer.nodes.host import AttentionEdits, Mark, noise_law, with_marked_edits
 from steer.nodes.host.attention import transformer
 from steer.nodes.host.attention.families import REFUSED, TRANSFORMERS, family_of
-from steer.nodes.runs.paint_with_words import PaintingMark, with_painting
+from steer.nodes.host.gradients.model import Differentiable
+from steer.nodes.host.gradients.tensors import gradients
+from steer.nodes.runs.paint_with_words import Painted, PaintingMark, with_painting
 from steer.nodes.runs.prompt_to_prompt import PromptToPromptGuider
 from steer.tests.host_models import relative, split_rows
-from steer.tests.transformers import TINY
+from steer.tests.transformers import TEXT, TINY, deeper
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -349,6 +351,38 @@ class TestHeatmap:
         hot = heats > 0.5
         assert hot.shape == place.shape and (hot & place).sum() / (hot | place).sum() > 0.85
         assert other[place].mean() < other[~place].mean()
+
+
+DEEP = [
+    ("Flux", {"depth": 6, "depth_single_blocks": 6}, {"guidance": torch.tensor([3.5])}),  # layers by themselves
+    ("Wan", {"num_layers": 12}, {}),  # blocks that hold a layer
+    ("SD3", {}, {}),  # parts of layers
+]
+
+
+@pytest.mark.parametrize("name, config, conds", DEEP, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_is_computed_again_on_the_way_back_is_painted_too(name, config, conds):
+    """The gradient by x of a painted estimate, with its activations kept and not."""
+    tiny = next(tiny for tiny in TINY if tiny.name == name)
+    model, device = deeper(tiny, config), management.get_torch_device()
+    drawn = noise_of((1, TEXT, tiny.width), 1), noise_of(tiny.shape), noise_of((1, 32), 2)
+    (text, x, pooled), sigma = (x.to(device) for x in drawn), torch.tensor([0.6], device=device)
+    edit = Painted(Painting(places(tiny, 1)[1], tiny.prompt, 2.0), True)
+    edits = AttentionEdits(model.model).on([{"uuid": "own", "cross_attn": text}], edit)
+    results = []
+    for recompute, model_options in ((False, {}), (False, edits.options({})), (True, edits.options({}))):
+        differentiable = Differentiable(model, recompute)
+        management.load_models_gpu([differentiable.patcher])
+        options = differentiable.options(model_options)["transformer_options"] | {"uuids": ["own"], "sigmas": sigma}
+        with gradients():
+            asked, network = x.clone().requires_grad_(), differentiable.patcher.model
+            given = {"c_crossattn": text.clone(), "y": pooled.clone(), "transformer_options": options}
+            given |= {key: value.to(device) for key, value in conds.items()}
+            out = differentiable(lambda: network.apply_model(asked, sigma, **given))  # noqa: B023
+            results.append(torch.autograd.grad(out.square().sum(), asked)[0])
+        assert hooks_of(model) == 0
+    plain, kept, again = results
+    assert relative(again, kept) < 1e-4 < 1e-2 < relative(plain, kept)
 
 
 class TestRefusals:

@@ -4,8 +4,9 @@ Both are there for the time of one call of the network, on the very instance tha
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 
 import torch
@@ -33,17 +34,11 @@ class TransformerLayers:
         if acting is None:
             yield options
             return
-        running = _Running(acting, Columns.of(self._family, network, call), self.policy, options.get(KEY))
-        hooks = []
-        try:
-            for name in self._names:
-                layer = network.get_submodule(name)
-                hooks.append(layer.register_forward_pre_hook(lambda *_, name=name: running.enter(name)))
-                hooks.append(layer.register_forward_hook(lambda *_: running.enter(None)))
+        layers = {name: network.get_submodule(name) for name in self._names}
+        columns = Columns.of(self._family, network, call)
+        running = _Running(acting, layers, columns, self.policy, options.get(KEY))
+        with running.hooks():
             yield {**options, KEY: running}
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ class Columns:
             "glyphs": _length(call.conds, "txt_byt5"),
         }
         sections, end = {}, 0
-        for name in family.columns.split() or ["text"]:
+        for name in ordered(family, network):
             sections[name] = slice(end, end + lengths[name])
             end += lengths[name]
         own, seen = lengths["picture"] + references, lengths["vision"] or tokens  # without one it is the text again
@@ -97,6 +92,14 @@ class Columns:
         """Where the picture is, without its padding; None in a layer that attends to the text alone."""
         place = self.sections.get("picture")
         return place and slice(place.start, place.start + prod(self.grid))
+
+
+def ordered(family: Family, network) -> list[str]:
+    """The sections of the columns in their order: older hosts have HunyuanVideo's picture first."""
+    names = family.columns.split() or ["text"]
+    if any(getattr(block, "flipped_img_txt", False) for block in getattr(network, "double_blocks", ())):
+        names.sort(key=lambda name: name not in ("references", "picture"))
+    return names
 
 
 def grid_of(family: Family, network, latent: Grid) -> Grid:
@@ -123,12 +126,30 @@ class _Running:
     """The attention override of one call of the network."""
 
     call: ModelCall
+    layers: dict[str, torch.nn.Module]
     columns: Columns
     policy: DepthPolicy
     previous: Callable | None
     layer: str | None = field(default=None, init=False)
 
-    def enter(self, layer: str | None) -> None:
+    @contextmanager
+    def hooks(self, layer: str | None = None) -> Iterator[None]:
+        """Inside, it is known which layer is running; to begin with it is this one."""
+        self.layer, hooks = layer, []
+        try:
+            for name, module in self.layers.items():
+                hooks.append(module.register_forward_pre_hook(lambda *_, name=name: self._enter(name)))
+                hooks.append(module.register_forward_hook(lambda *_: self._enter(None)))
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def as_now(self) -> Callable[[], AbstractContextManager]:
+        """For a part of the network that is run once more, after the call: what is known now."""
+        return partial(self.hooks, self.layer)
+
+    def _enter(self, layer: str | None) -> None:
         self.layer = layer
 
     def __call__(self, function: Callable, *args, **kwargs) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
+from ..attention.override import as_now
 from .tensors import gradients
 
 
@@ -36,11 +37,13 @@ def recomputing(model: torch.nn.Module, recomputed: Callable):
     def with_its_hooks(forward: Callable, *args, **kwargs):
         patcher = getattr(model, "current_patcher", None)
         hooks = patcher and patcher.current_hooks  # LoRA hooks are written into the weights, for some prompts only
+        attention = as_now(*args, *kwargs.values())
 
         def call(*args, **kwargs):
             if patcher:
                 patcher.apply_hooks(hooks)
-            return forward(*args, **kwargs)
+            with attention():
+                return forward(*args, **kwargs)
 
         return recomputed(call, *args, **kwargs)
 
@@ -64,9 +67,9 @@ def recomputed(forward: Callable, *args, **kwargs):
     values = [None if place in places else value for place, value in enumerate(values)]
 
     def call(*tensors: Tensor):
-        own = list(values)
+        own = [_copied(value) for value in values]  # the block may change them
         for place, tensor in zip(places, tensors, strict=True):
-            own[place] = tensor.clone()  # the block may change it
+            own[place] = tensor.clone()
         own_args, own_kwargs = tree_unflatten(own, structure)
         return forward(*own_args, **own_kwargs)
 
