@@ -7,6 +7,7 @@ patches, its registers) or from the call (how long the text is, and what else co
 
 import re
 from dataclasses import dataclass
+from math import ceil
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,19 @@ class Family:
     """A module that tells this family from others of the same network."""
     best: tuple[tuple[int, tuple[int, ...]], ...] = ()
     """(number of layers, those whose maps show words best), measured by Shin et al. 2025, arXiv:2508.07519."""
-    heat: tuple[float, float] = (0.3, 0.6)
-    """The same as shares of the depth, where nobody has measured."""
 
     @property
     def kind(self) -> str:
         return "joint" if self.columns else "cross"
 
     def heated(self, names: list[str]) -> list[str]:
-        """Of the layers, in their order, those whose maps show words best."""
-        first, last = (share * len(names) for share in self.heat)
-        middle = range(int(first), max(int(first) + 1, -int(-last // 1)))
-        return [names[number] for number in dict(self.best).get(len(names), middle)]
+        """Of the layers, in their order, those that show words best; where nobody has measured, the middle ones."""
+        depth = len(names)
+        middle = range(depth) if depth <= FEW else range(int(0.3 * depth), ceil(0.6 * depth))
+        return [names[number] for number in dict(self.best).get(depth, middle)]
 
 
+FEW = 12  # layers, all of which show words best together (bench/heatmaps.md, of the joint model)
 TEXT_FIRST = "text picture references"
 STREAMS = r"(double|single)_blocks\.\d+"
 BLOCKS = r"transformer_blocks\.\d+"
