@@ -35,7 +35,7 @@ def test_the_list_reads_as_a_path():
     for family in (SDXL, FLUX, ZIMAGE, QWEN, WAN):
         named = {each.name.split(", ")[-1] for each in ALL.values() if each.family is family}
         assert named == {family.name}
-    assert sum(each.family is SDXL for each in ALL.values()) == 6
+    assert sum(each.family is SDXL for each in ALL.values()) == 7
 
 
 def test_with_the_swaps_undone_it_is_the_api_form(template):

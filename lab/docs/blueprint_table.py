@@ -45,7 +45,7 @@ NEGATIVE = "What the picture should not show. May stay empty."
 CFG = "How strictly the words are followed. 1 is off; 5 to 9 is usual."
 STEPS = "More steps take longer and are a little finer."
 SEED = "Of the noise: another number gives another picture."
-REPAINT = "{} For any checkpoint. It repeats parts of the run until the new fits the old: several times as long."
+LANGEVIN = "{} For any checkpoint. It moves the new until it fits the old: several times as long."
 
 BLUEPRINTS = {
     "Edit a Picture by Words (Steer)": Blueprint(
@@ -67,23 +67,23 @@ BLUEPRINTS = {
         {"edit": ("13", 0), "source": ("14", 0)},
     ),
     "Inpaint (Steer)": Blueprint(
-        "repaint",
-        REPAINT.format("Fills a hole in a picture with what the prompt says (RePaint)."),
+        "langevin",
+        LANGEVIN.format("Fills a hole in a picture with what the prompt says (Langevin)."),
         {"image": "The picture.", "mask": "The hole: white is filled, the rest stays."},
         {
             "prompt": Widget(("2", "text"), "a photo of a cat", "The whole picture in words, the hole filled."),
             "negative": Widget(("3", "text"), "", NEGATIVE),
             "cfg": Widget(("4", "cfg"), 7.5, CFG),
-            "steps": Widget(("9", "steps"), 50, f"{STEPS} There have to be more than jump_length."),
-            "resamples": Widget(("8", "resamples"), 10),
-            "jump_length": Widget(("8", "jump_length"), 10),
+            "steps": Widget(("9", "steps"), 28, STEPS),
+            "inner": Widget(("8", "inner"), 5),
+            "momentum": Widget(("8", "momentum"), 0.8),
             "seed": Widget(("10", "noise_seed"), 0, SEED),
         },
         {"image": ("12", 0)},
     ),
     "Outpaint (Steer)": Blueprint(
         "outpainting",
-        REPAINT.format("Makes a picture larger and fills what is new (RePaint)."),
+        LANGEVIN.format("Makes a picture larger and fills what is new (Langevin)."),
         {"image": "The picture to make larger."},
         {
             "prompt": Widget(("2", "text"), "a photo of a cat", "The whole picture in words, with what is new."),
@@ -94,8 +94,8 @@ BLUEPRINTS = {
             "bottom": Widget(("6", "bottom"), 0, "How much to add at the bottom, in pixels."),
             "feathering": Widget(("6", "feathering"), 32, "How far the new part reaches into the picture, in pixels."),
             "cfg": Widget(("4", "cfg"), 7.5, CFG),
-            "steps": Widget(("10", "steps"), 50, f"{STEPS} There have to be more than 10."),
-            "resamples": Widget(("9", "resamples"), 10),
+            "steps": Widget(("10", "steps"), 28, STEPS),
+            "inner": Widget(("9", "inner"), 5),
             "seed": Widget(("11", "noise_seed"), 0, SEED),
         },
         {"image": ("13", 0)},
@@ -202,7 +202,7 @@ APPS = {
             "negative": "What it should not show",
             "cfg": "How strictly the words are followed",
             "steps": "More take longer and are finer",
-            "resamples": "More fit better and take longer",
+            "inner": "More fit better and take longer",
             "seed": "Another number: another picture",
             "ckpt_name": "Any that makes pictures of this size",
         },

@@ -5,7 +5,7 @@
 Opens the API form of each workflow in `blueprint_table`, makes one node of all but loaders and savers, with the inputs
 that the table names, and saves it as subgraphs/NAME.json: the host offers it in the search for nodes. An app is that
 node with loaders and savers around it, and opens as a form: example_workflows/NAME.app.json. Its thumbnail is that of
-the template of the same number.
+the template of the same workflow.
 """
 
 import json
@@ -32,6 +32,7 @@ from .blueprint_table import (
     tooltips,
     wires_in,
 )
+from .template_table import TABLE
 
 SUBGRAPHS = ROOT / "subgraphs"
 EXAMPLES = ROOT / "example_workflows"
@@ -74,8 +75,8 @@ def main() -> None:
                 for app in APPS:
                     if APPS[app].blueprint == name:
                         _write(EXAMPLES / f"{app}.json", app_file(workflow, app))
-                        (template,) = EXAMPLES.glob(f"{app.removesuffix('.app')} (*).jpg")
-                        shutil.copyfile(template, EXAMPLES / f"{app}.jpg")
+                        template = next(each for each in TABLE if each.api == blueprint.workflow)
+                        shutil.copyfile(EXAMPLES / f"{template.name}.jpg", EXAMPLES / f"{app}.jpg")
 
 
 def convert(editor: Editor, name: str, blueprint: Blueprint, nodes: dict) -> dict:

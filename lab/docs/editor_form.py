@@ -60,7 +60,8 @@ STAGES = {
     }),
     "2 Describe": ("#88AA88", {
         "CLIPTextEncode", "SteerPromptEdit", "SteerLocalBlend", "SteerRegionsFromSegmentation", "SteerPaintWithWords",
-        "EmptyLatentImage", "EmptyHunyuanLatentVideo", "SolidMask", "MaskComposite", "ImagePadForOutpaint",
+        "EmptyLatentImage", "EmptyHunyuanLatentVideo", "SolidMask", "MaskComposite", "ThresholdMask",
+        "ImagePadForOutpaint",
         "SteerCLIPTextLoss", "SteerCLIPImageLoss", "SteerClassifierLoss",
     }),
     "3 Steer": ("#a1309b", set()),  # all others

@@ -211,7 +211,7 @@ PAGES = {  # by node, see panels: (picture, its part or None for all, caption); 
 }
 JOBS = {  # by job: before, after and the caption of each
     "Edit a photo by words": ("photo", "red heart", "prompt_to_prompt_inversion_1", "*blue* heart"),
-    "Inpaint": ("inpaint", "a hole", "repaint_1", "*green star*"),
+    "Inpaint": ("inpaint", "a hole", "langevin_1", "*green star*"),
     "Outpaint": ("outpaint", "a narrow picture", "outpainting_1", "*red circle*"),
     "Find and replace": ("photo", "yellow star", "diffedit_1", "*green* star"),
     "Redraw": ("strokes", "strokes", "sdedit_2", "*red heart*"),

@@ -15,8 +15,8 @@ from steer.lab.weights import CHECKPOINT as SHAPES
 from steer.lab.world.inputs import write_inputs
 from steer.tests.cases import some
 
-QUICK = {"steps": 12, "resamples": 2, "mask samples": 2, "pictures": 1}
-"""In place of the API form's numbers: 12 is more than RePaint's jump length."""
+QUICK = {"steps": 6, "inner": 2, "mask samples": 2, "pictures": 1}
+"""In place of the API form's numbers."""
 CLEAR = "() => window.comfyAPI.app.app.graph.clear()"
 NEW_NODES = "on => window.comfyAPI.app.app.ui.settings.setSettingValueAsync('Comfy.VueNodes.Enabled', on)"
 PROMPTLY = "() => window.comfyAPI.app.app.ui.settings.setSettingValueAsync('LiteGraph.Node.TooltipDelay', 0)"
