@@ -275,7 +275,7 @@ TABLE: tuple[Template, ...] = (
         editions=(SDXL, FLUX),
     ),
     Template(
-        "Steer 04 - Outpaint (RePaint)",
+        "Steer 04 - Outpaint (Langevin)",
         "outpainting",
         "Add to a picture at its sides: what is new goes on from what is there.",
         PHOTO,
