@@ -23,7 +23,7 @@ from steer.lab.comfy.runs import (
     sigmas_of,
     with_pytorch_attention,
 )
-from steer.nodes.attention_maps import SteerCaptureAttention, SteerInjectAttention
+from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, SteerInjectAttention
 from steer.nodes.host import AttentionEdits, Mark, noise_law, with_marked_edits
 from steer.nodes.host.attention import transformer
 from steer.nodes.host.attention.families import REFUSED, TRANSFORMERS, family_of
@@ -31,6 +31,7 @@ from steer.nodes.host.gradients.model import Differentiable
 from steer.nodes.host.gradients.tensors import gradients
 from steer.nodes.runs.paint_with_words import Painted, PaintingMark, with_painting
 from steer.nodes.runs.prompt_to_prompt import PromptToPromptGuider
+from steer.tests.families import FAMILIES
 from steer.tests.host_models import relative, split_rows
 from steer.tests.transformers import TEXT, TINY, deeper
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -350,6 +351,51 @@ class TestHeatmap:
         hot = heats > 0.5
         assert hot.shape == place.shape and (hot & place).sum() / (hot | place).sum() > 0.85
         assert other[place].mean() < other[~place].mean()
+
+    def test_it_is_the_painted_attention_that_is_seen(self, tiny):
+        w, regions = places(tiny, 1)
+        (model, positive), place = painted(tiny, regions[:1], 6.0), w[0, :, 0] > 0
+        guider = host_guider(model, positive, tiny.conditioning(2), 3.0)
+        noise, sigmas = Noise(noise_of((1, *tiny.shape[1:]))), sigmas_of(model, 1)
+        latent = {"samples": torch.zeros((1, *tiny.shape[1:]))}
+        seen = SteerCaptureAttention.execute(noise, guider, EULER, sigmas, latent)[1].maps[tiny.grid][0, :, 0]
+        plain = captured(tiny, steps=1)[1].maps[tiny.grid][0, :, 0]
+        assert seen[place].mean() > 1.2 * plain[place].mean()
+        assert seen[~place].mean() < seen[place].mean()
+
+
+class TestVideo:
+    """Wan's two latent frames, which are five pictures."""
+
+    @pytest.fixture(scope="class")
+    def attention(self):
+        family = next(family for family in FAMILIES if family.name == "video (Wan)")
+        with torch.inference_mode():
+            guider = host_guider(family.model(), family.prompt("a red circle"), family.prompt(""), 3.0)
+            given = Noise(noise_of(family.shape)), guider, EULER, sigmas_of(family.model(), 2)
+            return SteerCaptureAttention.execute(*given, {"samples": torch.zeros(family.shape)})[1], family.clip()
+
+    def test_a_row_for_each_frame(self, attention):
+        recording, clip = attention
+        sheet, masks = SteerAttentionHeatmap.execute(recording, clip, "a red circle", "red, circle").args
+        assert sheet.shape[0] == 2 and masks.shape == (4, 64, 64)
+        assert all(masks[word::2].min() == 0.0 and masks[word::2].max() == 1.0 for word in (0, 1))  # over both frames
+
+    @pytest.mark.parametrize("count, frames", [(2, (0, 1)), (5, (0, 1, 1, 1, 1))])
+    def test_a_row_for_each_picture(self, attention, count, frames):
+        recording, clip = attention
+        alone = SteerAttentionHeatmap.execute(recording, clip, "a red circle", "circle")[1]
+        pictures = torch.rand(count, 64, 64, 3)
+        sheet, masks = SteerAttentionHeatmap.execute(recording, clip, "a red circle", "circle", pictures).args
+        assert sheet.shape[0] == count and torch.equal(masks, alone[list(frames)])
+
+    @pytest.mark.parametrize("size", [(1, 64, 64), (5, 64, 128)])
+    def test_pictures_of_another_run(self, attention, size):
+        recording, clip = attention
+        with pytest.raises(
+            ValueError, match="SteerAttentionHeatmap: image is .*, the captured run 1 of 2 frames of 64x64"
+        ):
+            SteerAttentionHeatmap.execute(recording, clip, "a red circle", "circle", torch.rand(*size, 3))
 
 
 DEEP = [
