@@ -84,8 +84,8 @@ class Attention:
                 return x if len(x) == 1 else x.chunk(2)[which]  # a bias may be one for all
 
             def of(term: Term) -> Term:
-                added = (None if x is None else half(x) for x in (term.bias, term.raised))
-                return Term(half(term.q), half(term.k), term.mix, *added, term.rest)
+                bias, raised = (None if x is None else half(x) for x in (term.bias, term.raised))
+                return replace(term, q=half(term.q), k=half(term.k), bias=bias, raised=raised)
 
             return replace(self, terms=tuple(map(of, self.terms)), v=half(self.v))
 
@@ -118,12 +118,14 @@ class Attention:
 
     def _read(self, term: Term) -> Tensor:
         """(batch, rows, words), float32: the mean over the heads, of values that are 1 at one column each."""
-        words, parts = self._columns(term), []
-        for some in torch.arange(words.start, words.stop).split(self.v.shape[3]):
-            values = term.k.new_zeros(1, 1, term.k.shape[2], self.v.shape[3])
-            values[0, 0, some, torch.arange(len(some))] = 1.0
+        words, width = self._columns(term), self.v.shape[3]
+        parts: list[Tensor] = []
+        for first in range(words.start, words.stop, width):
+            count = min(width, words.stop - first)
+            values = term.k.new_zeros(1, 1, term.k.shape[2], width)
+            values[0, 0, first : first + count, :count].fill_diagonal_(1.0)
             read = self._attend(term, values.expand(*self.v.shape[:2], -1, -1))
-            parts.append(read[..., : len(some)].mean(1, dtype=torch.float32))
+            parts.append(read[..., :count].mean(1, dtype=torch.float32))
         return torch.cat(parts, 2)
 
     def _values(self, term: Term) -> Tensor:
@@ -153,7 +155,7 @@ def _maps(term: Term) -> Iterator[Tensor]:
 
 def _rows(x: Tensor | None, some: int, rows: int) -> Sequence[Tensor | None]:
     """Some rows at a time; what is one for all rows is so for each part."""
-    return [x] * -(-rows // some) if x is None or x.shape[2] == 1 else x.split(some, 2)
+    return [x] * -(-rows // some) if x is None or x.shape[2] == 1 else torch.split(x, some, 2)
 
 
 def as_matrix(mix: Tensor) -> Tensor:
