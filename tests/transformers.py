@@ -47,6 +47,7 @@ FLUX = {**SHARED, "image_model": "flux", "guidance_embed": True, "txt_ids_dims":
 FLUX_2 = {**FLUX, "image_model": "flux2", "in_channels": 128, "out_channels": 128, "patch_size": 1, "vec_in_dim": None,
           "axes_dim": [8, 8, 8, 8], "txt_ids_dims": [3], "global_modulation": True, "mlp_silu_act": True,
           "ops_bias": False, "qkv_bias": False}  # fmt: skip
+LONGCAT = {**FLUX, "vec_in_dim": None, "guidance_embed": False, "txt_ids_dims": [1, 2]}
 CHROMA = {**SHARED, "image_model": "chroma", "txt_ids_dims": [], "in_channels": 64, "out_channels": 64, "in_dim": 64,
           "out_dim": 64, "hidden_dim": 64, "n_layers": 2}  # fmt: skip
 HUNYUAN = {
@@ -206,6 +207,7 @@ TINY = (
     Tiny("Flux", "Flux", FLUX, STREAMS),
     Tiny("Flux Kontext", "Flux", FLUX, STREAMS, columns=TEXT + 20 + 6, conds=_reference),
     Tiny("Flux.2", "Flux2", FLUX_2, STREAMS, 512, 512 + 20, 512 - TEXT, shape=(1, 128, 4, 5)),
+    Tiny("LongCat", "LongCatImage", LONGCAT, STREAMS),
     Tiny("Chroma", "Chroma", CHROMA, STREAMS),
     Tiny("SD3", "SD3", SD3, numbered("joint_blocks")),
     Tiny("SD3.5 Medium", "SD3", {**SD3, "x_block_self_attn_layers": [0], "qk_norm": "rms"}, numbered("joint_blocks")),
