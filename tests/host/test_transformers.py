@@ -31,6 +31,7 @@ from steer.nodes.host.gradients.model import Differentiable
 from steer.nodes.host.gradients.tensors import gradients
 from steer.nodes.runs.paint_with_words import Painted, PaintingMark, with_painting
 from steer.nodes.runs.prompt_to_prompt import PromptToPromptGuider
+from steer.tests.cases import checkered
 from steer.tests.families import FAMILIES
 from steer.tests.host_models import relative, split_rows
 from steer.tests.transformers import TEXT, TINY, deeper
@@ -38,6 +39,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 EULER = comfy.samplers.sampler_object("euler")
+BACK_ENDS = ["pytorch", "basic", "split", "sub_quad"]
 FLOW = torch.tensor([0.7, 0.0])
 
 
@@ -228,7 +230,7 @@ class TestPlaces:
 
 
 class TestPaintWithWords:
-    @pytest.mark.parametrize("split", [False, True])
+    @pytest.mark.parametrize("tiny, split", checkered(TINY, [False, True]), ids=str, indirect=["tiny"])
     def test_it_is_the_papers_line_with_every_map_in_the_open(self, tiny, monkeypatch, split):
         split_rows(monkeypatch, tiny.model(), split)
         w, regions = places(tiny, 2)
@@ -245,7 +247,7 @@ class TestPaintWithWords:
         _, regions = places(tiny, 1)
         assert torch.equal(sampled(tiny, *painted(tiny, regions, 0.0)), sampled(tiny, tiny.model()))
 
-    @pytest.mark.parametrize("back_end", ["pytorch", "basic", "split", "sub_quad"])
+    @pytest.mark.parametrize("tiny, back_end", checkered(TINY, BACK_ENDS), ids=str, indirect=["tiny"])
     def test_it_is_the_same_through_every_back_end_and_round_another_override(self, tiny, back_end):
         calls, function = [], getattr(host_attention, f"attention_{back_end}")
 
@@ -364,17 +366,17 @@ class TestHeatmap:
         assert seen[~place].mean() < seen[place].mean()
 
 
+@pytest.fixture(scope="module")
+def attention():
+    """What Wan's two latent frames attended to, which are five pictures, and the text encoder."""
+    family = next(family for family in FAMILIES if family.name == "video (Wan)")
+    with torch.inference_mode():
+        guider = host_guider(family.model(), family.prompt("a red circle"), family.prompt(""), 3.0)
+        given = Noise(noise_of(family.shape)), guider, EULER, sigmas_of(family.model(), 2)
+        return SteerCaptureAttention.execute(*given, {"samples": torch.zeros(family.shape)})[1], family.clip()
+
+
 class TestVideo:
-    """Wan's two latent frames, which are five pictures."""
-
-    @pytest.fixture(scope="class")
-    def attention(self):
-        family = next(family for family in FAMILIES if family.name == "video (Wan)")
-        with torch.inference_mode():
-            guider = host_guider(family.model(), family.prompt("a red circle"), family.prompt(""), 3.0)
-            given = Noise(noise_of(family.shape)), guider, EULER, sigmas_of(family.model(), 2)
-            return SteerCaptureAttention.execute(*given, {"samples": torch.zeros(family.shape)})[1], family.clip()
-
     def test_a_row_for_each_frame(self, attention):
         recording, clip = attention
         sheet, masks = SteerAttentionHeatmap.execute(recording, clip, "a red circle", "red, circle").args
