@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
-from steer.attention.attention_maps import Recorder, Recording, heat
+from scipy.ndimage import gaussian_filter
+from steer.attention.attention_maps import Recorder, Recording, heat, smoothed
 from steer.attention.core import Attention, Term
 from steer.attention.layers import UNET, Site
 from steer.samplers.window import Window
@@ -175,3 +178,22 @@ class TestHeat:
     def test_a_word_that_is_everywhere_alike_is_nowhere_hot(self):
         recording = recording_of({(16, 16): torch.full((1, TOKENS, 16, 16), 0.2)})
         assert heat(recording, [1], 64, 64).abs().max() < 1e-3
+
+
+def test_maps_of_joint_layers_are_smoothed_as_scipy_does():
+    maps = rand(2, 1, 9, 12).abs()
+    filtered = [gaussian_filter(one[0].numpy(), 1.0, radius=3, mode="nearest") for one in maps]
+    expected = torch.stack([torch.from_numpy(one) for one in filtered])
+    torch.testing.assert_close(smoothed(maps)[:, 0], expected)
+    recording = replace(recording_of({(9, 12): maps}, (18, 24)), grainy=True)
+    low, high = (end((1, 2), keepdim=True) for end in (expected.amin, expected.amax))
+    torch.testing.assert_close(heat(recording, [0], 9, 12), (expected - low) / (high - low), rtol=1e-4, atol=1e-5)
+
+
+def test_the_heat_of_a_video_is_from_0_to_1_over_its_frames():
+    maps = rand(2, 3, 4, 5).abs()
+    recording = Recording({(3, 4, 5): maps.reshape(2, 60, 1)}, {}, (3, 8, 10), (1.0,), 1, 0.0, 0.0)
+    assert recording.batch == 2 and recording.frames == 3
+    low, high = (end((1, 2, 3), keepdim=True) for end in (maps.amin, maps.amax))
+    expected = ((maps - low) / (high - low)).flatten(0, 1)
+    torch.testing.assert_close(heat(recording, [0], 4, 5), expected, rtol=1e-4, atol=1e-5)

@@ -1,7 +1,9 @@
+from dataclasses import replace
 from math import log1p
 
 import pytest
 import torch
+from steer.attention import core
 from steer.attention.core import Attention, Term
 from steer.attention.paint_with_words import LARGEST_RATIO, Painting, Region, largest, painted
 from steer.attention.tokens import prompt_of
@@ -146,3 +148,54 @@ def test_phrases_that_are_not_there_are_refused():
         Painting((left_half(phrase="cat"),), prompt(), 0.4)
     with pytest.raises(ValueError, match="phrase is empty"):
         left_half(phrase=" ")
+
+
+def joint():
+    """A layer of 3 columns of text beside the words, the words, and a picture that is louder than any word."""
+    own, generator = attention(), torch.Generator().manual_seed(3)
+    loud = 30.0 * torch.randn(BATCH, HEADS, POSITIONS, WIDTH, generator=generator)
+    (term,), before = own.terms, torch.ones(BATCH, HEADS, 3, WIDTH)
+    k, v = (torch.cat([before, x, loud], 2) for x in (term.k, own.v))
+    return Attention((Term(term.q, k),), v, own.kernel, words=slice(3, 15))
+
+
+def test_in_a_joint_layer_the_words_move_by_the_largest_of_words_alone():
+    plain, painting = joint(), Painting((left_half(0.5),), prompt(), 0.4)
+    (term,) = plain.terms
+    w, factor = painting.map(GRID, plain.tokens, "cpu"), painting.factor(3.0, False)
+    best = (term.q @ term.k[:, :, plain.words].mT).amax((1, 2, 3)).clamp_min(0.0)
+    bias = torch.zeros(BATCH, 1, POSITIONS, term.k.shape[2])
+    bias[..., 3 + 3] = w[..., 3] * factor * best[:, None, None] * WIDTH**-0.5
+    maps = (term.q @ term.k.mT * WIDTH**-0.5 + bias).softmax(-1)
+    after = painted(plain, w, factor)
+    torch.testing.assert_close(after.out(), maps @ plain.v, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after.probs(), maps.mean(1)[..., plain.words], rtol=1e-4, atol=1e-6)
+    halves = torch.cat([half.out() for half in after.halves()])
+    torch.testing.assert_close(halves, after.out(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [1, 4 * 39 * BATCH * 5])
+def test_some_rows_at_a_time_are_all_rows(monkeypatch, at_once):
+    plain, mask = joint(), torch.randn(1, 1, 1, 39, generator=torch.Generator().manual_seed(4))
+    plain = replace(plain, terms=(replace(plain.terms[0], bias=mask),))
+    after = painted(plain, torch.rand(1, 1, POSITIONS, 12, generator=torch.Generator().manual_seed(5)), 1.3)
+    whole = after.out(), after.probs()
+    monkeypatch.setattr(core, "AT_ONCE", at_once)
+    for some, all_rows in zip((after.out(), after.probs()), whole, strict=True):
+        torch.testing.assert_close(some, all_rows, rtol=1e-5, atol=1e-6)
+
+
+def test_queries_that_share_keys_are_as_if_each_had_its_own():
+    generator = torch.Generator().manual_seed(6)
+    q, k = (torch.randn(BATCH, heads, 8, WIDTH, generator=generator) for heads in (6, 2))
+    torch.testing.assert_close(largest(q, k), largest(q, k.repeat_interleave(3, 1)))
+
+
+@pytest.mark.parametrize("masks, frames", [(1, (0, 0, 0)), (3, (0, 1, 2)), (9, (0, (1, 4), (5, 8)))])
+def test_a_video_has_a_mask_for_all_frames_or_one_for_each(masks, frames):
+    """Of the frames of the picture, of which the first latent frame holds one and each further one four, any counts."""
+    mask = (torch.rand(masks, *GRID, generator=torch.Generator().manual_seed(7)) > 0.7).float()
+    w = Painting((Region(mask, "circle"),), prompt(), 0.4).map((3, *GRID), 12, "cpu", 2)[:, 0, :, 3]
+    for frame, of in enumerate(frames):
+        place = mask[of[0] : of[1] + 1].amax(0) if isinstance(of, tuple) else mask[of]
+        assert torch.equal(w.unflatten(1, (3, -1))[:, frame], place.flatten().expand(len(w), -1))
