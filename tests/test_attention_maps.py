@@ -180,14 +180,16 @@ class TestHeat:
         assert heat(recording, [1], 64, 64).abs().max() < 1e-3
 
 
-def test_maps_of_joint_layers_are_smoothed_as_scipy_does():
-    maps = rand(2, 1, 9, 12).abs()
-    filtered = [gaussian_filter(one[0].numpy(), 1.0, radius=3, mode="nearest") for one in maps]
+@pytest.mark.parametrize("height, width, deviation", [(64, 64, 1.0), (80, 128, 1.0), (32, 32, 0.5), (18, 32, 0.375)])
+def test_maps_of_joint_layers_are_smoothed_as_scipy_does(height, width, deviation):
+    maps = rand(2, 1, height, width).abs()
+    filtered = [gaussian_filter(one[0].numpy(), deviation, radius=3, mode="nearest") for one in maps]
     expected = torch.stack([torch.from_numpy(one) for one in filtered])
     torch.testing.assert_close(smoothed(maps)[:, 0], expected)
-    recording = replace(recording_of({(9, 12): maps}, (18, 24)), grainy=True)
+    recording = replace(recording_of({(height, width): maps}, (2 * height, 2 * width)), grainy=True)
     low, high = (end((1, 2), keepdim=True) for end in (expected.amin, expected.amax))
-    torch.testing.assert_close(heat(recording, [0], 9, 12), (expected - low) / (high - low), rtol=1e-4, atol=1e-5)
+    out = heat(recording, [0], height, width)
+    torch.testing.assert_close(out, (expected - low) / (high - low), rtol=1e-4, atol=1e-5)
 
 
 def test_the_heat_of_a_video_is_from_0_to_1_over_its_frames():
