@@ -8,10 +8,12 @@ they cannot tell from a file. It works under any module name, so the folder can 
 def register() -> None:
     """Make the host's loaders know the models; doing so again, under whatever module name, changes nothing."""
     from .clip import loader as clip
+    from .shapes_flux import loader as shapes_flux
     from .shapes_unet import loader as shapes_unet
     from .t2i_adapter import loader as t2i_adapter
 
     shapes_unet.register()
+    shapes_flux.register()
     clip.register()
     t2i_adapter.register()
 

@@ -6,7 +6,7 @@ import folder_paths
 import nodes
 from torch import Tensor
 
-from ..weights import CHECKPOINT, CLIP_TEXT, CLIP_VISION, CONTROLNET, LORA
+from ..weights import CHECKPOINT, CLIP_TEXT, CLIP_VISION, CONTROLNET, FLUX, LORA
 from . import register
 
 
@@ -15,6 +15,11 @@ def load(checkpoint: Path = CHECKPOINT):
     register()
     folder_paths.add_model_folder_path("checkpoints", str(checkpoint.parent))
     return nodes.CheckpointLoaderSimple().load_checkpoint(checkpoint.name)[:3]
+
+
+def load_flux(checkpoint: Path = FLUX):
+    """(model, clip, vae) of the joint model, which has the text-to-image model's own VAE."""
+    return *load(checkpoint)[:2], load()[2]
 
 
 def load_clip_pair(text: Path = CLIP_TEXT, vision: Path = CLIP_VISION):

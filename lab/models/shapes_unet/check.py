@@ -108,9 +108,9 @@ def check_sheet(stock: Stock, path: Path) -> dict:
     return _mean(scores) | {"seconds_per_picture": round(seconds, 2)}
 
 
-def check_random(stock: Stock, two: bool, count: int) -> dict:
-    """Random captions of one kind, fixed seeds."""
-    rng, scores = random.Random(99), []
+def check_random(stock: Stock, two: bool, count: int, seed: int = 99) -> dict:
+    """Random captions of one kind, drawn by this seed, and fixed noise."""
+    rng, scores = random.Random(seed), []
     captions = [caption(sample_scene(rng, two)) for _ in range(count)]
     for start in range(0, count, BATCH):
         batch = captions[start : start + BATCH]

@@ -1,0 +1,84 @@
+"""Trains the joint transformer and its text encoder on latents; writes its state and the checkpoint (EMA, fp16).
+
+Goes on from WORK/flux_state.safetensors, with a new learning-rate cycle, when there is one. The latents are those of
+the text-to-image model's own autoencoder, in weights/shapes.safetensors.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...world.data import caption, render
+from ..fine_tuning import Base, scenes_of
+from ..shapes_unet.train_vae import WORK
+from ..training import Batches, Training, replace_file, train
+from .captions import read
+from .loader import SHIFT
+from .network import Network, checkpoint_state
+
+BATCH, CAPTION_DROPOUT = 64, 0.1
+MUON_RATE, ADAMW_RATE = 1.5e-3, 1e-3
+STATE, CHECKPOINT = "flux_state.safetensors", "shapes_flux.safetensors"
+SEED = 21
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    wanted = _arguments(argv)
+    torch.manual_seed(0)
+    data = training_data(wanted.work, wanted.scenes)
+    net, state = Network(len(data["vocabulary"])), wanted.work / STATE
+    training = Training(net, optimizers(net))
+    if state.exists():
+        training.load(state)
+        torch.manual_seed(training.step)  # other batches than the first run's
+
+    def save() -> None:
+        training.save(state)
+        replace_file(wanted.work / CHECKPOINT, checkpoint_state(training.ema, data["vocabulary"]))
+
+    batches = Batches(data, BATCH, wanted.two, CAPTION_DROPOUT)
+    train(training, batches, lambda x0, ids: loss(net, x0, ids), wanted.minutes * 60, save)
+
+
+def training_data(work: Path, scenes: int) -> dict[str, Tensor]:
+    """{"latents" (n, 4, 16, 16), "ids" (n, tokens), "empty" (tokens,), "vocabulary"}; latents are kept in `work`."""
+    told = scenes_of(scenes, SEED)
+    captions = read([caption(scene) for scene in told])
+    latents = Base().latents(work / f"flux_{scenes}.safetensors", map(render, told))
+    return {"latents": latents, "ids": captions.rows, "empty": captions.empty, "vocabulary": captions.vocabulary}
+
+
+def optimizers(net: Network) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for all else."""
+    matrices, rest = [], []
+    for name, parameter in net.named_parameters():
+        hidden = "block" in name and parameter.ndim == 2 and not name.endswith("relative_attention_bias.weight")
+        (matrices if hidden and "mod" not in name else rest).append(parameter)
+    return [
+        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=ADAMW_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
+    ]
+
+
+def loss(net: Network, x0: Tensor, ids: Tensor) -> Tensor:
+    """Of the velocity (Liu et al. 2022, arXiv:2209.03003), at times as the sampler has them: uniform, then shifted."""
+    uniform, noise = torch.rand(len(x0)), torch.randn_like(x0)
+    odds = math.exp(SHIFT)
+    t = odds * uniform / (1 + (odds - 1) * uniform)
+    share = t.view(-1, 1, 1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        velocity = net((1 - share) * x0 + share * noise, t, ids)
+    return (velocity.float() - (noise - x0)).square().mean()
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m lab.models shapes_flux.train", description=__doc__)
+    parser.add_argument("minutes", type=float, help="how long to train, earlier runs included")
+    parser.add_argument("--two", type=float, default=0.6, help="share of two-object scenes per batch")
+    parser.add_argument("--scenes", type=int, default=40000, help="scenes to train on")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder for what is learned")
+    return parser.parse_args(argv)
