@@ -64,7 +64,7 @@ def sample_scene(rng: Random, two: bool | None = None) -> Scene:
     bg = rng.choice(list(BACKGROUNDS))
     colors = rng.sample([color for color in COLORS if color != bg], 2)
     two = rng.random() < TWO_SHARE if two is None else two
-    bg_rgb = _jittered(BACKGROUNDS[bg], rng)
+    bg_rgb = jittered(BACKGROUNDS[bg], rng)
     rel = rng.choice(RELATIONS) if two else None
     objs = [_sample_object(rng, colors[index], rel, index) for index in range(1 + two)]
     return {"bg": bg, "bg_rgb": bg_rgb, "rel": rel, "objs": objs}
@@ -91,17 +91,22 @@ def parse_caption(text: str) -> Scene:
     return {"bg": bg, "rel": rel, "objs": objs}
 
 
-def render(scene: Scene, only_mask: bool = False) -> np.ndarray:
-    """The picture, uint8 (SIZE, SIZE, 3); with only_mask the objects' coverage, float 0..1 (SIZE, SIZE)."""
+def render(scene: Scene, only_mask: bool = False, size: int = SIZE) -> np.ndarray:
+    """The picture, uint8 (size, size, 3); with only_mask the objects' coverage, float 0..1 (size, size)."""
     mode, paper = ("L", 0) if only_mask else ("RGB", tuple(scene["bg_rgb"]))
-    picture = Image.new(mode, (SIZE * SUPERSAMPLING, SIZE * SUPERSAMPLING), paper)
+    picture = Image.new(mode, (size * SUPERSAMPLING, size * SUPERSAMPLING), paper)
     draw = ImageDraw.Draw(picture)
     for obj in scene["objs"]:
         outline = polygon(obj["shape"], obj["cx"], obj["cy"], obj["r"])
         ink = 255 if only_mask else tuple(obj["rgb"])
         draw.polygon([(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in outline], fill=ink)
-    pixels = np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BOX))
+    pixels = np.asarray(picture.resize((size, size), Image.Resampling.BOX))
     return pixels / 255.0 if only_mask else pixels
+
+
+def jittered(rgb: tuple[int, int, int], rng: Random) -> tuple[int, ...]:
+    """The colour, each channel changed by up to JITTER."""
+    return tuple(min(255, max(0, value + rng.randint(-JITTER, JITTER))) for value in rgb)
 
 
 def _sample_object(rng: Random, color: str, rel: str | None, index: int) -> dict:
@@ -113,11 +118,7 @@ def _sample_object(rng: Random, color: str, rel: str | None, index: int) -> dict
     along += SIZE // 2 * index
     cx, cy = (across, along) if rel == "above" else (along, across)
     shape = rng.choice(SHAPES)
-    return {"shape": shape, "color": color, "rgb": _jittered(COLORS[color], rng), "cx": cx, "cy": cy, "r": r}
-
-
-def _jittered(rgb: tuple[int, int, int], rng: Random) -> tuple[int, ...]:
-    return tuple(min(255, max(0, value + rng.randint(-JITTER, JITTER))) for value in rgb)
+    return {"shape": shape, "color": color, "rgb": jittered(COLORS[color], rng), "cx": cx, "cy": cy, "r": r}
 
 
 def _ring(cx: float, cy: float, angles: list[float], radii: list[float]) -> list[Point]:
