@@ -10,10 +10,12 @@ def register() -> None:
     from .clip import loader as clip
     from .shapes_flux import loader as shapes_flux
     from .shapes_unet import loader as shapes_unet
+    from .shapes_wan import loader as shapes_wan
     from .t2i_adapter import loader as t2i_adapter
 
     shapes_unet.register()
     shapes_flux.register()
+    shapes_wan.register()
     clip.register()
     t2i_adapter.register()
 

@@ -1,4 +1,4 @@
-"""What the two text-to-image models' trainers share: their state on disk, their batches and the loop."""
+"""What the trainers of whole models share: their state on disk, their batches and the loop."""
 
 import math
 import os
@@ -68,23 +68,26 @@ class Training:
 class Batches:
     """Random batches with a set share of two-object scenes, some captions dropped.
 
-    `data` has `latents` (n, ...), `ids` (n, tokens) and `empty` (tokens,), which is end and padding.
+    `data` has `latents` (n, ...), `ids` (n, tokens) and `empty` (tokens,), which is end and padding; captions of one
+    object have `one` tokens at most.
     """
 
-    def __init__(self, data: dict[str, Tensor], size: int, two_share: float, dropout: float):
+    def __init__(
+        self, data: dict[str, Tensor], size: int, two_share: float, dropout: float, one: int = ONE_OBJECT_TOKENS
+    ):
         self.data, self.size, self.two_share, self.dropout = data, size, two_share, dropout
         padding = data["empty"][-1]
-        two = (data["ids"] != padding).sum(1) > ONE_OBJECT_TOKENS
+        two = (data["ids"] != padding).sum(1) > one
         self.pools = two.logical_not().nonzero()[:, 0], two.nonzero()[:, 0]
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Latents (size, ...) and token rows (size, tokens)."""
+        """Latents (size, ...), in single precision, and token rows (size, tokens)."""
         twos = int((torch.rand(self.size) < self.two_share).sum())
         counts = self.size - twos, twos
         drawn = [pool[torch.randint(len(pool), (n,))] for pool, n in zip(self.pools, counts, strict=True)]
         rows = torch.cat(drawn)
         dropped = torch.rand(self.size, 1) < self.dropout
-        return self.data["latents"][rows], torch.where(dropped, self.data["empty"], self.data["ids"][rows])
+        return self.data["latents"][rows].float(), torch.where(dropped, self.data["empty"], self.data["ids"][rows])
 
 
 def train(

@@ -7,6 +7,7 @@ WEIGHTS = Path(__file__).parent
 TABLE = WEIGHTS / "weights.toml"
 CHECKPOINT = WEIGHTS / "shapes.safetensors"
 FLUX = WEIGHTS / "shapes_flux.safetensors"
+WAN = WEIGHTS / "shapes_wan.safetensors"
 CLIP_TEXT = WEIGHTS / "shapes_clip_text.safetensors"
 CLIP_VISION = WEIGHTS / "shapes_clip_vision.safetensors"
 CLASSIFIER = WEIGHTS / "shapes_classifier.safetensors"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .loader import ShapesT5Tokenizer
+from .loader import TOKENS, ShapesT5Tokenizer
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,10 @@ class Captions:
     vocabulary: Tensor
 
 
-def read(captions: list[str]) -> Captions:
-    """The captions' tokens and those of the empty one."""
+def read(captions: list[str], tokens: int = TOKENS) -> Captions:
+    """The captions' tokens, padded to so many, and those of the empty one."""
     tokenizer = ShapesT5Tokenizer()
+    tokenizer.min_length = tokens
     unique = sorted({*captions, ""})
     read_once = {text: [token for token, _ in tokenizer.tokenize_with_weights(text)[0]] for text in unique}
     ids = torch.tensor([read_once[text] for text in [*captions, ""]])

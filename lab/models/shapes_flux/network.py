@@ -8,6 +8,7 @@ from comfy.ldm.flux.model import Flux, FluxParams
 from comfy.text_encoders.t5 import T5
 from torch import Tensor, nn
 
+from ..cpu_attention import attention, by_head, flat, turned
 from ..embedding_rows import T5_ROWS
 from .loader import FLUX_CONFIG, TEXT_CONFIG
 
@@ -42,19 +43,25 @@ def checkpoint_state(weights: dict[str, Tensor], vocabulary: Tensor) -> dict[str
     return {**state, f"{PREFIXES['text']}{T5_ROWS}": vocabulary}
 
 
-def encode(text: T5, ids: Tensor) -> Tensor:
-    """Token rows (n, tokens) to the transformer's context (n, tokens, width), as the host's T5 does without a mask."""
-    stack = text.encoder
-    first = stack.block[0].layer[0].SelfAttention
-    x, bias = text.shared(ids), first.compute_bias(ids.shape[1], ids.shape[1], ids.device, torch.float32)
+def encode(text: T5, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Token rows (n, tokens) to the transformer's context (n, tokens, width), as the host's T5 and UMT5 do.
+
+    `mask` (n, tokens) says which tokens are read, as Wan has it; the context of the others is then zero.
+    """
+    stack, size = text.encoder, ids.shape[1]
+    x, bias = text.shared(ids), torch.tensor(0.0)
+    hidden = 0.0 if mask is None else torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)[:, None, None]
     for block in stack.block:
         own, feed = block.layer
-        part, heads = own.SelfAttention, first.num_heads
+        part = own.SelfAttention
+        if part.relative_attention_bias is not None:  # T5's first layer has one for all, UMT5's each their own
+            bias = part.compute_bias(size, size, ids.device, torch.float32) + hidden
         read = own.layer_norm(x)
-        q, k, v = (_by_head(layer(read), heads) for layer in (part.q, part.k, part.v))
-        x = x + part.o(_flat((q @ k.transpose(-1, -2) + bias).softmax(-1).to(v.dtype) @ v))
+        q, k, v = (by_head(layer(read), part.num_heads) for layer in (part.q, part.k, part.v))
+        x = x + part.o(flat((q @ k.transpose(-1, -2) + bias).softmax(-1).to(v.dtype) @ v))
         x = x + feed.DenseReluDense(feed.layer_norm(x))
-    return stack.final_layer_norm(x)
+    x = stack.final_layer_norm(x)
+    return x if mask is None else x * mask[..., None]
 
 
 def velocity(flux: Flux, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
@@ -100,15 +107,7 @@ def _single(block, x: Tensor, vec: Tensor, turn: Tensor) -> Tensor:
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, turn: Tensor) -> Tensor:
-    q, k = _turned(q, turn), _turned(k, turn)
-    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return _flat(logits.softmax(-1).to(v.dtype) @ v)
-
-
-def _turned(x: Tensor, turn: Tensor) -> Tensor:
-    """Rotary positions: the channels by pairs, as complex numbers, times `turn` (tokens, pairs)."""
-    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
+    return attention(turned(q, turn), turned(k, turn), v)
 
 
 def _rotations(flux: Flux, tokens: int, rows: int, columns: int) -> Tensor:
@@ -128,14 +127,6 @@ def _modulated(x: Tensor, mod) -> Tensor:
 
 def _by_part(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
     return qkv.view(*qkv.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-
-
-def _by_head(x: Tensor, heads: int) -> Tensor:
-    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)
 
 
 def _initialise(net: Network) -> None:

@@ -1,0 +1,192 @@
+"""The video model: its trainers compute what the host computes, and the stock loader takes what they write."""
+
+import random
+
+import comfy.ldm.wan.model
+import comfy.ldm.wan.vae
+import comfy.supported_models
+import nodes
+import pytest
+import torch
+from comfy.latent_formats import Wan21
+from comfy.model_detection import model_config_from_unet
+from safetensors.torch import save_file
+from steer.lab.comfy.random_models import tiny_model
+from steer.lab.models.shapes_flux.captions import read
+from steer.lab.models.shapes_flux.network import encode
+from steer.lab.models.shapes_flux.train import optimizers
+from steer.lab.models.shapes_wan import train, train_vae
+from steer.lab.models.shapes_wan.autoencoder import CHANNELS, Autoencoder, host_state
+from steer.lab.models.shapes_wan.autoencoder import decode as vae_decode
+from steer.lab.models.shapes_wan.autoencoder import encode as vae_encode
+from steer.lab.models.shapes_wan.check import WanStock
+from steer.lab.models.shapes_wan.loader import ONE_OBJECT_TOKENS, SHIFT, TOKENS, WAN_CONFIG
+from steer.lab.models.shapes_wan.network import PADDING, Network, checkpoint_state, velocity
+from steer.lab.models.training import Training
+from steer.lab.world.clips import FRAMES, SIZE, caption, render_clip, sample_clip
+
+TEXTS = ["a red heart moving up and a blue square standing still on a white background",
+         "a red circle moving right on a black background"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def captions():
+    return read(TEXTS, TOKENS)
+
+
+@pytest.fixture(scope="module")
+def autoencoder():
+    """An autoencoder whose latents have other statistics than Wan's, as fp16 holds it."""
+    torch.manual_seed(0)
+    net = Autoencoder().eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_((parameter + 0.02 * torch.randn_like(parameter)).half())
+        net.norm.running_mean.normal_()
+        net.norm.running_var.uniform_(0.2, 3)
+    return net
+
+
+@pytest.fixture(scope="module")
+def net(captions):
+    """A network whose weights are all random, as fp16 holds them."""
+    torch.manual_seed(0)
+    net = Network(len(captions.vocabulary))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_((parameter + 0.05 * torch.randn_like(parameter)).half())
+    return net
+
+
+@pytest.fixture(scope="module")
+def stock(net, captions, autoencoder, tmp_path_factory):
+    """The stock nodes on what the trainers write."""
+    file = tmp_path_factory.mktemp("checkpoints") / "random_wan.safetensors"
+    vae = host_state(autoencoder.state_dict())
+    save_file(checkpoint_state(net.state_dict(), captions.vocabulary, vae), file)
+    with torch.inference_mode():
+        return WanStock(file, steps=2)
+
+
+def clips(count, two=False):
+    rng = random.Random(0)
+    return [sample_clip(rng, two) for _ in range(count)]
+
+
+def test_the_stock_loader_makes_the_model(stock):
+    model = stock.model.model
+    assert type(model.model_config).__name__ == "ShapesWan"
+    assert type(model.diffusion_model) is comfy.ldm.wan.model.WanModel
+    assert type(model.latent_format) is Wan21 and model.model_sampling.shift == SHIFT
+    assert len(model.diffusion_model.blocks) == WAN_CONFIG["num_layers"]
+    assert isinstance(stock.vae.first_stage_model, comfy.ldm.wan.vae.WanVAE)
+
+
+def test_wan_itself_is_detected_as_before(stock):
+    config = {"image_model": "wan2.1", "model_type": "t2v", "dim": 64, "ffn_dim": 128, "num_heads": 2,
+              "num_layers": 2, "text_dim": 48, "in_dim": 16, "out_dim": 16}  # fmt: skip
+    state = tiny_model(comfy.supported_models.WAN21_T2V, config).model.diffusion_model.state_dict()
+    state = {"model.diffusion_model." + key: value for key, value in state.items()}
+    assert type(model_config_from_unet(state, "model.diffusion_model.")) is comfy.supported_models.WAN21_T2V
+
+
+def test_captions_are_read_by_the_stock_tokenizer(stock, captions):
+    for text, rows in zip([*TEXTS, ""], [*captions.rows, captions.empty], strict=True):
+        assert [token for token, _ in stock.clip.tokenize(text)["umt5xxl"][0]] == captions.vocabulary[rows].tolist()
+        assert len(rows) == TOKENS
+    assert captions.vocabulary[PADDING] == 0
+
+
+def test_captions_of_one_object_are_told_by_their_length():
+    for two in (False, True):
+        rows = read([caption(clip) for clip in clips(200, two)], TOKENS).rows
+        lengths = (rows != PADDING).sum(1)
+        assert ((lengths > ONE_OBJECT_TOKENS) == two).all() and lengths.max() < TOKENS
+
+
+def test_the_text_encoder_is_the_hosts(stock, net, captions):
+    context = torch.cat([nodes.CLIPTextEncode().encode(stock.clip, text)[0][0][0] for text in TEXTS]).cpu()
+    own = encode(net.text, captions.rows, captions.rows != PADDING)
+    torch.testing.assert_close(own, context, rtol=1e-4, atol=1e-4)
+    assert not own[captions.rows == PADDING].any() and own[captions.rows != PADDING].abs().sum(-1).all()
+
+
+@pytest.mark.parametrize("size", [(3, 8, 8), (2, 6, 10)])
+def test_the_velocity_is_the_hosts(stock, net, captions, size):
+    model = stock.model
+    x, sigma = torch.randn(2, CHANNELS, *size), torch.tensor([0.9, 0.3])
+    context = encode(net.text, captions.rows, captions.rows != PADDING)
+    model.model.to(model.load_device)
+    there = [part.to(model.load_device) for part in (x, sigma, context)]
+    denoised = model.model.apply_model(*there[:2], c_crossattn=there[2]).cpu()
+    straight = x - sigma.view(-1, 1, 1, 1, 1) * velocity(net.wan, x, sigma, context)
+    assert (denoised - x).abs().max() > 0.1
+    torch.testing.assert_close(denoised, straight, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [5, 9, 13])
+def test_the_autoencoder_is_the_hosts(autoencoder, frames):
+    vae = autoencoder.vae
+    latents = vae.encode(2 * torch.rand(2, 3, frames, 16, 24) - 1)
+    x = 2 * torch.rand(2, 3, frames, 16, 24) - 1
+    latents = vae.encode(x)
+    assert latents.shape == (2, CHANNELS, (frames + 3) // 4, 2, 3) and latents.std() > 0.01
+    torch.testing.assert_close(vae_encode(vae, x), latents, rtol=1e-4, atol=1e-5)
+    decoded = vae.decode(latents)
+    assert decoded.shape == x.shape and decoded.std() > 0.01
+    torch.testing.assert_close(vae_decode(vae, latents), decoded, rtol=1e-4, atol=1e-5)
+
+
+def test_normalised_latents_are_those_of_wans_format(stock, autoencoder):
+    clip = render_clip(clips(1)[0])
+    pixels = torch.from_numpy(clip).float() / 255
+    own = autoencoder.encode(pixels.permute(3, 0, 1, 2)[None])
+    latent = nodes.VAEEncode().encode(stock.vae, pixels)[0]
+    assert latent["samples"].shape == own.shape
+    torch.testing.assert_close(Wan21().process_in(latent["samples"].cpu()), own, rtol=0.02, atol=0.02)  # fp16
+    back = torch.from_numpy(stock.decoded(latent)[0]) / 255
+    torch.testing.assert_close(back, autoencoder.decode(own)[0].permute(1, 2, 3, 0).clamp(0, 1), rtol=0, atol=0.02)
+
+
+def test_training_latents_are_the_autoencoders(autoencoder):
+    told = clips(3)
+    own = torch.cat([autoencoder.encode(train.stacked([render_clip(clip)])) for clip in told])
+    latents = train.latents_of(host_state(autoencoder.state_dict()), told)
+    torch.testing.assert_close(latents.float(), own, rtol=0.02, atol=0.02)
+
+
+def test_stock_nodes_sample_a_clip(stock):
+    drawn = stock.clips(TEXTS, 1)
+    assert drawn.shape == (2, FRAMES, SIZE, SIZE, 3) and drawn.dtype == "uint8"
+    assert stock.round_trip(drawn[0]).shape == drawn[0].shape
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
+@torch.inference_mode(False)
+def test_a_short_training_lowers_the_loss(captions):
+    torch.manual_seed(3)
+    net = Network(len(captions.vocabulary))
+    learned = [parameter for optimizer in optimizers(net) for parameter in optimizer.param_groups[0]["params"]]
+    assert sorted(map(id, learned)) == sorted(map(id, net.parameters()))
+    training = Training(net, optimizers(net))
+    x0 = torch.randn(2, CHANNELS, 1, 1, 1).expand(2, CHANNELS, 3, 8, 8)
+    losses = []
+    for _ in range(40):
+        loss = train.loss(net, x0, captions.rows)
+        training.update(loss, 1)
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+@torch.inference_mode(False)
+def test_a_short_training_of_the_autoencoder_lowers_the_loss():
+    torch.manual_seed(3)
+    net = Autoencoder()
+    training = Training(net, [torch.optim.AdamW(net.parameters(), lr=train_vae.LEARNING_RATE)])
+    windows, losses = train_vae.Windows(train_vae.clips(4), 16, 4), []
+    for _ in range(20):
+        loss = train_vae.loss(net, windows.draw()[0], 0.1)
+        training.update(loss, 1)
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert set(training.ema) >= {"norm.running_mean", "norm.running_var"}
