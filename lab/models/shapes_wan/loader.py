@@ -3,6 +3,7 @@
 The tokenizer is the host's T5's, for it brings none of UMT5's.
 """
 
+import comfy.ldm.wan.vae
 import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
@@ -28,6 +29,16 @@ WAN_CONFIG = {
     "text_dim": TEXT_WIDTH,
     "cross_attn_norm": True,
 }
+
+
+class ShapesWanVAE(comfy.ldm.wan.vae.WanVAE):
+    """Wan's autoencoder as wide as its file says, which hosts of 0.3 take for the published width."""
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        width = len(state_dict["decoder.head.0.gamma"])
+        if width != self.encoder.dim:
+            super().__init__(dim=width, z_dim=self.z_dim, temperal_downsample=self.temperal_downsample)
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
 
 class ShapesUMT5Tokenizer(shapes_flux.ShapesT5Tokenizer):
@@ -87,3 +98,4 @@ def register() -> None:
     known = comfy.supported_models.models
     if not any(model.__name__ == ShapesWan.__name__ for model in known):
         known.insert(0, ShapesWan)
+        comfy.ldm.wan.vae.WanVAE = ShapesWanVAE
