@@ -12,16 +12,25 @@ from comfy.latent_formats import Wan21
 from comfy.model_detection import model_config_from_unet
 from safetensors.torch import save_file
 from steer.lab.comfy.random_models import tiny_model
+from steer.lab.models.caption_roles import learn
 from steer.lab.models.shapes_flux.captions import read
 from steer.lab.models.shapes_flux.network import encode
 from steer.lab.models.shapes_flux.train import optimizers
 from steer.lab.models.shapes_wan import train, train_vae
-from steer.lab.models.shapes_wan.autoencoder import CHANNELS, Autoencoder, host_state
+from steer.lab.models.shapes_wan.autoencoder import CHANNELS, TEMPORAL, Autoencoder, host_state
 from steer.lab.models.shapes_wan.autoencoder import decode as vae_decode
 from steer.lab.models.shapes_wan.autoencoder import encode as vae_encode
-from steer.lab.models.shapes_wan.check import WanStock
-from steer.lab.models.shapes_wan.loader import ONE_OBJECT_TOKENS, SHIFT, TOKENS, WAN_CONFIG
+from steer.lab.models.shapes_wan.check import WanStock, check_vae
+from steer.lab.models.shapes_wan.loader import (
+    ONE_OBJECT_TOKENS,
+    SHIFT,
+    TOKENS,
+    WAN_CONFIG,
+    ShapesUMT5Tokenizer,
+    ShapesWanVAE,
+)
 from steer.lab.models.shapes_wan.network import PADDING, Network, checkpoint_state, velocity
+from steer.lab.models.shapes_wan.roles import NAMES, SIZES, roles_in
 from steer.lab.models.training import Training
 from steer.lab.world.clips import FRAMES, SIZE, caption, render_clip, sample_clip
 
@@ -42,8 +51,8 @@ def autoencoder():
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_((parameter + 0.02 * torch.randn_like(parameter)).half())
-        net.norm.running_mean.normal_()
-        net.norm.running_var.uniform_(0.2, 3)
+        net.mean.normal_()
+        net.variance.uniform_(0.2, 3)
     return net
 
 
@@ -148,6 +157,18 @@ def test_normalised_latents_are_those_of_wans_format(stock, autoencoder):
     torch.testing.assert_close(back, autoencoder.decode(own)[0].permute(1, 2, 3, 0).clamp(0, 1), rtol=0, atol=0.02)
 
 
+def test_an_autoencoder_takes_its_width_from_the_file(autoencoder):
+    vae = ShapesWanVAE(dim=12, z_dim=CHANNELS, temperal_downsample=TEMPORAL)
+    vae.load_state_dict(autoencoder.vae.state_dict())
+    x = 2 * torch.rand(1, 3, 5, 16, 16) - 1
+    assert torch.equal(vae.encode(x), autoencoder.vae.encode(x))
+
+
+def test_the_check_scores_a_clip_through_the_autoencoder(stock):
+    scored = check_vae(stock, two=False, count=1)
+    assert scored.keys() == {"frames", "every", "motion", "all", "psnr"} and scored["psnr"] > 0
+
+
 def test_training_latents_are_the_autoencoders(autoencoder):
     told = clips(3)
     own = torch.cat([autoencoder.encode(train.stacked([render_clip(clip)])) for clip in told])
@@ -159,6 +180,31 @@ def test_stock_nodes_sample_a_clip(stock):
     drawn = stock.clips(TEXTS, 1)
     assert drawn.shape == (2, FRAMES, SIZE, SIZE, 3) and drawn.dtype == "uint8"
     assert stock.round_trip(drawn[0]).shape == drawn[0].shape
+
+
+def test_roles_are_at_the_words_they_are_about():
+    inverse = ShapesUMT5Tokenizer().inv_vocab
+    for clip in clips(30) + clips(30, two=True):
+        tokens = [inverse[token] for token, _ in ShapesUMT5Tokenizer().tokenize_with_weights(caption(clip))[0]]
+        told = roles_in(clip)
+        assert len(told) == 4 * len(clip["objs"]) + 1
+        for place, numbers in told.items():
+            color, shape, motion = (names[number] for names, number in zip(NAMES, numbers, strict=True))
+            assert tokens[place].removeprefix("▁") in (color, shape, *motion.split())
+        *things, background = [[names[n] for names, n in zip(NAMES, numbers, strict=True)] for numbers in told.values()]
+        assert things[::4] == [[obj["color"], obj["shape"], obj["motion"]] for obj in clip["objs"]]
+        assert background == [clip["bg"], "none", "background"]
+
+
+@torch.inference_mode(False)
+def test_the_text_encoder_learns_who_is_who():
+    torch.manual_seed(0)
+    told = clips(64)
+    captions = read([caption(clip) for clip in told], TOKENS)
+    net = Network(len(captions.vocabulary))
+    before = net.text.shared.weight.clone()
+    assert learn(net, captions.rows, [roles_in(clip) for clip in told], SIZES, steps=30) > 0.5
+    assert not torch.equal(net.text.shared.weight, before)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
@@ -179,7 +225,7 @@ def test_a_short_training_lowers_the_loss(captions):
 
 
 @torch.inference_mode(False)
-def test_a_short_training_of_the_autoencoder_lowers_the_loss():
+def test_a_short_training_of_the_autoencoder_lowers_the_loss(tmp_path):
     torch.manual_seed(3)
     net = Autoencoder()
     training = Training(net, [torch.optim.AdamW(net.parameters(), lr=train_vae.LEARNING_RATE)])
@@ -189,4 +235,8 @@ def test_a_short_training_of_the_autoencoder_lowers_the_loss():
         training.update(loss, 1)
         losses.append(loss.item())
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
-    assert set(training.ema) >= {"norm.running_mean", "norm.running_var"}
+    assert net.mean.abs().max() > 0 and training.ema["mean"].abs().max() > 0
+    training.save(tmp_path / "state.safetensors")
+    other = Autoencoder()
+    Training(other, [torch.optim.AdamW(other.parameters())]).load(tmp_path / "state.safetensors")
+    assert torch.equal(other.mean, net.mean)

@@ -5,32 +5,38 @@ in one go gives the same.
 """
 
 import torch
+import torch.nn.functional as F
 from comfy.latent_formats import Wan21
 from comfy.ldm.wan.vae import CausalConv3d, ResidualBlock, RMS_norm, WanVAE
 from torch import Tensor, nn
 
 CHANNELS, WIDTH = 16, 8  # of latents, and of the network (Wan's is 96)
+MOMENTUM, EPSILON = 0.02, 1e-5  # of the latents' statistics
 TEMPORAL = [False, True, True]  # which of the three halvings halve the frames too
 
 
 class Autoencoder(nn.Module):
-    """Wan's autoencoder at a small width, with latents of unit variance and zero mean while it learns."""
+    """Wan's autoencoder at a small width, whose latents have unit variance and zero mean while it learns.
+
+    In training mode by the statistics of the batch, else by the running ones.
+    """
 
     def __init__(self, width: int = WIDTH):
         super().__init__()
         self.vae = WanVAE(dim=width, z_dim=CHANNELS, temperal_downsample=TEMPORAL)
-        self.norm = nn.BatchNorm3d(CHANNELS, affine=False, momentum=0.02)
-        self.norm.num_batches_tracked = None  # a running mean of weights has no use for a count
+        self.register_buffer("mean", torch.zeros(CHANNELS))
+        self.register_buffer("variance", torch.ones(CHANNELS))
         _initialise(self.vae)
         self.requires_grad_(True)
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (n, 3, 4 t + 1, H, W) in 0..1 to normalised latents (n, CHANNELS, t + 1, H / 8, W / 8)."""
-        return self.norm(encode(self.vae, 2 * frames - 1).float())
+        latents = encode(self.vae, 2 * frames - 1)
+        return F.batch_norm(latents, self.mean, self.variance, training=self.training, momentum=MOMENTUM, eps=EPSILON)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The inverse of `encode`."""
-        return (decode(self.vae, latents).float() + 1) / 2
+        return (decode(self.vae, latents) + 1) / 2
 
 
 def encode(vae: WanVAE, x: Tensor) -> Tensor:
@@ -68,12 +74,12 @@ def host_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     before the decoder; both are 1x1x1, so this is exact. The log-variance, which the host does not read, is zero.
     """
     files = {key.removeprefix("vae."): value.clone() for key, value in state.items() if key.startswith("vae.")}
-    deviation = (state["norm.running_var"] + 1e-5).sqrt()
+    deviation = (state["variance"] + EPSILON).sqrt()
     wanted = Wan21()
     mean, std = wanted.latents_mean.flatten(), wanted.latents_std.flatten()
     into, bias = files["conv1.weight"], files["conv1.bias"]
     into[:CHANNELS] *= (std / deviation).view(-1, 1, 1, 1, 1)
-    bias[:CHANNELS] = (bias[:CHANNELS] - state["norm.running_mean"]) * std / deviation + mean
+    bias[:CHANNELS] = (bias[:CHANNELS] - state["mean"]) * std / deviation + mean
     into[CHANNELS:], bias[CHANNELS:] = 0, 0
     out = files["conv2.weight"] / std.view(1, -1, 1, 1, 1)
     files["conv2.bias"] -= out.flatten(1) @ mean

@@ -115,7 +115,8 @@ def check_vae(stock: WanStock, two: bool, count: int) -> dict:
         clip = sample_clip(rng, two)
         drawn = render_clip(clip)
         back = stock.round_trip(drawn)
-        scores.append(score_clip(back, caption(clip)) | {"psnr": psnr(drawn, back)})
+        quality = psnr(*(frames.reshape(-1, SIZE, 3) for frames in (drawn, back)))
+        scores.append(score_clip(back, caption(clip)) | {"psnr": quality})
     return _mean(scores)
 
 

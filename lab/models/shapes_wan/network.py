@@ -29,7 +29,11 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
         """The velocity, noise minus clip, of latents (n, 16, t, H, W) at times (n,) for token rows (n, tokens)."""
-        return velocity(self.wan, x, t, encode(self.text, ids, ids != PADDING))
+        return velocity(self.wan, x, t, self.encode(ids))
+
+    def encode(self, ids: Tensor) -> Tensor:
+        """Token rows (n, tokens) to the transformer's context (n, tokens, width), padding left out."""
+        return encode(self.text, ids, ids != PADDING)
 
 
 def checkpoint_state(weights: dict[str, Tensor], vocabulary: Tensor, vae: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -88,5 +92,5 @@ def _initialise(net: Network) -> None:
         if name.startswith(("wan.time_projection.", "wan.head.head.")):
             nn.init.zeros_(weight)
         if name.endswith("relative_attention_bias.weight"):
-            nn.init.normal_(weight, std=0.1)
+            nn.init.normal_(weight, std=2)  # or the order of words is learned late
     nn.init.normal_(net.text.shared.weight)

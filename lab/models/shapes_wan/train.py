@@ -1,6 +1,7 @@
 """Trains the video transformer and its text encoder on latents; writes its state and the checkpoint (EMA, fp16).
 
-Goes on from WORK/wan_state.safetensors, with a new learning-rate cycle, when there is one. Needs `train_vae` first.
+The text encoder first learns to read captions by itself (`caption_roles`), then both learn together. Goes on from
+WORK/wan_state.safetensors, with a new learning-rate cycle, when there is one. Needs `train_vae` first.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...world.clips import Clip, caption, render_clip, sample_clip
+from ..caption_roles import learn
 from ..shapes_flux.captions import read
 from ..shapes_flux.train import optimizers
 from ..shapes_unet.train_vae import WORK
@@ -24,6 +26,7 @@ from ..training import Batches, Training, replace_file, train
 from .autoencoder import CHANNELS, TEMPORAL, encode
 from .loader import ONE_OBJECT_TOKENS, SHIFT, TOKENS
 from .network import Network, checkpoint_state
+from .roles import SIZES, roles_in
 from .train_vae import FILE
 
 BATCH, CAPTION_DROPOUT = 64, 0.1
@@ -37,8 +40,12 @@ def main(argv: list[str]) -> None:
     wanted = _arguments(argv)
     torch.manual_seed(0)
     vae = autoencoder_file(wanted.work)
-    data = training_data(wanted.work, wanted.clips)
-    net, state = Network(len(data["vocabulary"])), wanted.work / STATE
+    clips = sampled(wanted.clips)
+    captions = read([caption(clip) for clip in clips], TOKENS)
+    net, state = Network(len(captions.vocabulary)), wanted.work / STATE
+    if not state.exists():
+        right = learn(net, captions.rows, [roles_in(clip) for clip in clips], SIZES)
+        print(f"captions: {right:.3f} of the words read right", flush=True)
     training = Training(net, optimizers(net))
     if state.exists():
         training.load(state)
@@ -46,8 +53,10 @@ def main(argv: list[str]) -> None:
 
     def save() -> None:
         training.save(state)
-        replace_file(wanted.work / CHECKPOINT, checkpoint_state(training.ema, data["vocabulary"], vae))
+        replace_file(wanted.work / CHECKPOINT, checkpoint_state(training.ema, captions.vocabulary, vae))
 
+    latents = kept_latents(wanted.work / f"wan_{wanted.clips}.safetensors", vae, clips)
+    data = {"latents": latents, "ids": captions.rows, "empty": captions.empty}
     batches = Batches(data, BATCH, wanted.two, CAPTION_DROPOUT, ONE_OBJECT_TOKENS)
     train(training, batches, lambda x0, ids: loss(net, x0, ids), wanted.minutes * 60, save)
 
@@ -61,17 +70,19 @@ def autoencoder_file(work: Path) -> dict[str, Tensor]:
     return load_file(work / FILE)
 
 
-def training_data(work: Path, count: int) -> dict[str, Tensor]:
-    """{"latents" (n, 16, 3, 8, 8), "ids" (n, tokens), "empty" (tokens,), "vocabulary"}; latents are kept in `work`."""
+def sampled(count: int) -> list[Clip]:
+    """The clips to train on."""
     rng = random.Random(SEED)
-    clips = [sample_clip(rng, rng.random() < TWO_SHARE) for _ in range(count)]
-    captions, path = read([caption(clip) for clip in clips], TOKENS), work / f"wan_{count}.safetensors"
+    return [sample_clip(rng, rng.random() < TWO_SHARE) for _ in range(count)]
+
+
+def kept_latents(path: Path, vae: dict[str, Tensor], clips: list[Clip]) -> Tensor:
+    """The clips as latents, made once and kept in that file."""
     if not path.exists():
         start = time.monotonic()
-        save_file({"latents": latents_of(autoencoder_file(work), clips)}, path)
+        save_file({"latents": latents_of(vae, clips)}, path)
         print(f"{path.name} in {time.monotonic() - start:.0f}s", flush=True)
-    latents = load_file(path)["latents"]
-    return {"latents": latents, "ids": captions.rows, "empty": captions.empty, "vocabulary": captions.vocabulary}
+    return load_file(path)["latents"]
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     torch.manual_seed(0)
     wanted.work.mkdir(parents=True, exist_ok=True)
     net, state = Autoencoder(), wanted.work / STATE
-    net.norm.train(wanted.crop < SIZE)
+    net.train(wanted.crop < SIZE)
     adamw = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     training = Training(net, [adamw])
     if state.exists():
