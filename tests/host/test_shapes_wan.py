@@ -183,9 +183,9 @@ def test_stock_nodes_sample_a_clip(stock):
 
 
 def test_roles_are_at_the_words_they_are_about():
-    inverse = ShapesUMT5Tokenizer().inv_vocab
+    tokenizer = ShapesUMT5Tokenizer()
     for clip in clips(30) + clips(30, two=True):
-        tokens = [inverse[token] for token, _ in ShapesUMT5Tokenizer().tokenize_with_weights(caption(clip))[0]]
+        tokens = [tokenizer.inv_vocab[token] for token, _ in tokenizer.tokenize_with_weights(caption(clip))[0]]
         told = roles_in(clip)
         assert len(told) == 4 * len(clip["objs"]) + 1
         for place, numbers in told.items():
