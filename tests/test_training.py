@@ -53,6 +53,14 @@ def test_a_batch_has_its_share_of_two_object_scenes(share):
     assert torch.equal(rows, ids[latents.long()])
 
 
+def test_a_vocabulary_of_longer_captions_says_how_long_those_of_one_object_are():
+    ids = torch.zeros(8, 24, dtype=torch.long)
+    ids[:4, :12], ids[4:, :19] = 5, 5
+    data = {"latents": torch.arange(8).half(), "ids": ids, "empty": torch.zeros(24, dtype=torch.long)}
+    latents, _ = Batches(data, 16, 0.0, dropout=0.0, one=12).draw()
+    assert (latents < 4).all() and latents.dtype == torch.float32
+
+
 def test_dropped_captions_are_empty():
     ids = torch.full((2, 20), 5)
     ids[1, 10:] = 0
