@@ -5,7 +5,6 @@ come first (`--crop 32`); whole clips, in a second run, have the latents' statis
 """
 
 import argparse
-import math
 import random
 from pathlib import Path
 
@@ -79,11 +78,6 @@ def clips(count: int) -> Tensor:
     rng = random.Random(SEED)
     rendered = np.stack([render_clip(sample_clip(rng, rng.random() < TWO_SHARE)) for _ in range(count)])
     return torch.from_numpy(rendered).permute(0, 4, 1, 2, 3).contiguous()
-
-
-def psnr(net: Autoencoder, frames: Tensor) -> float:
-    """Of the round trip of frames in 0..1, in dB."""
-    return -10 * math.log10(F.mse_loss(net.decode(net.encode(frames)).clamp(0, 1), frames).item())
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
