@@ -17,24 +17,16 @@ from ..nodes.paint_with_words import SteerPaintWithWords, SteerRegion, SteerRegi
 from .runner import FOLDER
 from .turns import to_bytes
 
-RUNS, STEPS, CFG = 64, 20, 5.0
+RUNS, STEPS, CFG, JOINT_CFG = 64, 20, 5.0, 3.0
+JOINT_WEIGHT = 0.4  # the node's default
 SHEET = 8  # runs of each row on the contact sheet
 EULER = comfy.samplers.sampler_object("euler")
 MAP = ("#ff0000", "#0000ff", "#ffff00")  # the segmentation map's colours: first object, second object, background
 
 
 def run() -> str:
-    tools, tables, sheet = stock.load(), [], []
-    for two, methods in ((False, ONE), (True, TWO)):
-        problems, rows = [problem(index, two) for index in range(RUNS)], []
-        for name, paint, weight in methods:
-            pictures = [picture_of(*tools, given, paint, weight) for given in problems]
-            pairs = list(zip(problems, pictures, strict=True))
-            found = aggregate(judged(*pair) for pair in pairs)
-            rows.append({"painted": name, "weight": weight, **{key: f"{found[key]:.0%}" for key in found}})
-            if paint in (None, with_background, segmentation):
-                sheet += [(outlined(*pair), f"{name}: {caption(pair[0]['scene'])}") for pair in pairs[:SHEET]]
-        tables.append(markdown_table(rows))
+    sheet = []
+    tables = [compared(stock.load(), two, methods, CFG, sheet) for two, methods in ((False, ONE), (True, TWO))]
     contact_sheet(sheet, FOLDER / "layout.png", "Layout: plain, and painted into the outlined places", SHEET)
     return (
         f"# Layout\n\n## One object\n\n{RUNS} one-object captions, and for each a random quarter of the picture that "
@@ -44,8 +36,33 @@ def run() -> str:
         f"{tables[0]}\n## Two objects, from a segmentation map\n\n{RUNS} captions like `a red circle left of a blue "
         "star on a white background`; a random quarter for each object, on the side that the caption says, the rest "
         "for the background. In place: both are.\n\n"
-        f"{tables[1]}\n![sheet](layout.png)"
+        f"{tables[1]}\n![sheet](layout.png)\n\n{on_the_joint_model()}"
     )
+
+
+def on_the_joint_model() -> str:
+    """The same for a joint transformer, by weight."""
+    tools, sheet = stock.load_flux(), []
+    one, two = (compared(tools, *each, JOINT_CFG, sheet) for each in ((False, JOINT_ONE), (True, JOINT_TWO)))
+    title = f"Layout on the joint model: plain, and painted into the outlined places at {JOINT_WEIGHT:g}"
+    contact_sheet(sheet, FOLDER / "layout_joint.png", title, SHEET)
+    return (
+        f"## The joint model\n\nThe same on the transformer of Flux's structure, cfg {JOINT_CFG:g}: one object, then "
+        f"two from the map.\n\n{one}\n{two}\n![sheet](layout_joint.png)"
+    )
+
+
+def compared(tools, two: bool, methods: list[tuple], cfg: float, sheet: list) -> str:
+    """A row for each method; some of its pictures go to the sheet."""
+    problems, rows = [problem(index, two) for index in range(RUNS)], []
+    for name, paint, weight in methods:
+        pictures = [picture_of(*tools, given, paint, weight, cfg) for given in problems]
+        pairs = list(zip(problems, pictures, strict=True))
+        found = aggregate(judged(*pair) for pair in pairs)
+        rows.append({"painted": name, "weight": weight, **{key: f"{found[key]:.0%}" for key in found}})
+        if (paint, weight) in SHOWN:
+            sheet += [(outlined(*pair), f"{name}: {caption(pair[0]['scene'])}") for pair in pairs[:SHEET]]
+    return markdown_table(rows)
 
 
 def problem(index: int, two: bool) -> dict:
@@ -61,13 +78,13 @@ def problem(index: int, two: bool) -> dict:
     return {"scene": scene, "quarters": quarters, "seed": index}
 
 
-def picture_of(model, clip, vae, given: dict, paint, weight) -> np.ndarray:
+def picture_of(model, clip, vae, given: dict, paint, weight, cfg: float) -> np.ndarray:
     text, empty = caption(given["scene"]), encode_texts(clip, [""])
     positive = encode_texts(clip, [text])
     if paint:
         model, positive = SteerPaintWithWords.execute(model, clip, text, paint(given), weight).args
     sigmas = sigmas_of(model, STEPS)
-    guider = host_guider(model, positive, empty, CFG)
+    guider = host_guider(model, positive, empty, cfg)
     latent = run_seeded(guider, EULER, sigmas, torch.zeros(1, 4, 16, 16), seed=given["seed"])
     return to_bytes(vae.decode(latent)[0])
 
@@ -122,6 +139,19 @@ ONE = [  # what is painted, how, and the weight
     ("shape, and background elsewhere", with_background, 0.3),
 ]
 TWO = [("nothing", None, ""), ("objects and background", segmentation, 0.3)]
+SHOWN = {
+    (None, ""), (with_background, 0.3), (segmentation, 0.3), (colour_and_shape, JOINT_WEIGHT),
+    (segmentation, JOINT_WEIGHT),
+}  # fmt: skip
+"""What the sheets show: how it was painted, and the weight."""
+WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.6, 1.0)
+JOINT_ONE = [
+    ("nothing", None, ""),
+    ("shape", shape, JOINT_WEIGHT),
+    ("colour", colour, JOINT_WEIGHT),
+    *(("colour and shape", colour_and_shape, weight) for weight in WEIGHTS),
+]
+JOINT_TWO = [("nothing", None, ""), *(("objects and background", segmentation, weight) for weight in WEIGHTS)]
 
 
 def judged(given: dict, picture: np.ndarray) -> dict:

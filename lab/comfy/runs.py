@@ -15,7 +15,8 @@ def encode(clip, text: str):
 def encode_texts(clip, texts: list[str]):
     """One conditioning with a row for each text."""
     rows = [clip.encode_from_tokens(clip.tokenize(text), return_pooled=True) for text in texts]
-    return [[torch.cat([cond for cond, _ in rows]), {"pooled_output": torch.cat([pooled for _, pooled in rows])}]]
+    pooled = [pooled for _, pooled in rows]  # which T5 has none of
+    return [[torch.cat([cond for cond, _ in rows]), {} if pooled[0] is None else {"pooled_output": torch.cat(pooled)}]]
 
 
 def host_guider(model, positive, negative, cfg: float):
