@@ -117,16 +117,20 @@ class Attention:
         return mean if term.mix is None else mean @ as_matrix(term.mix).to(mean)
 
     def _read(self, term: Term) -> Tensor:
-        """(batch, rows, words), float32: the mean over the heads, of values that are 1 at one column each."""
-        words, width = self._columns(term), self.v.shape[3]
-        parts: list[Tensor] = []
-        for first in range(words.start, words.stop, width):
-            count = min(width, words.stop - first)
-            values = term.k.new_zeros(1, 1, term.k.shape[2], width)
-            values[0, 0, first : first + count, :count].fill_diagonal_(1.0)
-            read = self._attend(term, values.expand(*self.v.shape[:2], -1, -1))
-            parts.append(read[..., :count].mean(1, dtype=torch.float32))
-        return torch.cat(parts, 2)
+        """(batch, rows, words), float32: the mean over the heads.
+
+        The words' softmax among themselves, times what of the whole softmax they have: that is read from one pass on
+        values that are 1 at the words.
+        """
+        words, total, first = self._columns(term), torch.zeros(()), 0
+        values = term.k.new_zeros(1, 1, term.k.shape[2], self.v.shape[3])
+        values[:, :, words] = 1.0
+        share = self._attend(term, values.expand(*self.v.shape[:2], -1, -1))[..., :1].float()
+        bias = term.bias if term.bias is None or term.bias.shape[3] == 1 else term.bias[..., words]
+        for maps in _maps(Term(term.q, term.k[:, :, words], bias=bias, raised=term.raised)):
+            total = total + (maps * share[:, first : first + maps.shape[1]]).sum(1)
+            first += maps.shape[1]
+        return total / first
 
     def _values(self, term: Term) -> Tensor:
         """The values as the term's own columns have them."""
