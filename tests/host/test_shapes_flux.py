@@ -1,5 +1,7 @@
 """The joint model: its trainer computes what the host computes, and the stock loader takes what it writes."""
 
+import random
+
 import comfy.ldm.flux.model
 import comfy.supported_models
 import nodes
@@ -11,9 +13,13 @@ from steer.lab.comfy.random_models import tiny_flux
 from steer.lab.models.embedding_rows import T5_ROWS, T5_TABLE, T5_VOCABULARY, expanded
 from steer.lab.models.shapes_flux import train
 from steer.lab.models.shapes_flux.captions import read
-from steer.lab.models.shapes_flux.loader import FLUX_CONFIG, TOKENS
+from steer.lab.models.shapes_flux.check import FluxStock
+from steer.lab.models.shapes_flux.loader import FLUX_CONFIG, TOKENS, ShapesT5Tokenizer
 from steer.lab.models.shapes_flux.network import PREFIXES, Network, checkpoint_state, encode, velocity
+from steer.lab.models.shapes_flux.roles import NAMES, roles_in
 from steer.lab.models.stock import load_flux
+from steer.lab.world.data import caption, sample_scene
+from steer.lab.world.reader import score
 
 TEXTS = ["a red circle left of a blue star on a white background", "a red circle on a blue background"]
 
@@ -127,3 +133,30 @@ def test_the_gradient_is_that_of_difference_quotients(captions):
 def test_each_parameter_is_learned_by_one_optimiser(net):
     learned = [parameter for optimizer in train.optimizers(net) for parameter in optimizer.param_groups[0]["params"]]
     assert sorted(map(id, learned)) == sorted(map(id, net.parameters()))
+
+
+def test_roles_are_at_the_words_they_are_about():
+    rng = random.Random(3)
+    for scene in [sample_scene(rng, two) for two in (False, True) for _ in range(30)]:
+        words = read([caption(scene)])
+        told = {place: [names[n] for names, n in zip(NAMES, numbers, strict=True)] for place, numbers in
+                roles_in(scene).items()}  # fmt: skip
+        tokens = pieces(words.vocabulary[words.rows[0]].tolist())
+        assert len(told) == 2 * len(scene["objs"]) + 1
+        assert all(tokens[place].removeprefix("▁") in (color, shape) for place, (color, shape, _) in told.items())
+        *things, background = told.values()
+        assert [thing[:2] for thing in things[::2]] == [[obj["color"], obj["shape"]] for obj in scene["objs"]]
+        assert background == [scene["bg"], "none", "background"]
+
+
+def pieces(ids):
+    tokenizer = ShapesT5Tokenizer()
+    return [tokenizer.inv_vocab[token] for token in ids]
+
+
+def test_the_weights_draw_what_a_caption_says():
+    """Who is where, too: the same words in the other order."""
+    things = "a red circle", "a blue star"
+    texts = [f"{one} left of {other} on a white background" for one, other in (things, things[::-1])]
+    for picture, text in zip(FluxStock().pictures(texts, 5), texts, strict=True):
+        assert score(picture, text)["all"], text

@@ -29,7 +29,11 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
         """The velocity, noise minus picture, of latents (n, 4, H, W) at times (n,) for token rows (n, tokens)."""
-        return velocity(self.flux, x, t, encode(self.text, ids))
+        return velocity(self.flux, x, t, self.encode(ids))
+
+    def encode(self, ids: Tensor) -> Tensor:
+        """Token rows (n, tokens) to the transformer's context (n, tokens, width)."""
+        return encode(self.text, ids)
 
 
 def checkpoint_state(weights: dict[str, Tensor], vocabulary: Tensor) -> dict[str, Tensor]:
@@ -142,4 +146,5 @@ def _initialise(net: Network) -> None:
         if "_mod.lin." in name or ".modulation.lin." in name or "final_layer." in name:
             nn.init.zeros_(weight)
     nn.init.normal_(net.text.shared.weight)
-    nn.init.normal_(net.text.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight, std=0.1)
+    # as large as in trained T5s: from a small one the order of words is hardly learned
+    nn.init.normal_(net.text.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight, std=2.0)

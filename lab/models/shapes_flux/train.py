@@ -1,7 +1,8 @@
 """Trains the joint transformer and its text encoder on latents; writes its state and the checkpoint (EMA, fp16).
 
-Goes on from WORK/flux_state.safetensors, with a new learning-rate cycle, when there is one. The latents are those of
-the text-to-image model's own autoencoder, in weights/shapes.safetensors.
+The text encoder first learns to read captions by itself (`caption_roles`), then both learn together. Goes on from
+WORK/flux_state.safetensors, with a new learning-rate cycle, when there is one. The latents are those of the UNet's own
+autoencoder, in weights/shapes.safetensors.
 """
 
 import argparse
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor
 
 from ...world.data import caption, render
+from ..caption_roles import learn
 from ..fine_tuning import Base, scenes_of
 from ..shapes_unet.train_vae import WORK
 from ..training import Batches, Training, replace_file, train
 from .captions import read
 from .loader import SHIFT
 from .network import Network, checkpoint_state
+from .roles import SIZES, roles_in
 
 BATCH, CAPTION_DROPOUT = 64, 0.1
 MUON_RATE, ADAMW_RATE = 1.5e-3, 1e-3
@@ -29,8 +32,12 @@ def main(argv: list[str]) -> None:
     """The command line."""
     wanted = _arguments(argv)
     torch.manual_seed(0)
-    data = training_data(wanted.work, wanted.scenes)
-    net, state = Network(len(data["vocabulary"])), wanted.work / STATE
+    scenes = scenes_of(wanted.scenes, SEED)
+    captions = read([caption(scene) for scene in scenes])
+    latents = Base().latents(wanted.work / f"flux_{wanted.scenes}.safetensors", map(render, scenes))
+    net, state = Network(len(captions.vocabulary)), wanted.work / STATE
+    if not state.exists():
+        learn(net, captions.rows, [roles_in(scene) for scene in scenes], SIZES)
     training = Training(net, optimizers(net))
     if state.exists():
         training.load(state)
@@ -38,18 +45,11 @@ def main(argv: list[str]) -> None:
 
     def save() -> None:
         training.save(state)
-        replace_file(wanted.work / CHECKPOINT, checkpoint_state(training.ema, data["vocabulary"]))
+        replace_file(wanted.work / CHECKPOINT, checkpoint_state(training.ema, captions.vocabulary))
 
+    data = {"latents": latents, "ids": captions.rows, "empty": captions.empty}
     batches = Batches(data, BATCH, wanted.two, CAPTION_DROPOUT)
     train(training, batches, lambda x0, ids: loss(net, x0, ids), wanted.minutes * 60, save)
-
-
-def training_data(work: Path, scenes: int) -> dict[str, Tensor]:
-    """{"latents" (n, 4, 16, 16), "ids" (n, tokens), "empty" (tokens,), "vocabulary"}; latents are kept in `work`."""
-    told = scenes_of(scenes, SEED)
-    captions = read([caption(scene) for scene in told])
-    latents = Base().latents(work / f"flux_{scenes}.safetensors", map(render, told))
-    return {"latents": latents, "ids": captions.rows, "empty": captions.empty, "vocabulary": captions.vocabulary}
 
 
 def optimizers(net: Network) -> list[torch.optim.Optimizer]:
