@@ -27,7 +27,7 @@ from steer.lab.models.shapes_wan.loader import (
     TOKENS,
     WAN_CONFIG,
     ShapesUMT5Tokenizer,
-    ShapesWanVAE,
+    WanVAE,
 )
 from steer.lab.models.shapes_wan.network import PADDING, Network, checkpoint_state, velocity
 from steer.lab.models.shapes_wan.roles import NAMES, SIZES, roles_in
@@ -158,7 +158,7 @@ def test_normalised_latents_are_those_of_wans_format(stock, autoencoder):
 
 
 def test_an_autoencoder_takes_its_width_from_the_file(autoencoder):
-    vae = ShapesWanVAE(dim=12, z_dim=CHANNELS, temperal_downsample=TEMPORAL)
+    vae = WanVAE(dim=12, z_dim=CHANNELS, temperal_downsample=TEMPORAL)
     vae.load_state_dict(autoencoder.vae.state_dict())
     x = 2 * torch.rand(1, 3, 5, 16, 16) - 1
     assert torch.equal(vae.encode(x), autoencoder.vae.encode(x))

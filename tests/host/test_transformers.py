@@ -34,7 +34,7 @@ from steer.nodes.runs.prompt_to_prompt import PromptToPromptGuider
 from steer.tests.cases import checkered
 from steer.tests.families import FAMILIES
 from steer.tests.host_models import relative, split_rows
-from steer.tests.transformers import TEXT, TINY, deeper
+from steer.tests.tiny_transformers import TEXT, TINY, deeper
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

@@ -31,7 +31,7 @@ WAN_CONFIG = {
 }
 
 
-class ShapesWanVAE(comfy.ldm.wan.vae.WanVAE):
+class WanVAE(comfy.ldm.wan.vae.WanVAE):  # its name is told in messages
     """Wan's autoencoder as wide as its file says, which hosts of 0.3 take for the published width."""
 
     def load_state_dict(self, state_dict, *args, **kwargs):
@@ -98,4 +98,4 @@ def register() -> None:
     known = comfy.supported_models.models
     if not any(model.__name__ == ShapesWan.__name__ for model in known):
         known.insert(0, ShapesWan)
-        comfy.ldm.wan.vae.WanVAE = ShapesWanVAE
+        comfy.ldm.wan.vae.WanVAE = WanVAE
