@@ -116,6 +116,10 @@ def with_background(given: dict):
     return region(~place(given["quarters"][0]), phrases(given)[-1], shape(given))
 
 
+def both_with_background(given: dict):
+    return region(~place(given["quarters"][0]), phrases(given)[-1], colour_and_shape(given))
+
+
 def segmentation(given: dict):
     """Objects and background, through a picture and its legend."""
     colours = torch.tensor([list(bytes.fromhex(name[1:])) for name in MAP]) / 255
@@ -150,6 +154,7 @@ JOINT_ONE = [
     ("shape", shape, JOINT_WEIGHT),
     ("colour", colour, JOINT_WEIGHT),
     *(("colour and shape", colour_and_shape, weight) for weight in WEIGHTS),
+    *(("colour and shape, and background elsewhere", both_with_background, weight) for weight in (0.2, 0.3)),
 ]
 JOINT_TWO = [("nothing", None, ""), *(("objects and background", segmentation, weight) for weight in WEIGHTS)]
 
