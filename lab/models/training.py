@@ -114,6 +114,16 @@ def train(
             save()
 
 
+def flow_loss(net: nn.Module, x0: Tensor, ids: Tensor, shift: float) -> Tensor:
+    """Of the velocity (Liu et al. 2022, arXiv:2209.03003), at times as the sampler has them: uniform, then shifted."""
+    uniform, noise = torch.rand(len(x0)), torch.randn_like(x0)
+    t = shift * uniform / (1 + (shift - 1) * uniform)
+    share = t.view(-1, *[1] * (x0.ndim - 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        velocity = net((1 - share) * x0 + share * noise, t, ids)
+    return (velocity.float() - (noise - x0)).square().mean()
+
+
 def replace_file(path: Path, state: dict[str, Tensor]) -> None:
     """Write the file so that no reader ever sees half of it."""
     save_file(state, f"{path}.tmp")

@@ -10,13 +10,12 @@ import math
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ...world.data import caption, render
 from ..caption_roles import learn
 from ..fine_tuning import Base, scenes_of
 from ..shapes_unet.train_vae import WORK
-from ..training import Batches, Training, replace_file, train
+from ..training import Batches, Training, flow_loss, replace_file, train
 from .captions import read
 from .loader import SHIFT
 from .network import Network, checkpoint_state
@@ -49,7 +48,7 @@ def main(argv: list[str]) -> None:
 
     data = {"latents": latents, "ids": captions.rows, "empty": captions.empty}
     batches = Batches(data, BATCH, wanted.two, CAPTION_DROPOUT)
-    train(training, batches, lambda x0, ids: loss(net, x0, ids), wanted.minutes * 60, save)
+    train(training, batches, lambda x0, ids: flow_loss(net, x0, ids, math.exp(SHIFT)), wanted.minutes * 60, save)
 
 
 def optimizers(net: Network) -> list[torch.optim.Optimizer]:
@@ -62,17 +61,6 @@ def optimizers(net: Network) -> list[torch.optim.Optimizer]:
         torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=ADAMW_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
     ]
-
-
-def loss(net: Network, x0: Tensor, ids: Tensor) -> Tensor:
-    """Of the velocity (Liu et al. 2022, arXiv:2209.03003), at times as the sampler has them: uniform, then shifted."""
-    uniform, noise = torch.rand(len(x0)), torch.randn_like(x0)
-    odds = math.exp(SHIFT)
-    t = odds * uniform / (1 + (odds - 1) * uniform)
-    share = t.view(-1, 1, 1, 1)
-    with torch.autocast("cpu", torch.bfloat16):
-        velocity = net((1 - share) * x0 + share * noise, t, ids)
-    return (velocity.float() - (noise - x0)).square().mean()
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:

@@ -22,7 +22,7 @@ from ..caption_roles import learn
 from ..shapes_flux.captions import read
 from ..shapes_flux.train import optimizers
 from ..shapes_unet.train_vae import WORK
-from ..training import Batches, Training, replace_file, train
+from ..training import Batches, Training, flow_loss, replace_file, train
 from .autoencoder import CHANNELS, TEMPORAL, encode
 from .loader import ONE_OBJECT_TOKENS, SHIFT, TOKENS
 from .network import Network, checkpoint_state
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     latents = kept_latents(wanted.work / f"wan_{wanted.clips}.safetensors", vae, clips)
     data = {"latents": latents, "ids": captions.rows, "empty": captions.empty}
     batches = Batches(data, BATCH, wanted.two, CAPTION_DROPOUT, ONE_OBJECT_TOKENS)
-    train(training, batches, lambda x0, ids: loss(net, x0, ids), wanted.minutes * 60, save)
+    train(training, batches, lambda x0, ids: flow_loss(net, x0, ids, SHIFT), wanted.minutes * 60, save)
 
 
 def autoencoder_file(work: Path) -> dict[str, Tensor]:
@@ -101,16 +101,6 @@ def stacked(clips: Iterable[np.ndarray]) -> Tensor:
     """uint8 clips (t, H, W, 3) as (n, 3, t, H, W), 0..1."""
     frames = torch.from_numpy(np.stack(list(clips))).permute(0, 4, 1, 2, 3).float() / 255
     return frames.contiguous(memory_format=torch.channels_last_3d)
-
-
-def loss(net: Network, x0: Tensor, ids: Tensor) -> Tensor:
-    """Of the velocity (Liu et al. 2022, arXiv:2209.03003), at times as the sampler has them: uniform, then shifted."""
-    uniform, noise = torch.rand(len(x0)), torch.randn_like(x0)
-    t = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
-    share = t.view(-1, 1, 1, 1, 1)
-    with torch.autocast("cpu", torch.bfloat16):
-        velocity = net((1 - share) * x0 + share * noise, t, ids)
-    return (velocity.float() - (noise - x0)).square().mean()
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
