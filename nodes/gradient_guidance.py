@@ -2,8 +2,10 @@
 
 from comfy_api.latest import io
 
+from .host import window_of
 from .inputs import percent
-from .runs.gradient_guidance import GradientGuider, term_of
+from .runs.gradient_guidance import GradientGuider
+from .runs.loss_terms import Term
 from .schema import advanced, answer_of, check_interval, where_known
 from .wires import SteerLoss
 
@@ -70,6 +72,18 @@ class SteerGradientGuider(io.ComfyNode):
                         "noise level (RMS per picture). Lower it when pictures get harsh.",
                     )
                 ),
+                advanced(
+                    io.Int.Input(
+                        "iterations",
+                        default=1,
+                        min=1,
+                        max=100,
+                        optional=True,
+                        tooltip="1: one gradient at each step. More solve for the estimate that agrees with the loss "
+                        "and stays close to the model's: no scale overshoots then. 5 to 10 for Measurement Loss; each "
+                        "is one more gradient. With through_model off.",
+                    )
+                ),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
         )
@@ -80,11 +94,27 @@ class SteerGradientGuider(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, guider, loss, scale, start_percent, end_percent, through_model, mask=None, max_change=3.0
+        cls, guider, loss, scale, start_percent, end_percent, through_model, mask=None, max_change=3.0, iterations=1
     ) -> io.NodeOutput:
         check_interval(NODE, start_percent, end_percent)
-        term = term_of(NODE, guider, loss, scale, (start_percent, end_percent), through_model, max_change, mask)
+        check_iterations(iterations, through_model, loss)
+        window = window_of(guider.model_patcher, (start_percent, end_percent))
+        term = Term(NODE, loss, scale, window, through_model, max_change, mask, iterations)
         return io.NodeOutput(GradientGuider(guider, term))
+
+
+def check_iterations(iterations: int, through_model: bool, loss) -> None:
+    """ValueError for several iterations of what does not read the estimate, which is what they solve for."""
+    if iterations > 1 and loss.noisy:
+        raise ValueError(
+            f"iterations is {iterations}, and they solve for the estimate, but this loss (a classifier) reads the "
+            "noisy latent; set iterations to 1"
+        )
+    if iterations > 1 and through_model:
+        raise ValueError(
+            f"iterations is {iterations} with through_model on, and they solve for the estimate, after the model; "
+            "turn through_model off, or set iterations to 1"
+        )
 
 
 NODES = [SteerGradientGuider]

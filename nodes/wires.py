@@ -15,7 +15,7 @@ SteerRegions = io.Custom("STEER_REGIONS")
 """A tuple of `attention.paint_with_words.Region`."""
 
 SteerLoss = io.Custom("STEER_LOSS")
-"""A `runs.gradient_guidance.SteerLossValue`: what is to become less."""
+"""A `runs.loss_terms.SteerLossValue`: what is to become less."""
 
 SteerClassifier = io.Custom("STEER_CLASSIFIER")
 """A `samplers.classifier.Classifier`."""

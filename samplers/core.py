@@ -116,3 +116,18 @@ class SampleNoise:
 
     def __call__(self, like: Tensor) -> Tensor:
         return torch.stack([torch.randn(like.shape[1:], generator=g) for g in self._generators]).to(like)
+
+
+class HeldNoise:
+    """Noise of another source that is drawn once and stays the same until it is released."""
+
+    def __init__(self, noise: Callable[[Tensor], Tensor]):
+        self._noise, self._held = noise, None
+
+    def __call__(self, like: Tensor) -> Tensor:
+        if self._held is None:
+            self._held = self._noise(like)
+        return self._held
+
+    def release(self) -> None:
+        self._held = None

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...samplers.batch import per_sample
-from ...samplers.core import SampleNoise, Step, descending
+from ...samplers.core import HeldNoise, SampleNoise, Step, descending
 from ...samplers.masks import composite
 from ...samplers.noise_law import Noise, NoiseLaw
 from .checks import check_answer, check_every_call, check_no_momentum, check_ready
@@ -75,6 +75,7 @@ class Run:
         self.start_noise, self.known = call.noise, call.latent_image
         """`known` is the source latent; `start_noise` is what comes on the noise wire."""
         self.mask: Tensor | None = call.denoise_mask
+        self._draws: list[HeldNoise] | None = None
         with self.errors():
             check_ready(self.guider, call.sigmas, self.known, self.start_noise, self.mask)
             if masks_itself and (mask_needed or self.mask is not None):
@@ -96,6 +97,12 @@ class Run:
         if mask is not None:
             mask = comfy.sampler_helpers.prepare_mask(mask, noise.shape, noise.device)[:, :1].float()
         part.node, part.mask = node, mask
+        return part
+
+    def holding(self, draws: list[HeldNoise]) -> "Run":
+        """The same run, whose streams of noise repeat what they gave until they are released; `draws` gets them."""
+        part = copy(self)
+        part._draws = draws
         return part
 
     @cached_property
@@ -141,7 +148,11 @@ class Run:
         halves = self.guider.halves
         size = self.known.shape[0] // halves
         drawn = SampleNoise(self.seed or 0, stream, self.start_noise[:size], self.start[:size])
-        return lambda like: torch.cat([drawn(like[:size])] * halves)
+        noise = lambda like: torch.cat([drawn(like[:size])] * halves)  # noqa: E731
+        if self._draws is None:
+            return noise
+        self._draws.append(HeldNoise(noise))
+        return self._draws[-1]
 
     def check_every_call(self) -> None:
         """ValueError for a model that answers some calls from earlier ones."""
@@ -244,7 +255,7 @@ class Run:
         """
         total = calls or len(self.sigmas) - 1
         self._check_walk(total)
-        if self._masks_itself and self.nothing_to_do():
+        if self._masks_itself and self.mask is not None and self.nothing_to_do():
             return self.known
         x = self.begin()
         for step in self.shown(steps(x), total):
@@ -254,7 +265,7 @@ class Run:
     def _check_walk(self, total: int) -> None:
         """Everything that can be refused before the first model call."""
         self.check()
-        if self._masks_itself:
+        if self._masks_itself and self.mask is not None:
             self.check_source()
         if total > len(self.sigmas) - 1:
             self.check_every_call()

@@ -1,16 +1,11 @@
 """A guider round any other, whose estimates losses change; all within one run of the host."""
 
-from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ...samplers.gradient_guidance import Loss, at_top, change_by_estimate, change_by_x, limited, near_top, round_top
-from ...samplers.masks import check_mask
-from ...samplers.window import Window
+from ...samplers.gradient_guidance import at_top, change_by_estimate, change_by_x, limited, near_top, round_top
 from ..host import (
     Call,
     GuidedModels,
@@ -20,67 +15,12 @@ from ..host import (
     SampleCall,
     WrappedGuider,
     errors_of,
-    fitted_mask,
     gradients,
     noise_law,
     progress,
-    window_of,
 )
-
-
-class SteerLossValue(Protocol):
-    """What is on a STEER_LOSS wire: finished and immutable."""
-
-    noisy: bool
-    """Whether the loss reads the noisy x, not the denoised estimate."""
-
-    @property
-    def patchers(self) -> tuple:
-        """The host's patchers of the models it calls, which are to be loaded beside the diffusion model."""
-        ...
-
-    def memory(self, shape: tuple[int, ...]) -> float:
-        """About how many bytes the loss and its gradient take for latents of this shape, at the least."""
-        ...
-
-    def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
-        """The loss for one run, on latents in model space; `differentiable(patcher)` are its loaded models.
-
-        ValueError for a run that it cannot judge.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Term:
-    """A loss with all that says how it guides."""
-
-    node: str
-    loss: SteerLossValue
-    scale: float
-    window: Window
-    through_model: bool
-    max_change: float
-    mask: Tensor | None
-
-    def acts(self, sigma: float) -> bool:
-        return self.scale != 0.0 and sigma in self.window
-
-    def fitted(self, latent: Tensor) -> "Term":
-        """The term with its mask fitted to the latent; ValueError for a mask that does not fit."""
-        if self.mask is None:
-            return self
-        with errors_of("mask"):
-            check_mask(self.mask)
-            return replace(self, mask=fitted_mask(self.mask, latent))
-
-    def nothing_to_do(self) -> bool:
-        """Whether a fitted mask is empty; says so, and of a batch for which pictures."""
-        return self.mask is not None and progress.tell_empty(self.node, "mask", self.mask, "the loss steers nothing")
-
-    @property
-    def differentiates_model(self) -> bool:
-        return self.through_model and not self.loss.noisy
+from .loss_terms import Acting, Term, finite, gradient
+from .proximal import change_solved, solved_together
 
 
 class GradientGuider(RunGuider, WrappedGuider):
@@ -108,15 +48,6 @@ class GradientGuider(RunGuider, WrappedGuider):
         return guider, call._replace(sampler=sampler)
 
 
-class Acting(NamedTuple):
-    """A term of one run."""
-
-    term: Term
-    loss: Loss
-    run: Run
-    """With the term's mask."""
-
-
 class Guidance:
     """Another SAMPLER, whose every estimate is changed by the losses that act at its level: the method of one run."""
 
@@ -138,9 +69,11 @@ class Guidance:
             run.check()
             if term.differentiates_model:
                 run.check_every_call()
-            run = run.under(term.node, term.mask)
+            run, draws = run.under(term.node, term.mask), []
+            if term.iterations > 1:
+                run = run.holding(draws)
             loss = term.loss.start(run, run.model.latent_format, lambda patcher: self.models.others[id(patcher)])
-            return Acting(term, loss, run)
+            return Acting(term, loss, run, draws)
 
     def change(self, denoise: Call, x: Tensor, level: float) -> Tensor:
         """The estimate with what each loss changes of it."""
@@ -149,16 +82,23 @@ class Guidance:
             return denoise(x)
         node = acting[-1].term.node
         denoised, changes = self.models.computed(node, lambda: self._changes(denoise, x, level, acting))
-        for (term, _, run), change in zip(acting, changes, strict=True):
-            change = limited(term.scale * change, level, run.law, term.max_change, run.mask)
-            if self._edits:
-                change = of_target(change)
-            denoised = denoised + change.to(denoised)
+        for change in changes:
+            denoised = denoised + (of_target(change) if self._edits else change).to(denoised)
         return denoised
 
     def _changes(self, denoise: Call, x: Tensor, level: float, acting: list[Acting]) -> tuple[Tensor, list[Tensor]]:
-        """The estimate, and by how much each loss changes it at scale 1."""
-        law = acting[0].run.law
+        """The estimate, and what is added to it."""
+        once = [item for item in acting if item.term.iterations == 1]
+        denoised, changes = self._changes_at_once(denoise, x, level, once)
+        changes = [
+            limited(term.scale * change, level, run.law, term.max_change, run.mask)
+            for (term, _, run, _), change in zip(once, changes, strict=True)
+        ]
+        return denoised, changes + [change_solved(items, denoised, level) for items in solved_together(acting)]
+
+    def _changes_at_once(self, denoise: Call, x: Tensor, level: float, acting: list[Acting]) -> tuple[Tensor, list]:
+        """The estimate, and by how much each loss changes it at scale 1, by one gradient."""
+        law = self._acting[0].run.law
         by_x = [item for item in acting if item.term.loss.noisy or item.term.through_model]
         denoised, slopes = self._by_x(denoise, x, level, by_x)
         if denoised is None:
@@ -207,7 +147,7 @@ class Guidance:
                 # a model in half precision loses small gradients: it gets one of unit size, which is undone after
                 size = slope.abs().amax(tuple(range(1, slope.ndim)), keepdim=True).clamp(min=1e-30)
                 (slope,) = torch.autograd.grad(denoised, x, slope / size, retain_graph=index + 1 < len(through))
-                slopes[id(item)] = _finite(item.term.node, slope * size)
+                slopes[id(item)] = finite(item.term.node, slope * size)
             return denoised.detach(), slopes
 
 
@@ -226,26 +166,3 @@ def at_level(model_options: dict, sigma: float) -> dict:
         return previous(apply_model, args) if previous else apply_model(args["input"], args["timestep"], **args["c"])
 
     return {**model_options, "model_function_wrapper": wrapper}
-
-
-def gradient(node: str, loss: Loss, latent: Tensor, sigma: float) -> Tensor:
-    """Each sample's dL/dlatent, float32."""
-    with gradients():
-        latent = latent.detach().clone().float().requires_grad_()
-        # the sum: each sample's loss is its own, so each gets its own gradient
-        (slope,) = torch.autograd.grad(loss(latent, sigma).sum(), latent)
-    return _finite(node, slope)
-
-
-def _finite(node: str, slope: Tensor) -> Tensor:
-    if not torch.isfinite(slope).all():
-        raise ValueError(
-            f"{node}: the gradient holds NaN or infinite values; run the VAE or the model at a higher precision "
-            "(--fp32-vae, --force-fp32), or lower the scale"
-        )
-    return slope
-
-
-def term_of(node: str, guider, loss, scale, interval, through_model, max_change, mask) -> Term:
-    """The term, its percents as sigmas of the guider's model."""
-    return Term(node, loss, scale, window_of(guider.model_patcher, interval), through_model, max_change, mask)

@@ -1,0 +1,105 @@
+"""A loss on its wire, as a term of guidance, and in a run; and its gradients."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ...samplers.core import HeldNoise
+from ...samplers.gradient_guidance import Loss
+from ...samplers.masks import check_mask
+from ...samplers.window import Window
+from ..host import Run, errors_of, fitted_mask, gradients, progress
+
+
+class SteerLossValue(Protocol):
+    """What is on a STEER_LOSS wire: finished and immutable."""
+
+    noisy: bool
+    """Whether the loss reads the noisy x, not the denoised estimate."""
+
+    @property
+    def patchers(self) -> tuple:
+        """The host's patchers of the models it calls, which are to be loaded beside the diffusion model."""
+        ...
+
+    def memory(self, shape: tuple[int, ...]) -> float:
+        """About how many bytes the loss and its gradient take for latents of this shape, at the least."""
+        ...
+
+    def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
+        """The loss for one run, on latents in model space; `differentiable(patcher)` are its loaded models.
+
+        ValueError for a run that it cannot judge.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss with all that says how it guides."""
+
+    node: str
+    loss: SteerLossValue
+    scale: float
+    window: Window
+    through_model: bool
+    max_change: float
+    mask: Tensor | None
+    iterations: int = 1
+
+    def acts(self, sigma: float) -> bool:
+        return self.scale != 0.0 and sigma in self.window
+
+    def fitted(self, latent: Tensor) -> "Term":
+        """The term with its mask fitted to the latent; ValueError for a mask that does not fit."""
+        if self.mask is None:
+            return self
+        with errors_of("mask"):
+            check_mask(self.mask)
+            return replace(self, mask=fitted_mask(self.mask, latent))
+
+    def nothing_to_do(self) -> bool:
+        """Whether a fitted mask is empty; says so, and of a batch for which pictures."""
+        return self.mask is not None and progress.tell_empty(self.node, "mask", self.mask, "the loss steers nothing")
+
+    @property
+    def differentiates_model(self) -> bool:
+        return self.through_model and not self.loss.noisy
+
+
+class Acting(NamedTuple):
+    """A term of one run."""
+
+    term: Term
+    loss: Loss
+    run: Run
+    """With the term's mask."""
+    draws: list[HeldNoise]
+    """What the loss draws, of a term with iterations."""
+
+
+def gradient(node: str, loss: Loss, latent: Tensor, sigma: float) -> Tensor:
+    """Each sample's dL/dlatent, float32."""
+    return value_and_gradient(node, loss, latent, sigma)[1]
+
+
+def value_and_gradient(node: str, loss: Loss, latent: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """Each sample's loss (batch,) and its dL/dlatent, float32."""
+    with gradients():
+        latent = latent.detach().clone().float().requires_grad_()
+        values = loss(latent, sigma)
+        # the sum: each sample's loss is its own, so each gets its own gradient
+        (slope,) = torch.autograd.grad(values.sum(), latent)
+    return values.detach(), finite(node, slope)
+
+
+def finite(node: str, slope: Tensor) -> Tensor:
+    if not torch.isfinite(slope).all():
+        raise ValueError(
+            f"{node}: the gradient holds NaN or infinite values; run the VAE or the model at a higher precision "
+            "(--fp32-vae, --force-fp32), or lower the scale"
+        )
+    return slope
