@@ -1,14 +1,15 @@
-"""RePaint: inpainting and outpainting by resampling."""
+"""RePaint: inpainting and outpainting by resampling; without a mask the resampling alone, time travel."""
 
 from collections.abc import Iterator
 from functools import partial
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.core import Step
 from ..samplers.repaint import model_calls, repaint
-from .host import Run, RunSampler, log
+from .host import Run, RunSampler, log, progress
 from .inputs import share
 from .schema import advanced, where_known
 
@@ -26,7 +27,8 @@ class SteerRePaintSampler(io.ComfyNode):
             category="Steer/samplers",
             description="Inpaints the noise mask of the latent by resampling: the schedule jumps back up again and "
             "again so that the new part agrees with what is kept. Better joins than masked sampling, for many more "
-            "model calls (logged before it starts).",
+            "model calls (logged before it starts). Without a noise mask all is sampled that way (time travel), which "
+            "gives losses of Gradient Guider more steps at each level.",
             **where_known(
                 search_aliases=[
                     "inpaint",
@@ -37,6 +39,7 @@ class SteerRePaintSampler(io.ComfyNode):
                     "remove object",
                     "resample",
                     "uncrop",
+                    "time travel",
                 ]
             ),
             inputs=[
@@ -58,25 +61,32 @@ class SteerRePaintSampler(io.ComfyNode):
                 ),
                 advanced(share("eta", 1.0, "Randomness of each step: 1 as published (DDPM), 0 deterministic steps.")),
             ],
-            outputs=[io.Sampler.Output(tooltip="For SamplerCustomAdvanced; latent_image needs a noise mask.")],
+            outputs=[io.Sampler.Output(tooltip="For SamplerCustomAdvanced; latent_image's noise mask is inpainted.")],
         )
 
     @classmethod
     def execute(cls, resamples, jump_length, eta) -> io.NodeOutput:
         method = partial(repainted, resamples=resamples, jump_length=jump_length, eta=eta)
-        return io.NodeOutput(RunSampler(NODE, method, masks_itself=True))
+        return io.NodeOutput(RunSampler(NODE, method, masks_itself=True, mask_needed=False))
 
 
 def repainted(run: Run, resamples: int, jump_length: int, eta: float) -> Tensor:
-    """The result of RePaint; its number of model calls goes to the log first."""
+    """The result of RePaint; its number of model calls goes to the log first.
+
+    Without a noise mask all is generated, and the jumps are the time travel of FreeDoM (arXiv:2303.09833) and the
+    recurrence of universal guidance (arXiv:2302.07121).
+    """
 
     def steps(x: Tensor) -> Iterator[Step]:
         log.info("%s: %d model calls for %d steps", NODE, calls, count)
         if count <= jump_length and resamples > 1:
             log.warning("%s: %d steps are too few to jump back %d, so nothing is resampled; use more steps or a "
                         "smaller jump_length", NODE, count, jump_length)  # fmt: skip
+        if run.mask is None:
+            progress.tell(NODE, "latent_image has no noise mask, so nothing is kept and all is sampled anew")
         streams = run.noise("step"), run.noise("known")
-        inputs = run.sigmas, run.law, run.known, run.noise_mask
+        mask = torch.ones(1) if run.mask is None else run.mask
+        inputs = run.sigmas, run.law, run.known, mask
         return repaint(run.denoise, x, *inputs, *streams, resamples, jump_length, eta)
 
     count = len(run.sigmas) - 1

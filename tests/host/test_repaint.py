@@ -44,6 +44,24 @@ def test_all_unknown_once_is_ancestral_sampling_bitwise(shapes, guider):
     assert torch.equal(painted, run(guider, SteerDDIMSampler.execute(1.0)[0], sigmas, noise))
 
 
+@pytest.mark.parametrize("law", [EPS, V, FLOW])
+@pytest.mark.parametrize("first", [0, 6])
+def test_without_a_mask_once_is_ancestral_sampling_bitwise(shapes, law, first, caplog):
+    """From the top and from a level below, where the source is noised as for any sampler."""
+    guider = host_guider(closed_form(shapes[0], law), mean_conditioning(1), mean_conditioning(0), 1.0)
+    sigmas, noise, source = sigmas_of(guider.model_patcher)[first:], noise_of((2, 4, 8, 8)), noise_of((2, 4, 8, 8), 1)
+    out = run(guider, repaint(1), sigmas, noise, source)
+    assert torch.equal(out, run(guider, SteerDDIMSampler.execute(1.0)[0], sigmas, noise, source))
+    assert "no noise mask" in caplog.text
+
+
+def test_without_a_mask_time_travel_is_an_all_ones_mask(shapes, guider):
+    sigmas, noise = sigmas_of(shapes[0]), noise_of((2, 4, 16, 16))
+    travelled = run(guider, repaint(), sigmas, noise)
+    assert torch.equal(travelled, run(guider, repaint(), sigmas, noise, mask=torch.ones(1, 1, 16, 16)))
+    assert relative(travelled, run(guider, repaint(1), sigmas, noise)) > 0.1
+
+
 def test_batch_with_its_own_masks_equals_singles_and_repeats_bitwise(shapes, guider):
     sigmas, noise, latent, mask = (
         sigmas_of(shapes[0], 12),
