@@ -23,6 +23,7 @@ STEMS = (
     "gradient_guidance",
     "clip_guidance",
     "classifier",
+    "measurement",
     "diffedit",
     "trajectory_blend",
     "stitch",

@@ -29,3 +29,8 @@ def self_end(tooltip: str = SELF_END, **more) -> io.Input:
 def percent(name: str, default: float, tooltip: str) -> io.Input:
     """An end of an interval of the run."""
     return share(name, default, tooltip, step=0.001)
+
+
+def whole(name: str, default: int, most: int, tooltip: str, least: int = 0) -> io.Input:
+    """A whole number."""
+    return io.Int.Input(name, default=default, min=least, max=most, tooltip=tooltip)

@@ -85,6 +85,10 @@ def _is_regions(value) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(region, Region) for region in value)
 
 
+def _is_operators(value) -> bool:
+    return isinstance(value, tuple) and all(having("fitted", "size")(operator) for operator in value)
+
+
 KINDS = {
     "MODEL": Kind(having("clone", "get_model_object", "model"), "a MODEL, as Load Checkpoint gives it"),
     "CLIP": Kind(having("tokenize", "encode_from_tokens"), "a CLIP, as Load Checkpoint and Load CLIP give it"),
@@ -107,6 +111,7 @@ KINDS = {
     "STEER_LOSS": Kind(
         having("noisy", "start"), "the loss of SteerCLIPTextLoss, SteerCLIPImageLoss or SteerClassifierLoss"
     ),
+    "STEER_OPERATOR": Kind(_is_operators, "the operator of SteerGrayOperator, SteerResizeOperator and the like"),
     "STEER_CLASSIFIER": Kind(of(Classifier), "the classifier of SteerClassifierLoader"),
     "INT": Kind(of(Real), "a whole number"),
     "FLOAT": Kind(of(Real), "a number"),

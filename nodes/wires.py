@@ -17,5 +17,8 @@ SteerRegions = io.Custom("STEER_REGIONS")
 SteerLoss = io.Custom("STEER_LOSS")
 """A `runs.loss_terms.SteerLossValue`: what is to become less."""
 
+SteerOperator = io.Custom("STEER_OPERATOR")
+"""A tuple of `samplers.measurement.Operator`: what was done to a picture, in order."""
+
 SteerClassifier = io.Custom("STEER_CLASSIFIER")
 """A `samplers.classifier.Classifier`."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .batch import per_sample
+from .batch import chosen, per_sample
 
 ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Each sample's loss, (batch,), and its gradient by the latent (batch, channels, ...)."""
@@ -23,8 +23,9 @@ def proximal_change(loss: ValueAndGradient, denoised: Tensor, spread: Tensor, it
     """`z - D` for the best z on the way to the minimum, which is never worse than D.
 
     `spread` is u, of a shape that broadcasts to D; where it is 0, z stays at D. The steps are those of Barzilai and
-    Borwein (1988, doi:10.1093/imanum/8.1.141, eq. 5), for each sample by itself; the first is a short trial. Asks for
-    the loss `iterations + 1` times, or once where all gradients are 0.
+    Borwein (1988, doi:10.1093/imanum/8.1.141, eq. 5), for each sample by itself; the first is a short trial. From
+    one that ends above D's value it goes back to the best so far, for a shorter one. Asks for the loss
+    `iterations + 1` times, or once where all gradients are 0.
     """
 
     def objective(moved: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,17 +33,23 @@ def proximal_change(loss: ValueAndGradient, denoised: Tensor, spread: Tensor, it
         return value + 0.5 * dots(moved, moved).flatten(), spread * gradient + moved
 
     moved = torch.zeros_like(denoised)  # in units of u: the second term's curvature is 1
-    least, slope = objective(moved)
-    best, length = moved, (TRIAL / rms(slope)).clamp(max=1.0)
+    start, slope = objective(moved)
+    best, least, slope_there = moved, start, slope
+    length = (TRIAL / rms(slope)).clamp(max=1.0)
     for _ in range(iterations):
         if not slope.any():
             break
         after = moved - length * slope
         value, slope_after = objective(after)
+        next_length = step_length(after - moved, slope_after - slope)
+        shorter = torch.maximum(torch.minimum(next_length, 0.5 * length), 0.1 * length)
         better = value < least
-        best, least = torch.where(per_sample(better, best), after, best), torch.where(better, value, least)
-        length = step_length(after - moved, slope_after - slope)
-        moved, slope = after, slope_after
+        best, slope_there = chosen(better, after, best), chosen(better, slope_after, slope_there)
+        least = torch.where(better, value, least)
+        # a step may rise, which is how these are fast; one that ends above the start has left what they know
+        sane = value <= start
+        moved, slope = chosen(sane, after, best), chosen(sane, slope_after, slope_there)
+        length = torch.where(per_sample(sane, length), next_length, shorter)
     return spread * best
 
 

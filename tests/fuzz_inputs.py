@@ -30,11 +30,14 @@ from ..nodes.host.conditioning import HALF
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.inversion_file import NoNullText
 from ..nodes.langevin import SteerLangevinSampler
+from ..nodes.measurement import SteerMeasurementLoss
 from ..nodes.paint_with_words import SteerRegion
 from ..nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from ..nodes.repaint import SteerRePaintSampler
 from ..nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from ..samplers.classifier import Classifier, Network
+from ..samplers.jpeg import JPEG
+from ..samplers.measurement import Blur, Crop, Gray, Resize
 from ..samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING
 from .host_models import FLOW, V, with_law
 from .matrices import collected
@@ -228,9 +231,12 @@ def _add_losses(world: World, pair, vae) -> None:
         **label,
         "text": SteerCLIPTextLoss.execute(pair[1], vae, pair[0], "a green star", 1)[0],
         "two pictures": SteerCLIPImageLoss.execute(pair[1], vae, torch.rand(2, PIXELS, PIXELS, 3), 1)[0],
+        "measured": SteerMeasurementLoss.execute(vae, torch.rand(1, PIXELS, PIXELS, 3), 0.1, (Gray(),))[0],
         "other vae": SteerCLIPTextLoss.execute(pair[1], world.odd["VAE"]["16 channels"], pair[0], "a star", 1)[0],
     }
     world.add("STEER_LOSS", {"loss": usual}, odd)
+    chains = {"jpeg": (Gray(), JPEG(20)), "small": (Resize(),), "outside": (Crop(4096),), "wide blur": (Blur(60.0),)}
+    world.add("STEER_OPERATOR", {"gray": (Gray(),)}, chains)
 
 
 def _add_edits(world: World, clip) -> None:

@@ -53,6 +53,23 @@ def check_tunable(vae, latent: Tensor) -> None:
         )
 
 
+def check_decodes(vae, latent: Tensor, who: str) -> None:
+    """ValueError unless the VAE has a decoder and decodes such latents (model space) into single pictures.
+
+    `who` begins what is said of clips: "CLIP judges".
+    """
+    channels = latent.shape[1]
+    if channels != vae.latent_channels:
+        raise ValueError(
+            f"vae has {vae.latent_channels} latent channels and the model works on {channels}; connect the VAE "
+            "that belongs to the model"
+        )
+    if not hasattr(vae.first_stage_model, "decode"):
+        raise ValueError("vae has no decoder (the file it was loaded from holds none); connect the VAE of the model")
+    if latent.ndim == 5 and latent.shape[2] != 1:
+        raise ValueError(f"latent_image has {latent.shape[2]} frames; {who} single pictures")
+
+
 def decoded_size(vae, latent: Tensor) -> tuple[int, int]:
     """(height, width) of the picture that a latent decodes to."""
     ratio = vae.spacial_compression_decode()

@@ -65,16 +65,8 @@ class CLIPLoss:
 
 
 def _check_fits(loss: CLIPLoss, run: Run) -> None:
-    batch, channels = run.known.shape[:2]
-    if channels != loss.vae.latent_channels:
-        raise ValueError(
-            f"vae has {loss.vae.latent_channels} latent channels and the model works on {channels}; connect the VAE "
-            "that belongs to the model"
-        )
-    if not hasattr(loss.vae.first_stage_model, "decode"):
-        raise ValueError("vae has no decoder (the file it was loaded from holds none); connect the VAE of the model")
-    if run.known.ndim == 5 and run.known.shape[2] != 1:
-        raise ValueError(f"latent_image has {run.known.shape[2]} frames; CLIP judges single pictures")
+    host_vae.check_decodes(loss.vae, run.known, "CLIP judges")
+    batch = run.known.shape[0]
     if loss.target.shape[0] not in (1, batch):
         raise ValueError(
             f"the loss has {loss.target.shape[0]} targets for a batch of {batch}; give one, or one for each"
