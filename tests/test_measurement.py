@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
+from steer.bench.measurement_exact import Iterated, Problem, dps, exact, figures, matrices, once, solved
 from steer.samplers.jpeg import CHROMA, JPEG, LUMA, coefficients, cosines, quantisation
 from steer.samplers.measurement import Blur, Crop, Gray, Resize, fitted, gaussian, line, squared_gaps
 from steer.samplers.proximal import proximal_change
@@ -254,3 +255,25 @@ def test_the_proximal_estimate_agrees_with_all_that_was_measured():
 
         out = denoised + proximal_change(loss, denoised, torch.tensor(0.5, dtype=DOUBLE), 60)
         assert float(gaps(out)) < 1e-4 * float(gaps(denoised))
+
+
+def test_the_table_of_exact_posteriors():
+    """What bench/measurement_exact.md says, on two of its problems."""
+    problems = {name: Problem(name, matrices()[name]) for name in ("pool 8", "blur 3")}
+
+    def error(name, change, eta=1.0):
+        return figures(problems[name], change, eta)[0]
+
+    for name in problems:
+        assert error(name, exact) < 0.03
+        assert 0.02 < error(name, solved) < error(name, solved, 0.0) < error(name, dps)
+    assert error("pool 8", Iterated(5)) == pytest.approx(error("pool 8", solved), abs=1e-3)
+    assert error("blur 3", Iterated(10)) < 0.5 * error("blur 3", Iterated(5)) < error("blur 3", once)
+
+
+def test_the_iterations_of_the_table_end_at_its_solution():
+    problem = Problem("blur 3", matrices()["blur 3"])
+    denoised = torch.randn(4, 64, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    for sigma in (0.1, 1.0, 10.0):
+        expected = solved(problem, denoised, sigma)
+        torch.testing.assert_close(Iterated(400)(problem, denoised, sigma), expected, rtol=0, atol=1e-2)

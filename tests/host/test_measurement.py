@@ -80,7 +80,7 @@ def test_the_estimate_comes_to_agree(shapes, law, name):
     sigmas = torch.tensor([0.7, 0.0])
     guiders = guider, solved(guider, loss, iterations=3), solved(guider, loss, iterations=12)
     plain, few, more = (float(gap(vae, loss, run(each, EULER, sigmas, x))) for each in guiders)
-    assert few < plain and more < few and more < 0.5 * plain
+    assert few < plain and more < few and more < 0.85 * plain
 
 
 class Seen:
