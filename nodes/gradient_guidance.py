@@ -80,8 +80,8 @@ class SteerGradientGuider(io.ComfyNode):
                         max=100,
                         optional=True,
                         tooltip="1: one gradient at each step. More solve for the estimate that agrees with the loss "
-                        "and stays close to the model's: no scale overshoots then. 5 to 10 for Measurement Loss; each "
-                        "is one more gradient. With through_model off.",
+                        "and stays close to the model's: no scale overshoots then. Each is one more gradient. With "
+                        "through_model off.",
                     )
                 ),
             ],

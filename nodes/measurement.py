@@ -23,8 +23,8 @@ class SteerMeasurementLoss(io.ComfyNode):
             display_name="Measurement Loss (Steer)",
             category="Steer/losses",
             description="How far the picture, made gray, small, blurred, cropped or a JPEG, is from one that you "
-            "have: colourise it, enlarge it, sharpen it, clean it, draw round it. For Gradient Guider with "
-            "through_model off, scale 1 and 5 to 10 iterations.",
+            "have: colourise it, enlarge it, sharpen it, clean it, draw round it. For Gradient Guider with scale 1 and "
+            "max_change 1.",
             **where_known(
                 search_aliases=[
                     "restore",

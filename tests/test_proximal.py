@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from steer.samplers.proximal import proximal_change, step_length
+from steer.samplers.proximal import Pair, direction, proximal_change
 
 DOUBLE = torch.float64
 
@@ -126,22 +126,11 @@ def test_a_batch_is_its_samples_alone():
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
 
 
-def test_a_step_that_ends_above_the_start_is_given_up():
-    """A valley with a cliff behind it: plain steps are thrown out of it, and these go on down."""
-
-    def cliff(z):
-        z = z.detach().requires_grad_()
-        value = (z.square() / 2 + 1e3 * (z - 1.05).clamp(min=0.0).square()).sum(1) - 3 * z.sum(1)
-        return value.detach(), torch.autograd.grad(value.sum(), z)[0]
-
-    start = torch.zeros(1, 12, dtype=DOUBLE)
-    out = proximal_change(cliff, start, torch.tensor(2.0, dtype=DOUBLE), 30)
-    # z + 2000 (z - 1.05) - 3 + z / 4 = 0
-    torch.testing.assert_close(out, torch.full_like(out, 2103 / 2001.25), rtol=1e-3, atol=0)
-
-
-def test_step_length():
-    """One over the curvature; 1 where there is none to be told, or where the way is not convex."""
-    moved = torch.tensor([[1.0, 2.0], [1.0, 2.0], [0.0, 0.0]])
-    length = step_length(moved, torch.stack([4 * moved[0], -moved[1], moved[2]]))
-    assert length.flatten().tolist() == [0.25, 1.0, 1.0]
+def test_direction():
+    """Newton's where the steps tell all of the curvature; of a way that is not convex nothing is believed."""
+    curvature, slope = torch.tensor([[4.0, 9.0]], dtype=DOUBLE), torch.tensor([[2.0, 3.0]], dtype=DOUBLE)
+    steps = torch.eye(2, dtype=DOUBLE)[:, None]
+    known = [Pair(step, curvature * step) for step in steps]
+    torch.testing.assert_close(direction(slope, known), -slope / curvature)
+    hill = Pair(steps[0], -steps[0])
+    assert torch.equal(direction(slope, [hill]), direction(slope, []))

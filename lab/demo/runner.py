@@ -23,6 +23,9 @@ PIXEL_INPUTS = {
     "SolidMask": ("width", "height"),
     "MaskComposite": ("x", "y"),
     "SteerStitch": ("feather",),
+    "ImageScale": ("width", "height"),
+    "ImageCrop": ("x", "y", "width", "height"),
+    "SteerCropOperator": ("x", "y"),
 }
 SHORT = {"steps": 6, "inner_steps": 3, "refine": 2, "resamples": 2, "jump_length": 2, "samples": 4, "cutouts": 2}
 """Numbers with which a workflow is done soon."""

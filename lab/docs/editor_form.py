@@ -62,7 +62,8 @@ STAGES = {
         "CLIPTextEncode", "SteerPromptEdit", "SteerLocalBlend", "SteerRegionsFromSegmentation", "SteerPaintWithWords",
         "EmptyLatentImage", "EmptyHunyuanLatentVideo", "SolidMask", "MaskComposite", "ThresholdMask",
         "ImagePadForOutpaint",
-        "SteerCLIPTextLoss", "SteerCLIPImageLoss", "SteerClassifierLoss",
+        "SteerCLIPTextLoss", "SteerCLIPImageLoss", "SteerClassifierLoss", "SteerMeasurementLoss", "SteerGrayOperator",
+        "SteerResizeOperator", "SteerBlurOperator", "SteerCropOperator", "SteerJPEGOperator", "ImageScale", "ImageCrop",
     }),
     "3 Steer": ("#a1309b", set()),  # all others
     "4 Result": ("#b58b2a", {

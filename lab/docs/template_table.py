@@ -1012,4 +1012,56 @@ TABLE: tuple[Template, ...] = (
         Thumbnail("", "attention_heatmap_1", "red circle, blue star"),
         editions=(FLUX, ZIMAGE, QWEN, WAN),
     ),
+    Template(
+        "Steer 37 - Colourise a gray picture (Measurement Loss)",
+        "measurement",
+        "Give colours to a gray picture: at each step what is drawn is brought to the gray values of yours. The "
+        "example is a coloured one, of which only the gray is read, so that you see how near the colours come.",
+        "your picture in *Load Image*, of 512 x 512 pixels.",
+        "in *Positive prompt*, what it shows, with the colours that you want.",
+        (
+            "*noise*: does it not agree with the gray? Lower it to 0.03. Is it grainy? Raise it to 0.1.",
+            "*through_model*: is there too little memory? Turn it off, and set *iterations* to 5.",
+            "*noise_seed*: other colours.",
+        ),
+        "SteerMeasurementLoss",
+        {"2": {"text": COFFEE}, "4": {"cfg": 5.0}, "5": {"image": "steer_coffee.webp"}},
+        {"15": "the picture in colour", "16": "the picture that was read"},
+        Thumbnail("photo", "measurement_1", "gray > colours"),
+        (["5", 0], ["14", 0]),
+    ),
+    Template(
+        "Steer 38 - Draw a small picture large (Measurement Loss)",
+        "measurement_small",
+        "Draw a picture of 512 pixels that, made small, is the one you have: the prompt says what the details are. It "
+        "does not restore what was lost; for that there are upscale models.",
+        "your picture in *Load Image*. *Upscale Image* makes the example small first; your own may be small already.",
+        "in *Positive prompt*, what it shows, with its details.",
+        (
+            "*noise*: does it not agree with the small one? Lower it to 0.03. Is it grainy? Raise it to 0.1.",
+            "*noise_seed*: other details.",
+        ),
+        "SteerMeasurementLoss",
+        {"2": {"text": CAT}, "4": {"cfg": 5.0}, "5": {"image": "steer_cat.webp"}},
+        {"16": "the large picture", "17": "the small one", "6": "made small"},
+        Thumbnail("measurement_small_2", "measurement_small_1", "small > large"),
+        (["6", 0], ["15", 0]),
+    ),
+    Template(
+        "Steer 39 - Draw what lies round a part (Measurement Loss)",
+        "measurement_uncrop",
+        "Draw a whole picture of which a part is the one that you have: what is round it is drawn from the prompt. To "
+        "keep the part to the pixel take *Steer 04*.",
+        "your picture in *Load Image*; *Crop Image* takes the part of it.",
+        "in *Positive prompt*, what the whole picture shows; in *Crop Operator*, where in it the part lies.",
+        (
+            "*noise*: does the part change? Lower it to 0.03.",
+            "*noise_seed*: other surroundings.",
+        ),
+        "SteerCropOperator",
+        {"2": {"text": "a rocket on its launch pad at dusk"}, "4": {"cfg": 5.0}, "5": {"image": "steer_rocket.webp"}},
+        {"16": "the whole picture", "17": "the part", "6": "the part"},
+        Thumbnail("measurement_uncrop_2", "measurement_uncrop_1", "what is round it"),
+        (["6", 0], ["15", 0]),
+    ),
 )

@@ -1,6 +1,7 @@
 """The pictures that the example workflows start from, drawn here so that none needs a file of its own."""
 
 import random
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from .data import BACKGROUNDS, COLORS, SIZE, Scene, render, scene_of
 
 HOLE = (24, 24, 104, 104)  # pixels of the inpainting picture to redraw (left, top, right, bottom); whole latents
 CROSS = 36, 95, 25  # centre and radius in pixels of the outline
+JPEG_QUALITY = 10
 KEPT_WIDTH = 96  # of the outpainting picture, whose circle the cut goes through
 RED_STROKES = [
     [(22, 66), (44, 58), (70, 66)],
@@ -22,23 +24,25 @@ FINE = 4  # strokes are drawn this many times larger
 
 
 def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
-    """Write `strokes.png`, `inpaint.png`, `outpaint.png`, `photo.png`, `segmentation.png` and three more.
+    """Write `strokes.png`, `inpaint.png`, `outpaint.png`, `photo.png`, `segmentation.png` and four more.
 
     All scaled to `size` pixels. `inpaint.png` is transparent where it is to be redrawn; `outpaint.png` has three
     quarters of the width; `photo.png` is the real picture to invert; `steer_example.png` shows what to come close to,
-    under a name that no host has; `outline.png` and `silhouette.png` tell a ControlNet and a T2I-Adapter the form.
+    under a name that no host has; `outline.png` and `silhouette.png` tell a ControlNet and a T2I-Adapter the form;
+    `photo_jpeg.png` is what a JPEG of `photo.png` decodes to.
     The paths by name.
     """
     pictures = {"strokes": strokes(), "inpaint": inpaint(), "outpaint": outpaint(), "photo": photo(),
                 "segmentation": segmentation(), "steer_example": example(), "outline": outline(),
-                "silhouette": silhouette()}  # fmt: skip
+                "silhouette": silhouette(), "photo_jpeg": photo()}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in pictures}
     for name, picture in pictures.items():
         scaled = tuple(round(side * size / SIZE) for side in picture.size)
         # the colours of a map mean something: none in between
         way = Image.Resampling.NEAREST if name == "segmentation" else Image.Resampling.LANCZOS
-        picture.resize(scaled, way if scaled != picture.size else None).save(paths[name])
+        picture = picture.resize(scaled, way if scaled != picture.size else None)
+        (compressed(picture) if name == "photo_jpeg" else picture).save(paths[name])
     return paths
 
 
@@ -72,6 +76,13 @@ def outpaint() -> Image.Image:
 def photo() -> Image.Image:
     """A picture the model did not make: a red heart above a yellow star on black."""
     return Image.fromarray(render(_photographed()))
+
+
+def compressed(picture: Image.Image) -> Image.Image:
+    """What a bad JPEG of it (Pillow's, JPEG_QUALITY, colours at half the size) decodes to."""
+    file = BytesIO()
+    picture.save(file, "JPEG", quality=JPEG_QUALITY)
+    return Image.open(file)
 
 
 def segmentation() -> Image.Image:
