@@ -1064,4 +1064,21 @@ TABLE: tuple[Template, ...] = (
         Thumbnail("measurement_uncrop_2", "measurement_uncrop_1", "what is round it"),
         (["6", 0], ["15", 0]),
     ),
+    Template(
+        "Steer 40 - Clean a JPEG (Measurement Loss)",
+        "measurement_jpeg",
+        "Draw a picture that, saved as a JPEG, gives the file you have: blocks and rings go, and what the file does "
+        "not say comes from the prompt.",
+        "your JPEG in *Load Image*, of 512 x 512 pixels and not scaled since it was saved.",
+        "in *Positive prompt*, what it shows; in *JPEG Operator*, the quality it was saved with (rather too low).",
+        (
+            "*noise*: are blocks left? Raise it to 0.1. Does it stray from the file? Lower it to 0.03.",
+            "*noise_seed*: other details.",
+        ),
+        "SteerJPEGOperator",
+        {"2": {"text": CAT}, "4": {"cfg": 5.0}, "5": {"image": "steer_cat_jpeg.jpg"}},
+        {"15": "the picture, cleaned", "16": "the JPEG"},
+        Thumbnail("measurement_jpeg_2", "measurement_jpeg_1", "JPEG > clean"),
+        (["5", 0], ["14", 0]),
+    ),
 )
