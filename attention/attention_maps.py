@@ -129,6 +129,8 @@ def heat(recording: Recording, positions: list[int], height: int, width: int) ->
 
     total = reduce(torch.add, map(resized, clearest(recording.maps, recording.latent))).squeeze(1)
     clips = torch.unflatten(total, 0, (recording.batch, -1))  # a word's heat is of all frames
+    together = -(-recording.frames // clips.shape[1])  # frames of a patch
+    clips = clips.repeat_interleave(together, 1)[:, : recording.frames] if together > 1 else clips
     low, high = clips.amin((1, 2, 3), keepdim=True), clips.amax((1, 2, 3), keepdim=True)
     spread = torch.maximum(high - low, 1e-3 * high).clamp_min(1e-12)  # rounding alone is no heat
     return ((clips - low) / spread).clamp(0.0, 1.0).flatten(0, 1)

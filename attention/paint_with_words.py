@@ -69,13 +69,17 @@ class Painting:
         ratio = sigma if not flow else sigma / (1.0 - sigma) if sigma < 1.0 else LARGEST_RATIO
         return self.weight * log1p(min(ratio, LARGEST_RATIO) if flow else ratio)
 
-    def map(self, grid: Grid, tokens: int, device: torch.device, batch: int = 1) -> Tensor:
+    def map(self, grid: Grid, tokens: int, device: torch.device, batch: int = 1, frames: int = 0) -> Tensor:
         """w: (batch or 1, 1, positions, tokens). Of regions that share a token the strongest counts.
+
+        `frames` is how many the latent has, where a place may be of several.
 
         There may be more tokens than the prompt's, after them: another prompt that was joined on.
         """
         if (grid, batch) not in self._maps:
-            self._maps[grid, batch] = [resized(region.mask, grid, batch) * region.strength for region in self.regions]
+            self._maps[grid, batch] = [
+                resized(region.mask, grid, batch, frames) * region.strength for region in self.regions
+            ]
         places = self._maps[grid, batch]
         w = torch.zeros(max(len(place) for place in places), prod(grid), tokens, device=device)
         for place, positions in zip(places, self._positions, strict=True):
@@ -83,12 +87,19 @@ class Painting:
         return w.unsqueeze(1)
 
 
-def resized(mask: Tensor, grid: Grid, batch: int = 1) -> Tensor:
+def resized(mask: Tensor, grid: Grid, batch: int = 1, frames: int = 0) -> Tensor:
     """(batch or 1, positions) of a mask of any size: how much of each position is painted, from 0 to 1.
 
-    Of clips there may be one mask for all frames or one for each, as noise masks have them.
+    Of clips there may be one mask for all frames or one for each, as noise masks have them; where a position is of
+    several of the clip's frames, their mean counts.
     """
-    masks = for_latents(mask.float(), (batch, 1, *grid)) if len(grid) == 3 else mask.float()
+    masks = mask.float()
+    if len(grid) == 3:
+        masks = for_latents(masks, (batch, 1, max(frames, grid[0]), *grid[1:]))
+        together = -(-frames // grid[0])
+        if together > 1 and masks.shape[2] > 1:
+            last = masks[:, :, -1:].expand(-1, -1, together * grid[0] - frames, -1, -1)
+            masks = torch.unflatten(torch.cat([masks, last], 2), 2, (grid[0], together)).mean(3)
     places = F.interpolate(masks.reshape(-1, 1, *mask.shape[-2:]), grid[-2:], mode="area").clamp(0.0, 1.0)
     if len(grid) == 2:
         return places.flatten(1)

@@ -42,6 +42,7 @@ ENCODERS = {
     "JoyImage": ("joyimage.JoyImageTokenizer", "joyimage.te"),
     "MageFlow": ("mage_flow.MageFlowTokenizer", "mage_flow.te"),
     "Lumina2": ("lumina2.LuminaTokenizer", "lumina2.te"),
+    "PixelDiT": ("pixeldit.PixelDiTGemma2Tokenizer", "pixeldit.pixeldit_te"),
     "Wan": ("wan.WanT5Tokenizer", "wan.te"),
     "AuraFlow": ("aura_t5.AuraT5Tokenizer", "aura_t5.AuraT5Model"),
     "Mochi": ("genmo.MochiT5Tokenizer", "genmo.mochi_te"),
@@ -120,7 +121,7 @@ def found(path):
 def clip_of(name):
     """A text encoder of which only the words matter."""
     tokenizer, model = map(found, ENCODERS[name])
-    data = {"spiece_model": pieces_of_sentences(name == "Lumina2"), "tekken_model": mistrals_vocabulary()}
+    data = {"spiece_model": pieces_of_sentences(name in ("Lumina2", "PixelDiT")), "tekken_model": mistrals_vocabulary()}
     try:
         tokenizer = tokenizer(tokenizer_data=data)
     except (OSError, TypeError) as error:

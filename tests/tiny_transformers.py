@@ -11,8 +11,10 @@ from itertools import islice, product
 from math import prod
 from string import ascii_lowercase
 from types import SimpleNamespace
+from unittest import mock
 
 import comfy.ldm.chroma.model
+import comfy.ldm.chroma_radiance.model
 import comfy.ldm.flux.layers
 import comfy.ldm.flux.model
 import comfy.ldm.hunyuan_video.model
@@ -100,9 +102,39 @@ COSMOS = {"image_model": "cosmos_predict2", "max_img_h": 240, "max_img_w": 240, 
 KANDINSKY = {"image_model": "kandinsky5", "in_visual_dim": 16, "out_visual_dim": 16, "in_text_dim": WIDTH,
              "in_text_dim2": 32, "time_dim": 32, "model_dim": 64, "ff_dim": 128, "visual_embed_dim": 132,
              "num_text_blocks": 1, "num_visual_blocks": 2, "axes_dims": (8, 12, 12)}  # fmt: skip
+MAGE = {"image_model": "mage_flow", "num_layers": 2, "attention_head_dim": 32, "num_attention_heads": 2,
+        "joint_attention_dim": WIDTH, "axes_dims_rope": (8, 12, 12)}  # fmt: skip
+JOY = {"image_model": "joyimage", "hidden_size": 64, "num_attention_heads": 2, "text_dim": WIDTH, "num_layers": 2,
+       "rope_dim_list": [8, 12, 12]}  # fmt: skip
+IDEOGRAM = {"image_model": "ideogram4", "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 32,
+            "intermediate_size": 128, "adaln_dim": 32, "llm_features_dim": WIDTH,
+            "mrope_section": (6, 5, 5)}  # fmt: skip
+PIXELDIT = {"image_model": "pixeldit_t2i", "num_groups": 2, "hidden_size": 64, "pixel_hidden_size": 8,
+            "pixel_attn_hidden_size": 64, "pixel_num_groups": 2, "patch_depth": 2, "pixel_depth": 1, "patch_size": 4,
+            "txt_embed_dim": WIDTH}  # fmt: skip
+PID = {**PIXELDIT, "image_model": "pid", "lq_hidden_dim": 32, "lq_num_res_blocks": 1, "sr_scale": 2,
+       "latent_spatial_down_factor": 8}  # fmt: skip
+RADIANCE = {**CHROMA, "image_model": "chroma_radiance", "in_channels": 3, "out_channels": 3, "patch_size": 4,
+            "nerf_hidden_size": 16, "nerf_mlp_ratio": 2, "nerf_depth": 2, "nerf_max_freqs": 4, "nerf_tile_size": 0,
+            "nerf_final_head_type": "conv", "nerf_embedder_dtype": torch.float32, "use_x0": False,
+            "use_sequential_txt_ids": False}  # fmt: skip
+Z_PIXELS = {**Z_IMAGE, "image_model": "zimage_pixel", "in_channels": 3, "patch_size": 4, "decoder_hidden_size": 32,
+            "decoder_num_res_blocks": 1, "decoder_max_freqs": 4}  # fmt: skip
+MOCHI = {"image_model": "mochi_preview", "depth": 2, "patch_size": 2, "num_heads": 2, "hidden_size_x": 64,
+         "hidden_size_y": 32, "mlp_ratio_x": 192.0, "learn_sigma": False, "in_channels": 12, "qk_norm": True,
+         "qkv_bias": False, "out_bias": True, "use_t5": True, "t5_feat_dim": WIDTH,
+         "timestep_scale": 1000.0}  # fmt: skip
+COGVIDEO = {"image_model": "cogvideox", "num_attention_heads": 2, "attention_head_dim": 32, "time_embed_dim": 32,
+            "text_embed_dim": WIDTH, "num_layers": 2, "use_rotary_positional_embeddings": True}  # fmt: skip
+COSMOS_1 = {"image_model": "cosmos", "max_img_h": 240, "max_img_w": 240, "max_frames": 128, "in_channels": 16,
+            "out_channels": 16, "patch_spatial": 2, "patch_temporal": 1, "model_channels": 64, "num_blocks": 2,
+            "num_heads": 2, "block_config": "FA-CA-MLP", "crossattn_emb_channels": 1024, "pos_emb_cls": "rope3d",
+            "block_x_format": "THWBD", "affline_emb_norm": True, "use_adaln_lora": True, "adaln_lora_dim": 16,
+            "extra_per_block_abs_pos_emb": True, "extra_per_block_abs_pos_emb_type": "learnable"}  # fmt: skip
 PARAMETERS = {
     "flux": comfy.ldm.flux.model.FluxParams,
     "chroma": comfy.ldm.chroma.model.ChromaParams,
+    "chroma_radiance": comfy.ldm.chroma_radiance.model.ChromaRadianceParams,
     "hunyuan_video": comfy.ldm.hunyuan_video.model.HunyuanVideoParams,
 }
 
@@ -123,6 +155,8 @@ class Tiny:
     """The column that the words begin at."""
     own: int = TEXT
     """How many words the prompt has, with those of further encoders."""
+    left_out: int = 0
+    """How many of the conditioning's columns the network does not get."""
     shape: tuple[int, ...] = PICTURE
     """Of a latent; its sides are no multiple of the patch where the network pads."""
     grid: tuple[int, ...] = (4, 5)
@@ -142,6 +176,11 @@ class Tiny:
     @property
     def frames(self) -> int:
         return prod(self.grid[:-2])
+
+    @property
+    def clip(self) -> int:
+        """How many frames a latent has: a patch may be of several."""
+        return self.shape[2] if len(self.shape) == 5 else 1
 
     def model(self):
         """A model of its own; skips where this host has none."""
@@ -171,7 +210,9 @@ def deeper(tiny: Tiny, more: dict | None = None):
     config = {**tiny.config, **(more or {})}
     parameters = PARAMETERS.get(config.get("image_model", ""))  # of which older hosts have fewer
     known = {"image_model", *(parameters.__dataclass_fields__ if parameters else config)}
-    with torch.inference_mode():
+    published = supported.unet_extra_config  # what the host does not read from weights
+    sizes = {**published, **{key: value for key, value in config.items() if key in published}}
+    with torch.inference_mode(), mock.patch.object(supported, "unet_extra_config", sizes):
         return tiny_model(supported, {key: value for key, value in config.items() if key in known})
 
 
@@ -209,14 +250,30 @@ TINY = (
     Tiny("Flux.2", "Flux2", FLUX_2, STREAMS, 512, 512 + 20, 512 - TEXT, shape=(1, 128, 4, 5)),
     Tiny("LongCat", "LongCatImage", LONGCAT, STREAMS),
     Tiny("Chroma", "Chroma", CHROMA, STREAMS),
+    Tiny("Chroma Radiance", "ChromaRadiance", RADIANCE, STREAMS, shape=(1, 3, 14, 20)),
     Tiny("SD3", "SD3", SD3, numbered("joint_blocks")),
     Tiny("SD3.5 Medium", "SD3", {**SD3, "x_block_self_attn_layers": [0], "qk_norm": "rms"}, numbered("joint_blocks")),
     Tiny("Qwen-Image", "QwenImage", QWEN, numbered("transformer_blocks"), shape=(1, 16, 1, 7, 10), grid=(1, 4, 5)),
     Tiny("Qwen-Image-Edit", "QwenImage", QWEN, numbered("transformer_blocks"), columns=TEXT + 20 + 6,
          shape=(1, 16, 1, 7, 10), grid=(1, 4, 5),
          conds=lambda: {"reference_latents": [noise_of((1, 16, 1, 4, 6), 8)]}),
+    Tiny("Mage-Flow", "MageFlow", MAGE, numbered("transformer_blocks"), columns=TEXT + 20 + 6, shape=(1, 128, 4, 5),
+         conds=lambda: {"reference_latents": [noise_of((1, 128, 2, 3), 8)]}),
+    Tiny("JoyImage", "JoyImage", JOY, numbered("double_blocks"), 0, 20 + 6 + TEXT, 20 + 6, shape=(1, 16, 1, 7, 10),
+         grid=(1, 4, 5), conds=lambda: {"reference_latents": [noise_of((1, 16, 1, 4, 6), 8)]}, mixed=True),
+    Tiny("Ideogram 4", "Ideogram4", IDEOGRAM, numbered("layers"), shape=(1, 128, 4, 5), conds=lambda: _mask(8)),
+    Tiny("PixelDiT", "PixelDiTT2I", PIXELDIT, numbered("patch_blocks"), shape=(1, 3, 14, 20)),
+    Tiny("PiD", "PiD", PID, numbered("patch_blocks"), shape=(1, 3, 14, 20),
+         conds=lambda: {"lq_latent": noise_of((1, 16, 1, 2), 8), "degrade_sigma": torch.zeros(1)}),
+    Tiny("Mochi", "GenmoMochi", MOCHI, numbered("blocks"), 0, 30 + 8, 30, 8, TEXT - 8, shape=(1, 12, 2, 6, 10),
+         grid=(2, 3, 5), conds=lambda: _mask(8), mixed=True),
+    Tiny("CogVideoX", "CogVideoX_T2V", COGVIDEO, numbered("blocks"), columns=TEXT + 30, **CLIP),
+    Tiny("CogVideoX 1.5", "CogVideoX_T2V", {**COGVIDEO, "patch_size_t": 2}, numbered("blocks"), columns=TEXT + 30,
+         shape=(1, 16, 3, 6, 10), grid=(2, 3, 5)),
     Tiny("Lumina 2", "Lumina2", LUMINA, numbered("layers"), conds=_mask, mixed=True),
     Tiny("Z-Image", "ZImage", Z_IMAGE, numbered("layers"), 32, 64, mixed=True),
+    Tiny("Z-Image of pixels", "ZImagePixelSpace", Z_PIXELS, numbered("layers"), 32, 64, shape=(1, 3, 14, 20),
+         mixed=True),
     _hunyuan("HunyuanVideo", "HunyuanVideo", HUNYUAN, positions=30, **CLIP),
     _hunyuan("HunyuanImage 2.1", "HunyuanImage21", HUNYUAN_IMAGE, text=TEXT + 5, shape=(1, 64, 4, 5), conds=_glyphs),
     _hunyuan("HunyuanVideo 1.5", "HunyuanVideo15", HUNYUAN_15, text=7 + 5 + TEXT, words=7 + 5, positions=30,
@@ -233,8 +290,20 @@ TINY = (
          **{**TEXT_ALONE, "shape": (1, 16, 2, 7, 10), "grid": (2, 4, 5)}),
     Tiny("Wan with a picture", "WAN21_I2V", {**WAN, "model_type": "i2v", "in_dim": 36}, cross("blocks", "cross_attn"),
          conds=lambda: _vision(1280), **TEXT_ALONE),
+    Tiny("Wan VACE", "WAN21_Vace", {**WAN, "model_type": "vace", "vace_layers": 1, "vace_in_dim": 96},
+         tuple(f"{name}.cross_attn" for name in ("blocks.0", "vace_blocks.0", "blocks.1")), **TEXT_ALONE),
+    Tiny("Wan Camera", "WAN22_Camera", {**WAN, "model_type": "camera_2.2", "in_dim": 36}, cross("blocks", "cross_attn"),
+         **TEXT_ALONE),
+    Tiny("Wan Camera with a picture", "WAN21_Camera", {**WAN, "model_type": "camera", "in_dim": 32},
+         cross("blocks", "cross_attn"), conds=lambda: _vision(1280), **TEXT_ALONE),
+    Tiny("Wan Animate", "WAN22_Animate", {**WAN, "model_type": "animate", "in_dim": 36, "num_layers": 2},
+         cross("blocks", "cross_attn"), conds=lambda: _vision(1280), **TEXT_ALONE),
+    Tiny("HuMo", "WAN21_HuMo", {**WAN, "model_type": "humo", "audio_token_num": 2}, cross("blocks", "cross_attn"),
+         **TEXT_ALONE),
     Tiny("LTX-Video", "LTXV", LTXV, cross("transformer_blocks", "attn2"), conds=lambda: _mask(8),
          **{**TEXT_ALONE, "shape": (1, 128, 2, 3, 5)}),
+    Tiny("Cosmos", "CosmosT2V", COSMOS_1, tuple(f"blocks.block{n}.blocks.1.block.attn" for n in (0, 1)), width=1024,
+         **TEXT_ALONE),
     Tiny("Cosmos-Predict2", "CosmosT2IPredict2", COSMOS, cross("blocks", "cross_attn"), width=1024, **TEXT_ALONE),
     Tiny("Anima", "Anima", {**COSMOS, "image_model": "anima"}, cross("blocks", "cross_attn"), own=9, width=1024,
          conds=lambda: {"t5xxl_ids": torch.arange(5, 14), "t5xxl_weights": torch.ones(9)}, mixed=True,

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ...attention.core import Attention
-from ...attention.layers import Site
+from ...attention.layers import Site, frames_of
 from ...attention.paint_with_words import Painting, Region, painted
 from ..host import Mark, errors_of, fitted_mask, noise_law, with_marked_edits
 
@@ -19,7 +19,8 @@ class Painted:
 
     def apply(self, rows: list[Attention], site: Site) -> list[Attention]:
         sizes = [len(part.v) for part in rows]
-        w = self.painting.map(site.grid, rows[0].tokens, rows[0].v.device, sum(sizes)).expand(sum(sizes), -1, -1, -1)
+        tokens, device, frames = rows[0].tokens, rows[0].v.device, frames_of(site.latent)
+        w = self.painting.map(site.grid, tokens, device, sum(sizes), frames).expand(sum(sizes), -1, -1, -1)
         factor = self.painting.factor(site.sigma, self.flow)
         return [painted(part, place, factor) for part, place in zip(rows, w.split(sizes), strict=True)]
 

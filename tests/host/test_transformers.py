@@ -1,5 +1,7 @@
 """Attention of transformers: each family's own layers, seen and edited, against the same written out."""
 
+import inspect
+import re
 from dataclasses import replace
 from math import prod
 from types import SimpleNamespace
@@ -8,7 +10,7 @@ import comfy.model_management as management
 import comfy.samplers
 import pytest
 import torch
-from comfy import supported_models
+from comfy import model_base, supported_models
 from comfy.ldm.modules import attention as host_attention
 from steer.attention import core
 from steer.attention.attention_maps import heat
@@ -26,7 +28,7 @@ from steer.lab.comfy.runs import (
 from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, SteerInjectAttention
 from steer.nodes.host import AttentionEdits, Mark, noise_law, with_marked_edits
 from steer.nodes.host.attention import transformer
-from steer.nodes.host.attention.families import REFUSED, TRANSFORMERS, family_of
+from steer.nodes.host.attention.families import REFUSED, TRANSFORMERS, UNETS, family_of
 from steer.nodes.host.gradients.model import Differentiable
 from steer.nodes.host.gradients.tensors import gradients
 from steer.nodes.runs.paint_with_words import Painted, PaintingMark, with_painting
@@ -150,7 +152,8 @@ def explicit(tiny, look=None, w=None, factor=0.0):
         for which, part in zip(uuids, maps.chunk(len(uuids)), strict=True):
             if which == 0 and look is not None:
                 look(part[:, :, rows, columns])
-        return (maps @ v).transpose(1, 2).flatten(2).float()
+        out = (maps @ v).float()
+        return out if options.get("skip_output_reshape", False) else out.transpose(1, 2).flatten(2)
 
     return override
 
@@ -170,6 +173,8 @@ def places(tiny, batch):
         mask = (noise_of((count, *tiny.grid[-2:]), column) > 0.3).float()
         place = mask.reshape(1, -1).expand(batch, -1) if tiny.frames > 1 else mask.flatten(1)
         words[:, :, column] = 0.5 * place
+        if tiny.clip > tiny.frames:  # patches of several frames
+            mask = mask.repeat_interleave(-(-tiny.clip // tiny.frames), 0)[: tiny.clip]
         pixels = mask.repeat_interleave(14, 1).repeat_interleave(16, 2)
         height, width = (8 * side for side in tiny.shape[-2:])
         regions.append(
@@ -188,7 +193,10 @@ MIXERS = {
     "OmniGen2": "noise_refiner.0.attn.to_out.0", "Boogu": "noise_refiner.0.attn.to_out.0",
     "Wan": "blocks.0.self_attn.o", "Wan with a picture": "blocks.0.self_attn.o",
     "LTX-Video": "transformer_blocks.0.attn1.to_out.0", "Cosmos-Predict2": "blocks.0.self_attn.output_proj",
-    "Anima": "blocks.0.self_attn.output_proj", "Kandinsky 5": "visual_transformer_blocks.0.self_attention.out_layer",
+    "Z-Image of pixels": "noise_refiner.0.attention.out", "Cosmos": "blocks.block0.blocks.0.block.attn.to_out.0",
+    **{f"Wan {kind}": "blocks.0.self_attn.o" for kind in ("VACE", "Camera", "Camera with a picture", "Animate")},
+    "HuMo": "blocks.0.self_attn.o", "Anima": "blocks.0.self_attn.output_proj",
+    "Kandinsky 5": "visual_transformer_blocks.0.self_attention.out_layer",
 }  # fmt: skip
 """What brings places together before the first layer that is seen."""
 
@@ -211,7 +219,8 @@ class TestPlaces:
         noise, place = noise_of(tiny.shape), tuple(side - 2 for side in tiny.grid[-2:])
         other, sides = noise.clone(), [-(-side // of) for side, of in zip(tiny.shape[-2:], tiny.grid[-2:], strict=True)]
         frames = () if len(tiny.grid) == 2 else (tiny.frames - 1,)
-        other[(0, slice(None), *frames, *(at * side for at, side in zip(place, sides, strict=True)))] += 1.0
+        of_latent = (tiny.shape[2] - 1,) if frames else ()
+        other[(0, slice(None), *of_latent, *(at * side for at, side in zip(place, sides, strict=True)))] += 1.0
         positive = tiny.conditioning(watched=True)
         before, after = (self.first(tiny, x, positive).q for x in (noise, other))
         assert before.shape[2] == tiny.positions
@@ -235,7 +244,7 @@ class TestPaintWithWords:
         split_rows(monkeypatch, tiny.model(), split)
         w, regions = places(tiny, 2)
         sampling = tiny.model().get_model_object("model_sampling")
-        sigmas = torch.tensor([0.6 * float(sampling.sigma_max), 0.0])
+        sigmas = torch.tensor([min(0.6 * float(sampling.sigma_max), 10.0), 0.0])
         factor = Painting(regions, tiny.prompt, 2.0).factor(float(sigmas[0]), noise_law(sampling).flow)
         expected = sampled(tiny, overridden(tiny.model(), explicit(tiny, None, w, factor)), sigmas=sigmas, batch=2)
         plain = sampled(tiny, overridden(tiny.model(), explicit(tiny)), sigmas=sigmas, batch=2)
@@ -263,20 +272,25 @@ class TestPaintWithWords:
         assert relative(out, sampled(tiny, *painted(tiny, regions))) < 1e-4 + 3 * rounding < 1e-2
         assert count and len(calls) >= 2 * count
 
-    def test_no_map_of_the_picture_is_made(self, monkeypatch):
-        """Nor where heat is; that a bias of all rows is seen where it is not cut into parts."""
-        tiny = larger(next(tiny for tiny in TINY if tiny.name == "Flux"))
-        model = with_pytorch_attention(tiny.model())
+    @pytest.mark.parametrize("name", ["Flux", "Lumina 2", "Wan"])
+    def test_no_map_of_the_picture_is_made(self, monkeypatch, name):
+        """Nor where heat is; that what makes one is seen, and a bias of all rows where it is not cut into parts."""
+        tiny = larger(next(tiny for tiny in TINY if tiny.name == name))
+        model, joint = with_pytorch_attention(tiny.model()), tiny.picture is not None
 
         def maps(work):
             wide = (shape for shape in shapes_in(work) if shape[-2] >= tiny.positions)
-            return {shape for shape in wide if shape[-1] in (tiny.positions, tiny.columns)}
+            return {shape for shape in wide if shape[-1] in (tiny.positions, tiny.columns if joint else None)}
 
         def paint():
             sampled(tiny, *painted(tiny, places(tiny, 1)[1], model=model))
 
+        def basic(_, *args, **kwargs):
+            return host_attention.attention_basic(*args, **kwargs)
+
         plain = maps(lambda: sampled(tiny, model))  # as wide, but not of places by places
-        assert maps(paint) - plain == {(1, 1, tiny.positions, tiny.columns)}
+        assert maps(lambda: sampled(tiny, overridden(tiny.model(), basic))) > plain
+        assert maps(paint) - plain == ({(1, 1, tiny.positions, tiny.columns)} if joint else set())
         monkeypatch.setattr(core, "AT_ONCE", 2**13)
         assert maps(paint) == maps(lambda: captured(tiny, model)) == plain
 
@@ -307,7 +321,7 @@ def larger(tiny):
     more = prod(grid) - tiny.positions
     if tiny.picture is None:
         return replace(tiny, shape=shape, grid=grid)
-    columns = 32 + prod(grid) if tiny.name == "Z-Image" else tiny.columns + more
+    columns = 32 + prod(grid) if tiny.name.startswith("Z-Image") else tiny.columns + more
     return replace(tiny, shape=shape, grid=grid, columns=columns, words=tiny.words + more * (tiny.picture == 0))
 
 
@@ -330,8 +344,10 @@ class TestHeatmap:
         sampled(tiny, overridden(tiny.model(), explicit(tiny, seen.append)), batch=2)
         assert len(seen) == 2 * len(tiny.layers)
         maps = torch.stack(seen).mean((0, 2))
-        assert set(recording.maps) == {tiny.grid} and recording.tokens == tiny.own and not recording.terms
-        assert recording.batch == 2 and recording.frames == tiny.frames
+        assert (
+            set(recording.maps) == {tiny.grid} and recording.tokens == tiny.own + tiny.left_out and not recording.terms
+        )
+        assert recording.batch == 2 and recording.frames == tiny.clip
         torch.testing.assert_close(recording.maps[tiny.grid][..., : tiny.own], maps.float(), rtol=1e-3, atol=1e-4)
 
     def test_a_word_is_found_where_it_was_planted(self, tiny, monkeypatch):
@@ -350,6 +366,7 @@ class TestHeatmap:
         monkeypatch.setattr(transformer._Running, "__call__", planted)
         heats = heat(captured(tiny)[1], [4], 12, 16)
         other = heat(captured(tiny)[1], [5], 12, 16)
+        place = place.repeat_interleave(-(-tiny.clip // tiny.frames), 0)[: tiny.clip]
         hot = heats > 0.5
         assert hot.shape == place.shape and (hot & place).sum() / (hot | place).sum() > 0.85
         assert other[place].mean() < other[~place].mean()
@@ -473,16 +490,28 @@ class TestRefusals:
             sampled(tiny, model, positive)
 
 
+NO_WORDS = {
+    "Hunyuan3Dv2", "HunYuanDiTPlain", "Trellis2", "LatentSeqMMFlowModel", "NaDiT", "RTv4", "DepthAnything3Net",
+    "SAM3Model",
+}  # fmt: skip
+"""Networks that get no text: of three-dimensional things, enlargers, and what finds things in pictures."""
+
+
+def test_every_network_of_the_host_has_a_verdict():
+    """Each is served, refused with its reason, or gets no text."""
+    source = inspect.getsource(model_base)
+    networks = {name.rpartition(".")[2] for name in re.findall(r"unet_model=([\w.]*\w)", source)} - {"unet_model"}
+    assert len(networks) > 25 and "Flux" in networks
+    known = {UNETS.network, *REFUSED, *NO_WORDS}.union(*(family.network.split() for family in TRANSFORMERS))
+    assert networks <= known
+
+
 def test_every_record_is_tried():
-    """Those that this host has no model of are left out."""
-    kinds = {
-        tiny.name: family_of(tiny.model().model.diffusion_model)
-        for tiny in TINY
-        if hasattr(supported_models, tiny.kind)
-    }
-    assert all(kinds.values())
-    if all(hasattr(supported_models, tiny.kind) for tiny in TINY):
-        assert {family.name for family in kinds.values()} == {family.name for family in TRANSFORMERS}
+    """On each of its networks; those that this host has no model of are left out."""
+    networks = [tiny.model().model.diffusion_model for tiny in TINY if hasattr(supported_models, tiny.kind)]
+    tried = {(family_of(network), type(network).__name__) for network in networks}
+    every = {(family, network) for family in TRANSFORMERS for network in family.network.split()}
+    assert tried == every if all(hasattr(supported_models, tiny.kind) for tiny in TINY) else tried < every
 
 
 def test_the_layers_that_show_words_best():
@@ -494,4 +523,7 @@ def test_the_layers_that_show_words_best():
     blocks = [f"joint_blocks.{n}" for n in range(38)]
     assert by_name["SD3, SD3.5 Large"].heated(blocks) == [blocks[n] for n in (16, 18, 20, 21, 24)]
     assert by_name["Qwen-Image"].heated([str(n) for n in range(60)]) == [str(n) for n in range(18, 36)]
-    assert by_name["Wan 2.1 and 2.2"].heated(["0"]) == ["0"] and by_name["Qwen-Image"].heated(blocks[:6]) == blocks[:6]
+    assert (
+        by_name["Wan 2.1 and 2.2, VACE, Camera, HuMo"].heated(["0"]) == ["0"]
+        and by_name["Qwen-Image"].heated(blocks[:6]) == blocks[:6]
+    )

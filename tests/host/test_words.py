@@ -13,7 +13,7 @@ from steer.tests.text_encoders import CAT, DOG, ENCODERS, clip_of, found, hidrea
 
 NO_WEIGHTS = {
     "Flux.2", "Klein", "HunyuanImage", "HunyuanVideo 1.5", "Qwen-Image", "LongCat", "Kandinsky5", "Kandinsky5 image",
-    "Z-Image", "Ovis", "Krea2", "Boogu", "Ideogram4", "JoyImage", "MageFlow",
+    "Z-Image", "Ovis", "Krea2", "Boogu", "Ideogram4", "JoyImage", "MageFlow", "PixelDiT",
 }  # fmt: skip
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 

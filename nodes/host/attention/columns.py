@@ -19,13 +19,15 @@ class Columns:
     tokens: int
     """How many of the text's are the call's, the first or the last; others are padding."""
     before: bool
+    cropped: bool
     left_alone: tuple[tuple[int, int], ...]
     """Numbers of rows and columns of further calls in the same layers."""
 
     @classmethod
     def of(cls, family: Family, network, call: ModelCall) -> "Columns":
         grid = grid_of(family, network, call.latent)
-        tokens = call.tokens + 2 * _length(call.conds, "encoder_hidden_states_llama3")  # HiDream has them twice
+        text = call.conds.get("num_tokens", call.tokens) if family.cropped else call.tokens
+        tokens = text + 2 * _length(call.conds, "encoder_hidden_states_llama3")  # HiDream has them twice
         multiple = getattr(network, "pad_tokens_multiple", None) or 1  # of Z-Image, for text and picture
         references = _patches(family, network, call.conds)
         lengths = {
@@ -42,7 +44,7 @@ class Columns:
             end += lengths[name]
         own, seen = lengths["picture"] + references, lengths["vision"] or tokens  # without one it is the text again
         alone = {"self": ((own, own),), "vision": ((prod(grid), seen),)}
-        return cls(sections, grid, tokens, family.before, alone.get(family.besides, ()))
+        return cls(sections, grid, tokens, family.before, family.cropped, alone.get(family.besides, ()))
 
     @property
     def total(self) -> int:
@@ -54,6 +56,7 @@ class Columns:
 
     def words(self, own: int) -> slice:
         """Where the text of a conditioning with so many tokens is; ValueError where they are not all there."""
+        own = min(own, self.tokens) if self.cropped else own
         if own > self.tokens:
             raise ValueError(
                 f"the prompt has {own} tokens and the network gets {self.tokens}, so that words cannot be told any more"
@@ -78,7 +81,8 @@ def ordered(family: Family, network) -> list[str]:
 def grid_of(family: Family, network, latent: Grid) -> Grid:
     """The places of a latent's patches; sides that are no multiple of the patch are padded by the network."""
     patch = family.patch or network.patch_size
-    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    frames = getattr(network, "patch_size_t", None) or 1  # of CogVideoX 1.5
+    patch = (frames, patch, patch) if isinstance(patch, int) else tuple(patch)
     patch = ((1,) * len(latent) + patch)[-len(latent) :]
     return tuple(-(-side // of) for side, of in zip(latent, patch, strict=True))
 

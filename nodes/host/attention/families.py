@@ -12,11 +12,11 @@ from math import ceil
 
 @dataclass(frozen=True)
 class Family:
-    """Models that share one network of the host's."""
+    """Models whose networks have the same layers."""
 
     name: str
     network: str
-    """The class of the host's network."""
+    """The classes of the host's networks."""
     layers: str
     """The names of the modules within which a layer's call comes: of blocks, or of the cross-attention. A pattern."""
     columns: str = ""
@@ -25,6 +25,8 @@ class Family:
     """Of the latent's last axes; empty where the network's `patch_size` says it."""
     before: bool = False
     """Whether a text shorter than what the network gets was padded before it, not after."""
+    cropped: bool = False
+    """Whether the network leaves out a text's padding."""
     besides: str = ""
     """A further call within a layer that is left alone: the picture's `self`-attention, or that to CLIP's `vision`."""
     only_with: str = ""
@@ -47,7 +49,7 @@ FEW = 12  # layers, all of which show words best together (bench/heatmaps.md, of
 TEXT_FIRST = "text picture references"
 STREAMS = r"(double|single)_blocks\.\d+"
 BLOCKS = r"transformer_blocks\.\d+"
-CROSS = r"blocks\.\d+\.cross_attn"
+CROSS = r"(vace_)?blocks\.\d+\.cross_attn"
 SD3 = "OpenAISignatureMMDITWrapper"
 FLUX = ((57, (11, 12, 14, 17, 18)),)
 
@@ -58,9 +60,15 @@ TRANSFORMERS = (
     Family("SD3, SD3.5 Large", SD3, r"joint_blocks\.\d+", "text picture",
            best=((24, (4, 5, 7, 8, 9)), (38, (16, 18, 20, 21, 24)))),
     Family("Flux.1, Kontext, Flux.2, Klein, LongCat", "Flux", STREAMS, TEXT_FIRST, before=True, best=FLUX),
-    Family("Chroma", "Chroma", STREAMS, TEXT_FIRST, best=FLUX),
+    Family("Chroma, Radiance", "Chroma ChromaRadiance", STREAMS, TEXT_FIRST, best=FLUX),
     Family("Qwen-Image", "QwenImageTransformer2DModel", BLOCKS, TEXT_FIRST),
-    Family("Z-Image, Lumina 2", "NextDiT", r"layers\.\d+", "text picture"),
+    Family("Mage-Flow", "MageFlowTransformer2DModel", BLOCKS, TEXT_FIRST),
+    Family("JoyImage", "JoyImageTransformer3DModel", r"double_blocks\.\d+", "picture references text"),
+    Family("Ideogram 4", "Ideogram4Transformer2DModel", r"layers\.\d+", "text picture", patch=(1, 1)),
+    Family("PixelDiT, PiD", "PixDiT_T2I PidNet", r"patch_blocks\.\d+", "text picture"),
+    Family("Mochi", "AsymmDiTJoint", r"blocks\.\d+", "picture text", cropped=True),
+    Family("CogVideoX", "CogVideoXTransformer3DModel", r"blocks\.\d+", "text picture"),
+    Family("Z-Image, Lumina 2", "NextDiT NextDiTPixelSpace", r"layers\.\d+", "text picture"),
     Family("HunyuanVideo 1.5", "HunyuanVideo", STREAMS, "vision glyphs text picture", only_with="cond_type_embedding"),
     Family("HunyuanVideo, HunyuanImage 2.1", "HunyuanVideo", STREAMS, "text glyphs references picture"),
     Family("HiDream-I1", "HiDreamImageTransformer2DModel", r"(double|single)_stream_blocks\.\d+", "picture text"),
@@ -69,21 +77,40 @@ TRANSFORMERS = (
     Family("Boogu", "BooguTransformer2DModel", r"(double|single)_stream_layers\.\d+", "text references picture",
            besides="self"),
     Family("Krea 2", "SingleStreamDiT", r"blocks\.\d+", TEXT_FIRST, patch=(2, 2)),
-    Family("Wan 2.1 and 2.2 with a picture", "WanModel", CROSS, besides="vision",
-           only_with="blocks.0.cross_attn.k_img"),
-    Family("Wan 2.1 and 2.2", "WanModel", CROSS),
+    Family("Wan 2.1 and 2.2 with a picture, Camera, Animate", "WanModel CameraWanModel AnimateWanModel", CROSS,
+           besides="vision", only_with="blocks.0.cross_attn.k_img"),
+    Family("Wan 2.1 and 2.2, VACE, Camera, HuMo", "WanModel VaceWanModel CameraWanModel HumoWanModel", CROSS),
     Family("LTX-Video", "LTXVModel", r"transformer_blocks\.\d+\.attn2", patch=(1, 1, 1)),
+    Family("Cosmos", "GeneralDIT", r"blocks\.block\d+\.blocks\.1\.block\.attn", patch=(1, 2, 2)),
     Family("Cosmos-Predict2", "MiniTrainDIT", CROSS, patch=(1, 2, 2)),
     Family("Anima", "Anima", CROSS, patch=(1, 2, 2)),
     Family("Kandinsky 5", "Kandinsky5", r"visual_transformer_blocks\.\d+\.cross_attention"),
 )  # fmt: skip
 UNREACHED = "ComfyUI does not let others into its attention"
+TALKS = "it draws with a language model, whose text and picture are not told apart"
+WORDLESS = "the words of its text are not told apart on the way from the text encoder"
+CROWDED = "what else it follows (poses, sound, other pictures) goes through the layers in which words are"
+SOUNDS = "it makes sound, and the attention nodes are about places in pictures"
 REFUSED = {
     "PixArtMS": ("PixArt", UNREACHED),
     "HunYuanDiT": ("HunyuanDiT", UNREACHED),
     "ErnieImageModel": ("Ernie-Image", UNREACHED),
-    "HiDreamO1Transformer": ("HiDream-O1", "it draws with a language model, whose text and picture are not told apart"),
-    "MiniMaxH3Model": ("MiniMax-H3", "it draws with a language model, whose text and picture are not told apart"),
+    "CausalWanModel": ("Wan, causal", UNREACHED),
+    "HiDreamO1Transformer": ("HiDream-O1", TALKS),
+    "MiniMaxH3Model": ("MiniMax-H3", TALKS),
+    "LensTransformer2DModel": ("Lens", WORDLESS),
+    "LTXAVModel": ("LTX-2", WORDLESS),
+    "WanModel_S2V": ("Wan S2V", CROWDED),
+    "WanAnimate2Model": ("Wan Animate 2", CROWDED),
+    "SCAILWanModel": ("SCAIL", CROWDED),
+    "SCAIL2WanModel": ("SCAIL-2", CROWDED),
+    "WanDancerModel": ("WanDancer", CROWDED),
+    "StageC": ("Stable Cascade", "its words and its picture are columns of layers of several sizes"),
+    "StageB": ("Stable Cascade's second stage", "it enlarges a picture, and no words are in its layers"),
+    "AudioDiffusionTransformer": ("Stable Audio", SOUNDS),
+    "ACEStepTransformer2DModel": ("ACE-Step", SOUNDS),
+    "AceStepConditionGenerationModel": ("ACE-Step 1.5", SOUNDS),
+    "MiniMaxMusic3DiT": ("MiniMax Music 3", SOUNDS),
 }
 """By network: the name of the family, and why its attention cannot be edited."""
 KNOWN = f"UNets (SD1.x, SD2.x, SDXL) and transformers ({'; '.join(family.name for family in TRANSFORMERS)})"
@@ -92,7 +119,7 @@ KNOWN = f"UNets (SD1.x, SD2.x, SDXL) and transformers ({'; '.join(family.name fo
 def family_of(network) -> Family | None:
     """The transformers that a network is of; None for a UNet and for what is not known."""
     kind, modules = type(network).__name__, dict(network.named_modules())
-    fitting = (family for family in TRANSFORMERS if family.network == kind)
+    fitting = (family for family in TRANSFORMERS if kind in family.network.split())
     return next((family for family in fitting if not family.only_with or family.only_with in modules), None)
 
 
