@@ -5,8 +5,8 @@ Where a region is painted, the logits of its phrase are raised before the softma
     softmax((Q K^T + A) / sqrt(d)),    A = w lambda log(1 + r) max(Q K^T)
 
 with w the painted map (positions, tokens), lambda the weight and r the ratio of noise to picture, so that it acts while
-the layout is made and fades as details come. Unlike the published code the maximum is each sample's own, and never
-below 0, where it would turn the painting round.
+the layout is made and fades as details come. In a joint layer A is JOINT times that. Unlike the published code the
+maximum is each sample's own, and never below 0, where it would turn the painting round.
 """
 
 from dataclasses import dataclass, replace
@@ -23,6 +23,8 @@ from .tokens import Prompt
 
 LARGEST_RATIO = 14.6
 """A flow's noise-to-picture ratio is infinite at its start; this is Stable Diffusion's at its own."""
+JOINT = 0.75
+"""Factor on the weight in joint layers, where words gain from the picture too: so the default serves both kinds."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def resized(mask: Tensor, grid: Grid, batch: int = 1, frames: int = 0) -> Tensor
 def painted(attention: Attention, w: Tensor, factor: float) -> Attention:
     """The attention with `w` (batch or 1, 1, positions, words) painted on the logits of its words."""
     words = attention.words or slice(None)
+    factor = factor if attention.words is None else JOINT * factor
     return replace(attention, terms=tuple(_painted(term, w * factor, words) for term in attention.terms))
 
 

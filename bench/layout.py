@@ -148,13 +148,13 @@ SHOWN = {
     (segmentation, JOINT_WEIGHT),
 }  # fmt: skip
 """What the sheets show: how it was painted, and the weight."""
-WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.6, 1.0)
+WEIGHTS = (0.13, 0.27, 0.4, 0.53, 0.8, 1.33)
 JOINT_ONE = [
     ("nothing", None, ""),
     ("shape", shape, JOINT_WEIGHT),
     ("colour", colour, JOINT_WEIGHT),
     *(("colour and shape", colour_and_shape, weight) for weight in WEIGHTS),
-    *(("colour and shape, and background elsewhere", both_with_background, weight) for weight in (0.2, 0.3)),
+    *(("colour and shape, and background elsewhere", both_with_background, weight) for weight in (0.27, 0.4)),
 ]
 JOINT_TWO = [("nothing", None, ""), *(("objects and background", segmentation, weight) for weight in WEIGHTS)]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from steer.attention import core
 from steer.attention.core import Attention, Term
-from steer.attention.paint_with_words import LARGEST_RATIO, Painting, Region, largest, painted
+from steer.attention.paint_with_words import JOINT, LARGEST_RATIO, Painting, Region, largest, painted
 from steer.attention.tokens import prompt_of
 
 BATCH, HEADS, GRID, WIDTH = 2, 3, (4, 6), 5
@@ -165,7 +165,7 @@ def test_in_a_joint_layer_the_words_move_by_the_largest_of_words_alone():
     w, factor = painting.map(GRID, plain.tokens, "cpu"), painting.factor(3.0, False)
     best = (term.q @ term.k[:, :, plain.words].mT).amax((1, 2, 3)).clamp_min(0.0)
     bias = torch.zeros(BATCH, 1, POSITIONS, term.k.shape[2])
-    bias[..., 3 + 3] = w[..., 3] * factor * best[:, None, None] * WIDTH**-0.5
+    bias[..., 3 + 3] = JOINT * w[..., 3] * factor * best[:, None, None] * WIDTH**-0.5
     maps = (term.q @ term.k.mT * WIDTH**-0.5 + bias).softmax(-1)
     after = painted(plain, w, factor)
     torch.testing.assert_close(after.out(), maps @ plain.v, rtol=1e-4, atol=1e-4)

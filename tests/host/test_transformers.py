@@ -14,7 +14,7 @@ from comfy import model_base, supported_models
 from comfy.ldm.modules import attention as host_attention
 from steer.attention import core
 from steer.attention.attention_maps import heat
-from steer.attention.paint_with_words import Painting, Region
+from steer.attention.paint_with_words import JOINT, Painting, Region
 from steer.attention.prompt_to_prompt import Edit
 from steer.lab.comfy.runs import (
     Noise,
@@ -147,7 +147,8 @@ def explicit(tiny, look=None, w=None, factor=0.0):
         for which, part in zip(uuids, logits.chunk(len(uuids)), strict=True):
             block = part[:, :, rows, columns]
             if which == 0 and w is not None:
-                block += factor * w[:, None] * block.amax((1, 2, 3), keepdim=True).clamp_min(0.0)
+                weight = factor if tiny.picture is None else JOINT * factor
+                block += weight * w[:, None] * block.amax((1, 2, 3), keepdim=True).clamp_min(0.0)
         maps = (logits / q.shape[-1] ** 0.5 + (0.0 if mask is None else mask.double())).softmax(-1)
         for which, part in zip(uuids, maps.chunk(len(uuids)), strict=True):
             if which == 0 and look is not None:
