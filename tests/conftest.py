@@ -5,6 +5,7 @@ the source and reported as skipped, one each, so that the numbers are pytest's o
 """
 
 import ast
+import gc
 import os
 import shutil
 import sys
@@ -99,6 +100,12 @@ def pytest_collection_modifyitems(items):
         tier = tier_of(item.path)
         if tier:
             item.add_marker(tier)
+
+
+def pytest_collection_finish():
+    """What is imported and collected stays: the garbage collector need not look through it again, test after test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

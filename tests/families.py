@@ -178,6 +178,11 @@ def _wan():
     return tiny_model(comfy.supported_models.WAN21_T2V, config)
 
 
+@cache
+def _flux():
+    return tiny_flux()
+
+
 def _with_hole(conditioning: list, latent: Tensor) -> list:
     """As the host's InpaintModelConditioning."""
     mask = torch.zeros(1, 1, *latent.shape[-2:])
@@ -200,6 +205,6 @@ FAMILIES = (
     Family("inpainting", _inpainting, _sd1_clip, _kl, (1, 4, 8, 8), _with_hole),
     Family("InstructPix2Pix", _instruct, _sd1_clip, _kl, (1, 4, 8, 8), _with_picture),
     Family("SD3", _sd3, _sd3_clip, _kl_16, (1, 16, 8, 8)),
-    Family("Flux", tiny_flux, _flux_clip, _kl_16, (1, 16, 8, 8)),
+    Family("Flux", _flux, _flux_clip, _kl_16, (1, 16, 8, 8)),
     Family("video (Wan)", _wan, _t5, _wan_vae, (1, 16, 2, 8, 8)),
 )

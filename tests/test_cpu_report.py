@@ -10,7 +10,7 @@ TESTS = """
 import subprocess, sys, time
 
 def burn():
-    end = time.process_time() + 1.0
+    end = time.process_time() + 0.6
     while time.process_time() < end:
         pass
 
@@ -19,14 +19,14 @@ def test_idle(): pass
 def test_own(): burn()
 
 def test_of_a_child():
-    code = "import time\\nend = time.process_time() + 2.0\\nwhile time.process_time() < end: pass"
+    code = "import time\\nend = time.process_time() + 1.0\\nwhile time.process_time() < end: pass"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 def test_of_a_child_that_goes_on():
     test_of_a_child.child = subprocess.Popen([sys.executable, "-c", "import time\\nwhile True: pass"])
     time.sleep(0.1)
     import psutil
-    while psutil.Process(test_of_a_child.child.pid).cpu_times().user < 3.0:
+    while psutil.Process(test_of_a_child.child.pid).cpu_times().user < 1.5:
         time.sleep(0.05)
 
 def test_fails_and_is_counted():
@@ -50,5 +50,5 @@ def test_children_count_for_the_test_that_runs_meanwhile(tmp_path):
     rows = [line.strip("| ").split(" | ") for line in run.stdout.splitlines() if line.startswith("| ") and "::" in line]
     seconds = {name.rpartition("::")[2]: float(cpu) for name, cpu in rows}
     goes_on, child, own = "test_of_a_child_that_goes_on", "test_of_a_child", "test_own"
-    assert seconds[goes_on] >= 2.9 and seconds[child] >= 1.9 and seconds[own] >= 0.9 and seconds["test_idle"] < 0.5
+    assert seconds[goes_on] >= 1.4 and seconds[child] >= 0.9 and seconds[own] >= 0.5 and seconds["test_idle"] < 0.4
     assert list(seconds.values()) == sorted(seconds.values(), reverse=True)

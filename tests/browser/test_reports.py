@@ -4,7 +4,7 @@ import json
 
 import pytest
 from steer.lab.comfy.editor import Editor
-from steer.lab.demo.runner import load_workflow
+from steer.lab.demo.runner import load_workflow, shortened
 
 CFG_7 = """() => window.comfyAPI.app.app.graph.nodes.find(({ type }) => type === 'SteerCFGGuider')
     .widgets.find(({ name }) => name === 'cfg').value = 7"""
@@ -216,7 +216,7 @@ def test_what_is_refused_before_the_run_is_marked_on_its_input(editor, name, val
 
 
 def test_one_that_does_not_hold_is_a_warning(editor):
-    editor.load_api(load_workflow("inversion"), "inversion")
+    editor.load_api(shortened(load_workflow("inversion")), "inversion")
     editor.page.evaluate(CFG_7)
     assert editor.run() == "execution_success"
     editor.page.get_by_role("alert").get_by_text("The inversion does not hold").last.wait_for()

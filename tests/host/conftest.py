@@ -43,6 +43,15 @@ def inference_mode():
         yield
 
 
+@pytest.fixture(autouse=True)
+def dead_models_forgotten():
+    """A model that outlives its patcher has the host collect all garbage at each load, for as long as it lists it."""
+    import comfy.model_management as management
+
+    yield
+    management.current_loaded_models[:] = [each for each in management.current_loaded_models if not each.is_dead()]
+
+
 @pytest.fixture
 def guider(shapes):
     """The host's guider at cfg 3 on the shapes model, with a caption and an empty negative."""

@@ -62,7 +62,7 @@ def test_batch_with_its_own_masks_equals_singles_and_repeats_bitwise(shapes, gui
     inner = SteerDDIMSampler.execute(1.0)[0] if sampler == "steer" else comfy.samplers.sampler_object(sampler)
     sampler = SteerBlendedSampler.execute(inner, 1)[0]
     sigmas, noise, latent, mask = (
-        sigmas_of(shapes[0], 12),
+        sigmas_of(shapes[0], 5),
         noise_of((2, 4, 16, 16)),
         noise_of((2, 4, 16, 16), 1),
         hole(2),

@@ -19,7 +19,7 @@ def guider(shapes):
 
 
 def test_equals_euler_of_the_host(shapes, guider):
-    sigmas, noise = sigmas_of(shapes[0]), noise_of((2, 4, 16, 16))
+    sigmas, noise = sigmas_of(shapes[0], 6), noise_of((2, 4, 16, 16))
     euler = comfy.samplers.sampler_object("euler")
     assert relative(run(guider, ddim(), sigmas, noise), run(guider, euler, sigmas, noise)) < 1e-5
 
@@ -36,7 +36,7 @@ def test_equals_euler_on_every_law_and_on_video(shapes, monkeypatch, law, shape)
 
 
 def test_a_noise_mask_is_heeded_as_by_the_host(shapes, guider):
-    sigmas, noise, latent = sigmas_of(shapes[0]), noise_of((1, 4, 16, 16)), noise_of((1, 4, 16, 16), 1)
+    sigmas, noise, latent = sigmas_of(shapes[0], 6), noise_of((1, 4, 16, 16)), noise_of((1, 4, 16, 16), 1)
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 4:10] = 1
     euler = comfy.samplers.sampler_object("euler")
@@ -46,7 +46,7 @@ def test_a_noise_mask_is_heeded_as_by_the_host(shapes, guider):
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_batch_equals_singles_and_repeats_bitwise(shapes, guider, eta):
-    sigmas, noise = sigmas_of(shapes[0]), noise_of((2, 4, 16, 16))
+    sigmas, noise = sigmas_of(shapes[0], 6), noise_of((2, 4, 16, 16))
     together = run(guider, ddim(eta), sigmas, noise)
     alone = torch.cat([run(guider, ddim(eta), sigmas, noise[i : i + 1]) for i in range(2)])
     assert relative(together, alone) < 1e-5

@@ -30,7 +30,7 @@ def conds(shapes):
 
 @pytest.mark.parametrize("name", ["euler", "euler_ancestral", "dpmpp_2m"])
 def test_defaults_are_the_hosts_guider_bitwise(shapes, conds, name):
-    sigmas, noise = sigmas_of(shapes[0]), noise_of((2, 4, 16, 16))
+    sigmas, noise = sigmas_of(shapes[0], 6), noise_of((2, 4, 16, 16))
     sampler = comfy.samplers.sampler_object(name)
     expected = run(host_guider(shapes[0], *conds, 7.5), sampler, sigmas, noise)
     assert torch.equal(run(steer_guider(shapes[0], *conds), sampler, sigmas, noise), expected)
@@ -49,7 +49,7 @@ def test_defaults_are_the_hosts_guider_bitwise(shapes, conds, name):
 )
 def test_rows_the_model_sees(shapes, conds, settings, rows):
     model, seen = counted(shapes[0])
-    run(steer_guider(model, *conds, **settings), ddim(), sigmas_of(model), noise_of((1, 4, 16, 16)))
+    run(steer_guider(model, *conds, **settings), ddim(), sigmas_of(model), noise_of((1, 4, 8, 8)))
     assert sum(seen) == rows
 
 
@@ -66,13 +66,13 @@ def test_rows_the_model_sees(shapes, conds, settings, rows):
 def test_rows_with_the_empty_conditioning(shapes, conds, settings, rows):
     model, seen = counted(shapes[0])
     guider = steer_guider(model, *conds, empty=encode(shapes[1], ""), **settings)
-    run(guider, ddim(), sigmas_of(model), noise_of((1, 4, 16, 16)))
+    run(guider, ddim(), sigmas_of(model), noise_of((1, 4, 8, 8)))
     assert sum(seen) == rows
 
 
 def test_outside_the_interval_it_is_the_positive_alone(shapes, conds):
     """Guided for the first half only: the same as sampling the halves with cfg and without."""
-    sigmas, noise = sigmas_of(shapes[0]), noise_of((1, 4, 16, 16))
+    sigmas, noise = sigmas_of(shapes[0]), noise_of((1, 4, 8, 8))
     ours = run(steer_guider(shapes[0], *conds, end=0.5), ddim(), sigmas, noise)
     half = run(host_guider(shapes[0], *conds, 7.5), ddim(), sigmas[:11], noise)
     rest = run(host_guider(shapes[0], *conds, 1.0), ddim(), sigmas[10:], torch.zeros_like(noise), half)
@@ -106,7 +106,7 @@ def test_three_terms_are_the_closed_form(shapes, law, cfg, negative_scale):
 def test_batch_equals_singles_and_repeats_bitwise(shapes, conds, law):
     model = with_law(shapes[0], law)
     guider = steer_guider(model, *conds, 4.0, end=0.6, empty=encode(shapes[1], ""))
-    sigmas, noise = sigmas_of(model), noise_of((2, 4, 16, 16))
+    sigmas, noise = sigmas_of(model, 6), noise_of((2, 4, 16, 16))
     together = run(guider, ddim(), sigmas, noise)
     alone = torch.cat([run(guider, ddim(), sigmas, noise[i : i + 1]) for i in range(2)])
     assert relative(together, alone) < 1e-5

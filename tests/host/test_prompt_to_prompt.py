@@ -422,11 +422,12 @@ def test_in_company(shapes, monkeypatch, what):
     def plain(positive):
         return run(host_guider(model, positive, negative, 5.0), EULER, sigmas, noise, latent, mask)
 
+    expected = plain(source), plain(target)
     for ends in ((0.0, 0.0), (0.8, 0.4)):
         guider = SteerPromptToPromptGuider.execute(model, source, target, negative, 5.0, edit, *ends).args[0]
         first, second = run(guider, EULER, sigmas, noise, latent, mask).chunk(2)
-        assert relative(first, plain(source)) < 1e-5
-        assert (relative(second, plain(target)) < 1e-5) == (ends == (0.0, 0.0))
+        assert relative(first, expected[0]) < 1e-5
+        assert (relative(second, expected[1]) < 1e-5) == (ends == (0.0, 0.0))
 
 
 def test_sdxl_structure(shapes):

@@ -12,6 +12,7 @@ import pytest
 from steer.lab.comfy.server import HostError, Server
 from steer.lab.demo.runner import load_workflow
 from steer.lab.package import ROOT
+from steer.tests.cases import some
 
 EMPTY_PICTURE = {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 2, "color": 255}}
 STARTED_AND_KILLED = """
@@ -133,7 +134,7 @@ def test_shut_down_after_an_exception():
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", some([signal.SIGTERM, signal.SIGINT], signal.SIGTERM))
 def test_shut_down_after_a_signal(number):
     script = STARTED_AND_KILLED.format(root=str(ROOT))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

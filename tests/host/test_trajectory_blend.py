@@ -133,7 +133,7 @@ def test_empty_mask_is_the_source_bitwise_without_a_call(shapes, pictures, caplo
 
 def test_full_mask_with_the_same_prompt_is_the_source(shapes, pictures):
     """Refined inversion, cfg 1: within the inversion's tolerance. The picture's own prompt, whatever NOISE is given."""
-    sigmas = SteerSDEditSigmas.execute(shapes[0], "normal", 40, 0.8)[0]
+    sigmas = SteerSDEditSigmas.execute(shapes[0], "normal", 20, 0.8)[0]
     guider = prompted(shapes, shapes[0], map(caption, SCENES), 1.0)
     latent, noise, inversion = inverted(guider, sigmas, pictures, refine=6)
     out = sample(guider, blending(inversion), sigmas, latent, noise, torch.ones(1, 128, 128))
@@ -159,7 +159,7 @@ def test_a_real_edit_keeps_the_background_bitwise_and_counts_its_calls(shapes, p
 @pytest.mark.parametrize("inner", ["euler", "dpmpp_2m", "steer"])
 def test_batch_with_its_own_masks_equals_singles_and_repeats_bitwise(shapes, pictures, inner):
     inner = SteerDDIMSampler.execute(1.0)[0] if inner == "steer" else inner
-    sigmas, texts = sigmas_of(shapes[0], 12), ["a green heart on a blue background", "a red star on a black background"]
+    sigmas, texts = sigmas_of(shapes[0], 5), ["a green heart on a blue background", "a red star on a black background"]
     source = prompted(shapes, shapes[0], map(caption, SCENES), 1.0)
     latent, noise, inversion = inverted(source, sigmas, pictures)
 
