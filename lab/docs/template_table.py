@@ -1015,8 +1015,8 @@ TABLE: tuple[Template, ...] = (
     Template(
         "Steer 37 - Colourise a gray picture (Measurement Loss)",
         "measurement",
-        "Give colours to a gray picture: at each step what is drawn is brought to the gray values of yours. The "
-        "example is a coloured one, of which only the gray is read, so that you see how near the colours come.",
+        "Give colours to a gray picture: at each step what is drawn is brought to the gray values of yours. "
+        "Of a coloured one only the gray is read.",
         "your picture in *Load Image*, of 512 x 512 pixels.",
         "in *Positive prompt*, what it shows, with the colours that you want.",
         (
@@ -1025,9 +1025,9 @@ TABLE: tuple[Template, ...] = (
             "*noise_seed*: other colours.",
         ),
         "SteerMeasurementLoss",
-        {"2": {"text": COFFEE}, "4": {"cfg": 5.0}, "5": {"image": "steer_coffee.webp"}},
+        {"2": {"text": COFFEE}, "4": {"cfg": 5.0}, "5": {"image": "steer_coffee_gray.webp"}},
         {"15": "the picture in colour", "16": "the picture that was read"},
-        Thumbnail("photo", "measurement_1", "gray > colours"),
+        Thumbnail("measurement_2", "measurement_1", "gray > colours"),
         (["5", 0], ["14", 0]),
     ),
     Template(

@@ -24,17 +24,18 @@ FINE = 4  # strokes are drawn this many times larger
 
 
 def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
-    """Write `strokes.png`, `inpaint.png`, `outpaint.png`, `photo.png`, `segmentation.png` and four more.
+    """Write `strokes.png`, `inpaint.png`, `outpaint.png`, `photo.png`, `segmentation.png` and five more.
 
     All scaled to `size` pixels. `inpaint.png` is transparent where it is to be redrawn; `outpaint.png` has three
     quarters of the width; `photo.png` is the real picture to invert; `steer_example.png` shows what to come close to,
     under a name that no host has; `outline.png` and `silhouette.png` tell a ControlNet and a T2I-Adapter the form;
-    `photo_jpeg.png` is what a JPEG of `photo.png` decodes to.
+    `photo_jpeg.png` is what a JPEG of `photo.png` decodes to; `photo_gray.png` has its gray alone.
     The paths by name.
     """
     pictures = {"strokes": strokes(), "inpaint": inpaint(), "outpaint": outpaint(), "photo": photo(),
                 "segmentation": segmentation(), "steer_example": example(), "outline": outline(),
-                "silhouette": silhouette(), "photo_jpeg": photo()}  # fmt: skip
+                "silhouette": silhouette(), "photo_jpeg": photo(),
+                "photo_gray": photo().convert("L")}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in pictures}
     for name, picture in pictures.items():
