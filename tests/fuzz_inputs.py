@@ -487,7 +487,8 @@ def picked(values: dict) -> st.SearchStrategy:
 
 SPECIAL = {("SteerCLIPTextLoss", "clip"): "TEXT_TOWER", ("SteerCLIPDirectionLoss", "clip"): "TEXT_TOWER",
            ("SteerLocalBlend", "latent_image"): "LARGE_LATENT", ("SteerLocalBlend", "noise"): "LARGE_NOISE",
-           ("SteerPromptToPromptGuider", "source"): "SOURCE", ("SteerPromptToPromptGuider", "target"): "TARGET"}  # fmt: skip
+           ("SteerPromptToPromptGuider", "source"): "SOURCE",
+           ("SteerPromptToPromptGuider", "target"): "TARGET"}  # fmt: skip
 
 
 def one(node_id: str, item, odd: bool, world: World) -> st.SearchStrategy:
