@@ -1,8 +1,5 @@
 """Depth Loss on the host: by a planted network whose depth is known, and by the host's own with random weights."""
 
-from types import SimpleNamespace
-
-import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import pytest
@@ -11,14 +8,12 @@ from steer.lab.comfy.random_models import draw_weights, random_kl
 from steer.lab.comfy.runs import counted, host_guider, noise_of, run
 from steer.nodes.depth import SteerDepthLoss
 from steer.nodes.gradient_guidance import SteerGradientGuider
-from steer.nodes.host import Differentiable
 from steer.nodes.host import depth as host_depth
 from steer.nodes.runs.loss_terms import gradients_of
-from steer.samplers.core import SampleNoise
 from steer.samplers.depth import depth_distance
 from steer.tests import checks, oracles
 from steer.tests.host_models import EPS, FLOW, closed_form, mean_conditioning, planted_depth, relative
-from steer.tests.oracles import EULER
+from steer.tests.oracles import EULER, started
 
 RESOLUTION = 140
 MODEL = planted_depth()
@@ -41,15 +36,6 @@ def guided(guider, loss, scale=1000.0, mask=None, iterations=1, through_model=Fa
 
 def known_guider(shapes, law):
     return host_guider(closed_form(shapes[0], law), mean_conditioning(0.1), mean_conditioning(0.1), 1.0)
-
-
-def started(shapes, loss, latent, mask=None):
-    """The loss in a run, with its models loaded."""
-    models = {id(patcher): Differentiable(patcher) for patcher in loss.patchers}
-    comfy.model_management.load_models_gpu([each.patcher for each in models.values()])
-    noise = lambda stream: SampleNoise(0, stream, latent, latent)  # noqa: E731
-    run = SimpleNamespace(known=latent, mask=mask, noise=noise)
-    return loss.start(run, shapes[0].model.latent_format, lambda patcher: models[id(patcher)])
 
 
 def unclamped(vae, latent):

@@ -1,8 +1,5 @@
 """Palette Loss on the host: through the VAE, the colours of a picture wherever they are."""
 
-from types import SimpleNamespace
-
-import comfy.model_management
 import pytest
 import torch
 from steer.lab.comfy.random_models import random_kl
@@ -10,14 +7,12 @@ from steer.lab.comfy.runs import counted, host_guider, noise_of, run
 from steer.lab.world.data import render, scene_of
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.gradient_guidance import SteerGradientGuider
-from steer.nodes.host import Differentiable
 from steer.nodes.palette import SteerPaletteLoss
 from steer.nodes.runs.loss_terms import gradients_of
-from steer.samplers.core import SampleNoise
 from steer.samplers.palette import sliced_wasserstein
 from steer.tests import checks, oracles
 from steer.tests.host_models import EPS, FLOW, V, closed_form, mean_conditioning, relative
-from steer.tests.oracles import EULER
+from steer.tests.oracles import EULER, started
 
 PAIRS = (("heart", "red", "black"), ("star", "yellow", "blue"))
 
@@ -43,15 +38,6 @@ def distance(vae, latent, image):
     pixels, wanted = (each.flatten(1, 2) for each in (vae.decode(latent), image))
     directions = noise_of((1, 500, 3), 9).expand(len(pixels), -1, -1)
     return sliced_wasserstein(pixels, wanted, directions)
-
-
-def started(shapes, loss, latent, mask=None):
-    """The loss in a run, with its VAE loaded; the same draws each time it is started."""
-    model = Differentiable(loss.vae.patcher)
-    comfy.model_management.load_models_gpu([model.patcher])
-    noise = lambda stream: SampleNoise(0, stream, latent, latent)  # noqa: E731
-    run = SimpleNamespace(known=latent, mask=mask, noise=noise)
-    return loss.start(run, shapes[0].model.latent_format, lambda patcher: model)
 
 
 @pytest.mark.parametrize("iterations", [1, 5])

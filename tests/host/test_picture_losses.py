@@ -2,21 +2,18 @@
 
 from types import SimpleNamespace
 
-import comfy.model_management
 import pytest
 import torch
 from steer.lab.comfy.random_models import random_kl
 from steer.lab.comfy.runs import host_guider, noise_of, run
 from steer.nodes.gradient_guidance import SteerGradientGuider
-from steer.nodes.host import Differentiable
 from steer.nodes.host import vae as host_vae
 from steer.nodes.measurement import SteerMeasurementLoss
 from steer.nodes.palette import SteerPaletteLoss
 from steer.nodes.runs.loss_terms import Acting, gradients_of, sum_and_gradient
-from steer.samplers.core import SampleNoise
 from steer.samplers.measurement import Gray
 from steer.tests.host_models import EPS, FLOW, closed_form, mean_conditioning, relative
-from steer.tests.oracles import EULER
+from steer.tests.oracles import EULER, started
 
 STEPS = torch.tensor([0.9, 0.4, 0.0])
 
@@ -101,34 +98,29 @@ def test_each_changes_what_it_changes_alone_to_the_last_bit(shapes, law, through
     torch.testing.assert_close(both, run(one, EULER, sigmas, x) + alone - plain, rtol=1e-5, atol=1e-5)
 
 
-def started(shapes, latent):
+def terms(shapes, latent):
     """Both losses in a run, as terms of scales 3 and -0.7."""
-    model = Differentiable(shapes[2].patcher)
-    comfy.model_management.load_models_gpu([model.patcher])
-    noise = lambda stream: SampleNoise(0, stream, latent, latent)  # noqa: E731
-    run = SimpleNamespace(known=latent, mask=None, noise=noise)
-    format = shapes[0].model.latent_format
     return [
-        Acting(SimpleNamespace(node="test", scale=scale), loss.start(run, format, lambda patcher: model), run, [])
+        Acting(SimpleNamespace(node="test", scale=scale), started(shapes, loss, latent), None, [])
         for loss, scale in zip(losses(shapes[2]), (3.0, -0.7), strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def test_gradients_are_those_of_each_alone(shapes):
     latent = noise_of((2, 4, 8, 8)).to(shapes[2].device)
-    acting = started(shapes, latent)
+    acting = terms(shapes, latent)
     alone = [gradients_of("test", [item.loss], latent, 1.0)[0] for item in acting]
-    together = gradients_of("test", [item.loss for item in started(shapes, latent)], latent, 1.0)
+    together = gradients_of("test", [item.loss for item in terms(shapes, latent)], latent, 1.0)
     assert all(relative(a, b) < 1e-6 for a, b in zip(together, alone, strict=True))
-    values, slope = sum_and_gradient(started(shapes, latent), latent, 1.0)
+    values, slope = sum_and_gradient(terms(shapes, latent), latent, 1.0)
     assert relative(slope, 3.0 * alone[0] - 0.7 * alone[1]) < 1e-5
     with torch.no_grad():
-        first, second = (item.loss(latent, 1.0) for item in started(shapes, latent))
+        first, second = (item.loss(latent, 1.0) for item in terms(shapes, latent))
     torch.testing.assert_close(values, 3.0 * first - 0.7 * second)
 
 
 def test_the_sum_of_one_is_itself_to_the_last_bit(shapes):
     latent = noise_of((2, 4, 8, 8)).to(shapes[2].device)
-    (item, _) = started(shapes, latent)
+    (item, _) = terms(shapes, latent)
     (slope,) = gradients_of("test", [item.loss], latent, 1.0)
     assert torch.equal(sum_and_gradient([item], latent, 1.0)[1], 3.0 * slope)

@@ -2,9 +2,7 @@
 
 from copy import copy
 from functools import cache
-from types import SimpleNamespace
 
-import comfy.model_management
 import nodes
 import pytest
 import torch
@@ -13,16 +11,14 @@ from steer.lab.comfy.runs import counted, encode, host_guider, noise_of, run
 from steer.lab.models import stock
 from steer.lab.world.data import render, scene_of
 from steer.nodes.gradient_guidance import SteerGradientGuider
-from steer.nodes.host import Differentiable
 from steer.nodes.host import clip as host_clip
 from steer.nodes.runs import style as style_run
 from steer.nodes.runs.loss_terms import gradients_of
 from steer.nodes.style import SteerStyleLoss
-from steer.samplers.core import SampleNoise
 from steer.samplers.style import gram, style_distance
 from steer.tests import checks, oracles
 from steer.tests.host_models import FLOW, relative, with_law
-from steer.tests.oracles import EULER
+from steer.tests.oracles import EULER, started
 
 
 @cache
@@ -46,15 +42,6 @@ def guided(guider, loss, scale=300.0, through_model=False, mask=None, iterations
 def empty_guider(shapes, model=None):
     empty = encode(shapes[1], "")
     return host_guider(model or shapes[0], empty, empty, 1.0)
-
-
-def started(shapes, loss, latent, mask=None):
-    """The loss in a run, with its models loaded; the same draws each time it is started."""
-    models = {id(patcher): Differentiable(patcher) for patcher in loss.patchers}
-    comfy.model_management.load_models_gpu([each.patcher for each in models.values()])
-    noise = lambda stream: SampleNoise(0, stream, latent, latent)  # noqa: E731
-    run = SimpleNamespace(known=latent, mask=mask, noise=noise)
-    return loss.start(run, shapes[0].model.latent_format, lambda patcher: models[id(patcher)])
 
 
 def whole_style(pictures, layer):
