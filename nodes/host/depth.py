@@ -35,7 +35,7 @@ def _da3(model, differentiable, pictures: Tensor) -> tuple[Tensor, Tensor]:
         torch.tensor(values, device=pictures.device).view(3, 1, 1)
         for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
-    network = _network(model)
+    network = model.model.diffusion_model
     pixels = ((pictures - mean) / std).to(getattr(network, "dtype", None) or torch.float32)
     out = differentiable(lambda: network(pixels))
     distance = out["depth"].float()
