@@ -107,7 +107,7 @@ def variants(model, vae, vision) -> dict:
         AGAIN: recomputed,
         CLIP_OFF: lambda: step(guided(clip, False)),
         CLIP_ON: lambda: step(guided(clip, True)),
-        ALONE: lambda: guidance.gradient("bench", alone, there, 1.0),
+        ALONE: lambda: guidance.gradients_of("bench", [alone], there, 1.0),
     }
 
 

@@ -20,7 +20,7 @@ from ..attention.paint_with_words import Region
 from ..attention.prompt_to_prompt import Edit
 from ..samplers.classifier import Classifier
 from ..samplers.inversion import Inversion
-from .host import errors_of
+from .host import depth, errors_of
 
 
 class Kind(NamedTuple):
@@ -104,6 +104,10 @@ KINDS = {
     "GUIDER": Kind(having("sample", "model_patcher"), "a GUIDER, as CFGGuider gives it"),
     "SAMPLER": Kind(_is_sampler, "a SAMPLER, as KSamplerSelect gives it"),
     "SIGMAS": Kind(_is_sigmas, "SIGMAS, a tensor with one number for each level, as BasicScheduler gives them"),
+    "DA3_MODEL,MOGE_MODEL": Kind(
+        depth.is_depth_model,
+        "a depth model, as Load Depth Anything 3 and Load MoGe Model (in ComfyUI 0.33) give it",
+    ),
     "STEER_INVERSION": Kind(of(Inversion), "the inversion of SteerDDIMInversion or SteerLoadInversion"),
     "STEER_EDIT": Kind(of(Edit), "the edit of SteerPromptEdit or SteerLocalBlend"),
     "STEER_ATTENTION": Kind(of(Recording), "the attention of SteerCaptureAttention"),

@@ -22,3 +22,6 @@ SteerOperator = io.Custom("STEER_OPERATOR")
 
 SteerClassifier = io.Custom("STEER_CLASSIFIER")
 """A `samplers.classifier.Classifier`."""
+
+DepthModel = io.Custom("DA3_MODEL,MOGE_MODEL")
+"""The host's own two types of depth networks, either of them; older hosts have none."""

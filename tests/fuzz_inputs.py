@@ -21,8 +21,10 @@ from ..nodes import NODES as CLASSES
 from ..nodes.attention_maps import SteerCaptureAttention
 from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.classifier import SteerClassifierLoss
+from ..nodes.clip_direction import SteerCLIPDirectionLoss
 from ..nodes.clip_guidance import SteerCLIPImageLoss, SteerCLIPTextLoss
 from ..nodes.ddim import SteerDDIMSampler
+from ..nodes.depth import SteerDepthLoss
 from ..nodes.direct_edit import SteerDirectEditSampler, SteerEditGuider
 from ..nodes.gradient_guidance import SteerGradientGuider
 from ..nodes.guidance import SteerCFGGuider
@@ -32,14 +34,16 @@ from ..nodes.inversion_file import NoNullText
 from ..nodes.langevin import SteerLangevinSampler
 from ..nodes.measurement import SteerMeasurementLoss
 from ..nodes.paint_with_words import SteerRegion
+from ..nodes.palette import SteerPaletteLoss
 from ..nodes.prompt_to_prompt import SteerLocalBlend, SteerPromptEdit, SteerPromptToPromptGuider
 from ..nodes.repaint import SteerRePaintSampler
+from ..nodes.style import SteerStyleLoss
 from ..nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from ..samplers.classifier import Classifier, Network
 from ..samplers.jpeg import JPEG
 from ..samplers.measurement import Blur, Crop, Gray, Resize
 from ..samplers.noise_law import RECTIFIED_FLOW, VARIANCE_EXPLODING
-from .host_models import FLOW, V, with_law
+from .host_models import FLOW, V, planted_depth, with_law
 from .matrices import collected
 
 try:
@@ -103,6 +107,7 @@ def world_of(shapes, pair, classifier) -> World:
     world.add("CLIP", {"clip": clip}, {"pair": pair[0]})
     world.add("TEXT_TOWER", {"pair": pair[0]}, {"clip": clip})
     world.add("CLIP_VISION", {"vision": pair[1]}, {})
+    world.add("DA3_MODEL,MOGE_MODEL", {"planted": planted_depth()}, {})
     _add_vaes(world, vae)
     texts = _add_conditionings(world, clip)
     _add_noises_and_samplers(world)
@@ -232,6 +237,12 @@ def _add_losses(world: World, pair, vae) -> None:
         "text": SteerCLIPTextLoss.execute(pair[1], vae, pair[0], "a green star", 1)[0],
         "two pictures": SteerCLIPImageLoss.execute(pair[1], vae, torch.rand(2, PIXELS, PIXELS, 3), 1)[0],
         "measured": SteerMeasurementLoss.execute(vae, torch.rand(1, PIXELS, PIXELS, 3), 0.1, (Gray(),))[0],
+        "palette": SteerPaletteLoss.execute(vae, torch.rand(1, 32, 48, 3), 4)[0],
+        "style": SteerStyleLoss.execute(pair[1], vae, torch.rand(1, PIXELS, PIXELS, 3), 1, 1)[0],
+        "direction": SteerCLIPDirectionLoss.execute(
+            pair[1], vae, pair[0], torch.rand(1, PIXELS, PIXELS, 3), PROMPT, TARGET, 1
+        )[0],
+        "depth": SteerDepthLoss.execute(planted_depth(), vae, torch.rand(1, PIXELS, PIXELS, 3), 140)[0],
         "other vae": SteerCLIPTextLoss.execute(pair[1], world.odd["VAE"]["16 channels"], pair[0], "a star", 1)[0],
     }
     world.add("STEER_LOSS", {"loss": usual}, odd)
@@ -474,8 +485,9 @@ def picked(values: dict) -> st.SearchStrategy:
     return st.sampled_from([Shown(name, value) for name, value in values.items()])
 
 
-SPECIAL = {("SteerCLIPTextLoss", "clip"): "TEXT_TOWER", ("SteerLocalBlend", "latent_image"): "LARGE_LATENT",
-           ("SteerLocalBlend", "noise"): "LARGE_NOISE", ("SteerPromptToPromptGuider", "source"): "SOURCE",
+SPECIAL = {("SteerCLIPTextLoss", "clip"): "TEXT_TOWER", ("SteerCLIPDirectionLoss", "clip"): "TEXT_TOWER",
+           ("SteerLocalBlend", "latent_image"): "LARGE_LATENT", ("SteerLocalBlend", "noise"): "LARGE_NOISE",
+           ("SteerPromptToPromptGuider", "source"): "SOURCE",
            ("SteerPromptToPromptGuider", "target"): "TARGET"}  # fmt: skip
 
 

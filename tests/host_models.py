@@ -3,6 +3,7 @@
 import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.model_management
+import comfy.model_patcher
 import comfy.model_sampling
 import comfy.ops
 import node_helpers
@@ -130,3 +131,31 @@ def with_control(conditioning):
     )
     control = control.copy().set_cond_hint(torch.rand(1, 3, 128, 128), 0.5, (0.0, 1.0))
     return node_helpers.conditioning_set_values(conditioning, {"control": control, "control_apply_to_uncond": True})
+
+
+class _Depth(torch.nn.Module):
+    """A depth network in the form of the host's: disparity is 0.5 and the gray, very blue is the sky."""
+
+    has_sky = True
+
+    def __init__(self):
+        super().__init__()
+        self.gray = comfy.ops.manual_cast.Conv2d(3, 1, 1)
+        self.requires_grad_(False)
+        self.gray.weight.copy_(torch.tensor([0.3, 0.6, 0.1])[None, :, None, None])
+        self.gray.bias.fill_(0.5)
+
+    def forward(self, x):
+        mean, std = (
+            torch.tensor(values, device=x.device)[:, None, None]
+            for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        )
+        pixels = x * std + mean
+        return {"depth": 1.0 / self.gray(pixels)[:, 0], "sky": (pixels[:, 2] - pixels[:, 0] > 0.7).float()}
+
+
+def planted_depth():
+    """A DA3_MODEL whose depth is known."""
+    network = torch.nn.ModuleDict({"diffusion_model": _Depth()})
+    management = comfy.model_management
+    return comfy.model_patcher.ModelPatcher(network, management.get_torch_device(), management.unet_offload_device())

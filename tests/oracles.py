@@ -1,13 +1,16 @@
 """What the nodes' oracles share: guiders, latents, masks and edits of a family of models. See `matrices.py`."""
 
 from functools import cache
+from types import SimpleNamespace
 
+import comfy.model_management
 import comfy.samplers
 import nodes
 import torch
 
 from ..lab.comfy.runs import host_guider, noise_of, run, sigmas_of
 from ..nodes.direct_edit import SteerDirectEditSampler, SteerEditGuider
+from ..nodes.host import Differentiable
 from ..nodes.host.law import noise_law
 from ..nodes.inversion import SteerDDIMInversion
 from ..nodes.prompt_to_prompt import SteerPromptEdit
@@ -132,3 +135,12 @@ def check_edit_guider(make, latent, sigma, source_cfg, target_cfg, tolerance=1e-
     out = run(guider, SteerDirectEditSampler.execute(0.0, 0.0, 1)[0], sigmas, zero, latent)
     assert relative(out, latent + estimates[1] - estimates[0]) < tolerance
     assert relative(out, latent) > 1e-4
+
+
+def started(shapes, loss, latent, mask=None):
+    """A loss in a run on the shapes' latents, its models loaded; the same draws each time it is started."""
+    models = {id(patcher): Differentiable(patcher) for patcher in loss.patchers}
+    comfy.model_management.load_models_gpu([each.patcher for each in models.values()])
+    noise = lambda stream: SampleNoise(0, stream, latent, latent)  # noqa: E731
+    run = SimpleNamespace(known=latent, mask=mask, noise=noise)
+    return loss.start(run, shapes[0].model.latent_format, lambda patcher: models[id(patcher)])

@@ -3,7 +3,7 @@
 Of a subject that is a module they take what is public in it: `progress.tell_empty(...)`.
 """
 
-from . import clip, conditioning, inverted, lockstep, progress, vae
+from . import clip, conditioning, depth, inverted, lockstep, progress, vae
 from .attention.edits import AttentionEdits, check_pairs
 from .attention.marked import Mark, with_marked_edits
 from .checks import check_every_call, check_given, free_ram, samples_of
@@ -69,13 +69,14 @@ __all__ = [
     "check_pairs",
     "Mark",
     "with_marked_edits",
-    # Gradients, the VAE and CLIP
+    # Gradients, the VAE, CLIP and depth networks
     "Differentiable",
     "GuidedModels",
     "patcher_of",
     "gradients",
     "vae",
     "clip",
+    "depth",
     # What the log and the editor are told
     "log",
     "progress",

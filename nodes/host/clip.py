@@ -1,5 +1,7 @@
 """CLIP's two towers in the host: the embeddings of texts and pictures."""
 
+from math import isqrt
+
 import comfy.clip_model
 import torch
 from torch import Tensor
@@ -10,12 +12,37 @@ from .text import check_writable
 
 def embedded(clip_vision, tower, pictures: Tensor) -> Tensor:
     """Square pictures (n, 3, size, size) in 0..1 to embeddings (n, width), with gradients."""
+    return _seen(clip_vision, tower, pictures, -2)[2].float()
+
+
+def states(clip_vision, tower, pictures: Tensor, layer: int) -> Tensor:
+    """The same to the states (n, tokens, width) behind a layer, 1 the first, row by row, without the class token."""
+    hidden = _seen(clip_vision, tower, pictures, layer - 1)[1].float()
+    return hidden[:, hidden.shape[1] - isqrt(hidden.shape[1]) ** 2 :]  # what is beside the square comes first
+
+
+def check_layer(clip_vision, layer: int) -> None:
+    """ValueError unless the tower has that layer, and tokens that are a square."""
+    vision = getattr(clip_vision.model, "vision_model", clip_vision.model)
+    encoder = getattr(vision, "encoder", None)
+    layers = getattr(encoder, "layers", getattr(encoder, "layer", None))
+    if layers is None or getattr(clip_vision, "model_type", "") == "siglip2_vision_model":
+        raise ValueError(
+            f"clip_vision is a {type(clip_vision.model).__name__} whose layers cannot be read; load a CLIP vision "
+            "model (CLIP-ViT-L, -H or -bigG), SigLIP or DINOv2"
+        )
+    if layer > len(layers):
+        raise ValueError(f"layer is {layer} and clip_vision has {len(layers)} layers; 2 to 4 are early ones")
+
+
+def _seen(clip_vision, tower, pictures: Tensor, layer: int) -> tuple:
+    """What the vision model returns of square pictures in 0..1, with the states behind this layer."""
     mean, std = (
         torch.tensor(values, device=pictures.device).view(3, 1, 1)
         for values in (clip_vision.image_mean, clip_vision.image_std)
     )
     pixels = (pictures - mean) / std
-    return tower(lambda: clip_vision.model(pixel_values=pixels, intermediate_output=-2))[2].float()
+    return tower(lambda: clip_vision.model(pixel_values=pixels, intermediate_output=layer))
 
 
 def text_target(clip, clip_vision, text: str) -> Tensor:

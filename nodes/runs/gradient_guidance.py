@@ -19,7 +19,7 @@ from ..host import (
     noise_law,
     progress,
 )
-from .loss_terms import Acting, Term, finite, gradient
+from .loss_terms import Acting, Term, finite, gradients_of
 from .proximal import change_solved, solved_together
 
 
@@ -113,24 +113,24 @@ class Guidance:
         else:
             level_of_slopes = level
         changes = {key: change_by_x(slope, level_of_slopes, law) for key, slope in slopes.items()}
-        for item in acting:
-            if id(item) not in changes:
-                slope = gradient(item.term.node, item.loss, denoised, level)
-                changes[id(item)] = change_by_estimate(slope, level, law)
+        by_estimate = [item for item in acting if id(item) not in changes]
+        for key, slope in self._slopes(by_estimate, denoised, level).items():
+            changes[key] = change_by_estimate(slope, level, law)
         return denoised, [changes[id(item)] for item in acting]
 
     def _by_x(self, denoise: Call, x: Tensor, level: float, items: list[Acting]) -> tuple[Tensor | None, dict]:
         """The estimate, None where no loss needs it here, and the gradients by x of these items' losses, by id."""
         through = [item for item in items if item.term.differentiates_model]
         denoised, slopes = self._through_model(denoise, x, level, through) if through else (None, {})
-        for item in items:
-            if item.term.loss.noisy:
-                slopes[id(item)] = gradient(item.term.node, item.loss, x, level)
-        return denoised, slopes
+        return denoised, slopes | self._slopes([item for item in items if item.term.loss.noisy], x, level)
+
+    def _slopes(self, items: list[Acting], latent: Tensor, level: float) -> dict[int, Tensor]:
+        """The gradients by this latent of these items' losses, by id."""
+        slopes = gradients_of(self.terms[-1].node, [item.loss for item in items], latent, level)
+        return dict(zip(map(id, items), slopes, strict=True))
 
     def _through_model(self, denoise: Call, x: Tensor, level: float, through: list[Acting]) -> tuple[Tensor, dict]:
         """The estimate, and the gradients by x of the losses that are differentiated through the model."""
-        slopes = {}
         with gradients():
             model = self.models.model
             assert model is not None  # there is one, since a term goes through it
@@ -141,13 +141,13 @@ class Guidance:
                     f"{through[0].term.node}: a patch on the model cuts its estimate off from x, so there is no "
                     "gradient through it; turn through_model off"
                 )
-            for index, item in enumerate(through):
+            slopes = self._slopes(through, denoised, level)
+            for index, (key, slope) in enumerate(slopes.items()):
                 progress.stop_if_interrupted()
-                slope = gradient(item.term.node, item.loss, denoised, level)
                 # a model in half precision loses small gradients: it gets one of unit size, which is undone after
                 size = slope.abs().amax(tuple(range(1, slope.ndim)), keepdim=True).clamp(min=1e-30)
                 (slope,) = torch.autograd.grad(denoised, x, slope / size, retain_graph=index + 1 < len(through))
-                slopes[id(item)] = finite(item.term.node, slope * size)
+                slopes[key] = finite(through[0].term.node, slope * size)
             return denoised.detach(), slopes
 
 

@@ -1,6 +1,6 @@
 """A loss on its wire, as a term of guidance, and in a run; and its gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -12,6 +12,7 @@ from ...samplers.gradient_guidance import Loss
 from ...samplers.masks import check_mask
 from ...samplers.window import Window
 from ..host import Run, errors_of, fitted_mask, gradients, progress
+from .picture_losses import OfPictures
 
 
 class SteerLossValue(Protocol):
@@ -81,19 +82,40 @@ class Acting(NamedTuple):
     """What the loss draws, of a term with iterations."""
 
 
-def gradient(node: str, loss: Loss, latent: Tensor, sigma: float) -> Tensor:
-    """Each sample's dL/dlatent, float32."""
-    return value_and_gradient(node, loss, latent, sigma)[1]
-
-
-def value_and_gradient(node: str, loss: Loss, latent: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-    """Each sample's loss (batch,) and its dL/dlatent, float32."""
+def gradients_of(node: str, losses: list[Loss], latent: Tensor, sigma: float) -> list[Tensor]:
+    """Each loss's dL/dlatent, float32, each sample's by itself."""
+    slopes: list[Tensor] = []
     with gradients():
         latent = latent.detach().clone().float().requires_grad_()
-        values = loss(latent, sigma)
-        # the sum: each sample's loss is its own, so each gets its own gradient
-        (slope,) = torch.autograd.grad(values.sum(), latent)
-    return values.detach(), finite(node, slope)
+        for index, values in enumerate(values_of(losses, latent, sigma)):
+            # the sum: each sample's loss is its own, so each gets its own gradient
+            (slope,) = torch.autograd.grad(values.sum(), latent, retain_graph=index + 1 < len(losses))
+            slopes.append(finite(node, slope))
+    return slopes
+
+
+def sum_and_gradient(acting: list[Acting], latent: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """Each sample's sum of these terms' losses by their scales (batch,), and its gradient by the latent, float32."""
+    first, total = acting[0].term, torch.zeros(())
+    with gradients():
+        latent = latent.detach().clone().float().requires_grad_()
+        for item, values in zip(acting, values_of([item.loss for item in acting], latent, sigma), strict=True):
+            total = total + item.term.scale / first.scale * values
+        (slope,) = torch.autograd.grad(total.sum(), latent)
+    return first.scale * total.detach(), first.scale * finite(first.node, slope)
+
+
+def values_of(losses: list[Loss], latent: Tensor, sigma: float) -> Iterator[Tensor]:
+    """Each loss's values (batch,); what reads pictures of the same VAE reads one decoding."""
+    pictures: dict[int, Tensor] = {}
+    for loss in losses:
+        progress.stop_if_interrupted()
+        if isinstance(loss, OfPictures):
+            if id(loss.vae) not in pictures:
+                pictures[id(loss.vae)] = loss.decode(latent)
+            yield loss.judge(pictures[id(loss.vae)])
+        else:
+            yield loss(latent, sigma)
 
 
 def finite(node: str, slope: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from ...samplers.gradient_guidance import Loss
 from ...samplers.measurement import Operator, fitted, squared_gaps
 from ..host import Run
 from ..host import vae as host_vae
+from .picture_losses import check_counts, decoder_memory, of_pictures
 
 
 @dataclass(frozen=True)
@@ -33,24 +34,17 @@ class MeasurementLoss:
         return (self.vae.patcher,)
 
     def memory(self, shape: tuple[int, ...]) -> float:
-        decoder = self.vae.memory_used_decode(shape, self.vae.vae_dtype)
-        return 1.15 * decoder + 2**26
+        return decoder_memory(self.vae, shape)
 
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
         host_vae.check_decodes(self.vae, run.known, "a measurement is of")
-        for name, given in (("image", self.image), ("mask", self.weight)):
-            if given is not None and len(given) not in (1, len(run.known)):
-                raise ValueError(
-                    f"the loss has {len(given)} of {name} for a batch of {len(run.known)}; give one, or one for each"
-                )
+        check_counts(run, image=self.image, mask=self.weight)
         operators = fitted(self.operators, host_vae.decoded_size(self.vae, run.known), self.image.shape[1:3])
-        decoder = differentiable(self.patchers[0])
         measured = self.image.movedim(-1, 1).to(run.known.device, torch.float32)
         weight = torch.ones_like(measured[:, :1]) if self.weight is None else self.weight[:, None].to(measured)
         gaps = squared_gaps(operators, measured, weight)
 
-        def loss(denoised: Tensor, sigma: float) -> Tensor:
-            pictures = host_vae.decoded(self.vae, decoder, latent_format.process_out(denoised))
+        def judge(pictures: Tensor) -> Tensor:
             return gaps(pictures) / (2.0 * self.noise**2)
 
-        return loss
+        return of_pictures(self.vae, latent_format, differentiable, judge)

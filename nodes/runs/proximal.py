@@ -1,12 +1,13 @@
 """Losses solved for at one level: the proximal estimate of the terms with iterations."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ...samplers.gradient_guidance import limited, undecided
 from ...samplers.proximal import proximal_change
-from ..host import progress
-from .loss_terms import Acting, Term, value_and_gradient
+from .loss_terms import Acting, Term, sum_and_gradient
 
 
 def solved_together(acting: list[Acting]) -> list[list[Acting]]:
@@ -40,17 +41,9 @@ def change_solved(items: list[Acting], denoised: Tensor, level: float) -> Tensor
         for draw in item.draws:
             draw.release()
 
-    def sums(latent: Tensor) -> tuple[Tensor, Tensor]:
-        progress.stop_if_interrupted()
-        value, slope = torch.zeros(()), torch.zeros(())
-        for part, loss, *_ in items:
-            part_value, part_slope = value_and_gradient(part.node, loss, latent, level)
-            value, slope = value + part.scale * part_value, slope + part.scale * part_slope
-        return value, slope
-
     variance = torch.full_like(denoised, undecided(level, run.law))
     if run.mask is not None:
         variance = variance * run.mask.to(variance)
-    change = proximal_change(sums, denoised, variance.sqrt(), term.iterations)
+    change = proximal_change(partial(sum_and_gradient, items, sigma=level), denoised, variance.sqrt(), term.iterations)
     support = None if run.mask is None else run.mask > 0.0
     return limited(change, level, run.law, term.max_change, support)

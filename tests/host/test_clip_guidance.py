@@ -75,7 +75,7 @@ def test_the_gradient_is_the_losses(shapes, pair, monkeypatch, recompute):
     """Against finite differences of the whole way: latent format, decoder, cutouts, tower; but for the clamping."""
     monkeypatch.setattr(clip_run, "within_range", lambda pictures: pictures)
     from steer.nodes.host.gradients.model import Differentiable
-    from steer.nodes.runs.gradient_guidance import gradient
+    from steer.nodes.runs.gradient_guidance import gradients_of
     from steer.samplers.core import SampleNoise
 
     loss, latent = text_loss(shapes, pair, cutouts=2), shapes[0].model.process_latent_in(shapes[2].encode(picture()))
@@ -85,7 +85,7 @@ def test_the_gradient_is_the_losses(shapes, pair, monkeypatch, recompute):
     def value(x, step):
         run = SimpleNamespace(known=latent, mask=None, noise=lambda stream: SampleNoise(0, stream, latent, latent))
         started = loss.start(run, shapes[0].model.latent_format, lambda patcher: made[id(patcher)])
-        return gradient("test", started, x, 1.0) if step is None else started(x + step, 1.0).double()
+        return gradients_of("test", [started], x, 1.0)[0] if step is None else started(x + step, 1.0).double()
 
     latent = (latent + 0.3 * noise_of(latent.shape, 2)).to(shapes[2].device)  # off the clamped whites
     found = value(latent, None)
