@@ -16,7 +16,7 @@ from ..package import ROOT
 from ..world.inputs import write_inputs
 
 PICTURES, JOBS_PICTURE = ROOT / "web" / "docs" / "pictures", ROOT / "docs" / "jobs.jpg"
-MORE = OUTPUT / "help_pictures"
+MORE, EXAMPLES = OUTPUT / "help_pictures", ROOT / "example_workflows" / "pictures"
 WIDTH, GAP, LINE = 480, 10, 23
 TEXT, HEADING = ImageFont.load_default(18), ImageFont.load_default(21)
 INK, CHANGED, PAPER, HOLE = "#1c1c1e", "#c8102e", "#ffffff", "#808080"
@@ -112,6 +112,11 @@ PAGES = {  # by node, see panels: (picture, its part or None for all, caption); 
         ("attention_maps_1", (268, 0, 540, 308), "what it attended to"),
         ("attention_maps_2", None, "a later edit of it: *green star*"),
     ],
+    "SteerCLIPDirectionLoss": [
+        ("steer_example", None, "a yellow triangle"),
+        ("clip_direction_2", None, "drawn anew"),
+        ("clip_direction_1", None, "and *yellow > red*"),
+    ],
     "SteerClassifierLoader": [
         ("classifier_3", None, "empty prompt"),
         ("classifier_1", None, "and its label *green star*"),
@@ -126,6 +131,7 @@ PAGES = {  # by node, see panels: (picture, its part or None for all, caption); 
         ("inversion_1", None, "sampled from that noise"),
     ],
     "SteerDDIMSampler": [("cfg_to_the_end_1", None, "*eta 0*"), ("eta_1_1", None, "same seed, *eta 1*")],
+    "SteerDepthLoss": [("steer_coffee", None, "a picture"), ("steer_depth", None, "its *depth*: near is white")],
     "SteerDiffEditMask": [
         ("photo", None, "yellow star > *green star*"),
         ("diffedit_2", None, "where the prompts differ"),
@@ -138,6 +144,17 @@ PAGES = {  # by node, see panels: (picture, its part or None for all, caption); 
         ("direct_edit_mask_1", None, "in it, a red *star*"),
     ],
     "SteerEditGuider": [("photo", None, "a yellow star"), ("direct_edit_1", None, "a *green* star")],
+    "SteerCropOperator": [("measurement_uncrop_2", None, "a part"), ("measurement_uncrop_1", None, "*the whole*")],
+    "SteerBlurOperator": [("measurement_blur_2", None, "blurred"), ("measurement_blur_1", None, "*sharp*")],
+    "SteerGrayOperator": [("measurement_2", None, "gray"), ("measurement_1", None, "*in colours*")],
+    "SteerJPEGOperator": [("measurement_jpeg_2", None, "a bad JPEG"), ("measurement_jpeg_1", None, "*cleaned*")],
+    "SteerMeasurementLoss": [
+        ("measurement_2", None, "gray"),
+        ("measurement_1", None, "*in colours*"),
+        ("measurement_small_2", None, "small"),
+        ("measurement_small_1", None, "*drawn large*"),
+    ],
+    "SteerResizeOperator": [("measurement_small_2", None, "small"), ("measurement_small_1", None, "*drawn large*")],
     "SteerGradientGuider": [
         ("gradient_guidance_3", None, "empty prompt"),
         ("gradient_guidance_1", None, "two losses: *red heart* and *black*"),
@@ -165,6 +182,11 @@ PAGES = {  # by node, see panels: (picture, its part or None for all, caption); 
         ("segmentation", None, "places for the words"),
         ("not_painted_2", None, "weight 0"),
         ("paint_with_words_2", None, "*weight 0.4*"),
+    ],
+    "SteerPaletteLoss": [
+        ("strokes", None, "the colours"),
+        ("palette_4", None, "without the loss"),
+        ("palette_2", None, "*in these colours*"),
     ],
     "SteerPoissonBlend": [("lighter_1", None, "a lighter edit, pasted"), ("lighter_3", None, "*Poisson Blend*")],
     "SteerPromptEdit": [
@@ -203,6 +225,11 @@ PAGES = {  # by node, see panels: (picture, its part or None for all, caption); 
         ("inversion_file_save_1", None, "sampled from it"),
     ],
     "SteerStitch": [("lighter_1", None, "feather *0*"), ("lighter_2", None, "feather *-8*")],
+    "SteerStyleLoss": [
+        ("strokes", None, "the style"),
+        ("style_3", None, "without the loss"),
+        ("style_1", None, "*in this style*"),
+    ],
     "SteerTrajectoryBlendSampler": [
         ("photo", None, "the picture"),
         ("diffedit_3", None, "the mask"),
@@ -297,7 +324,7 @@ def save(picture: Image.Image, path) -> None:
 
 
 def _part(name: str, box: tuple | None) -> Image.Image:
-    path = next((path for folder in (MORE, OUTPUT) if (path := folder / f"{name}.png").is_file()), None)
+    path = next((path for folder in (MORE, OUTPUT, EXAMPLES) for path in folder.glob(f"{name}.*")), None)
     if path is None:
         raise FileNotFoundError(f"{name}.png is not in {OUTPUT}: run `make demo` first")
     picture = Image.open(path).convert("RGBA")
