@@ -1017,7 +1017,7 @@ TABLE: tuple[Template, ...] = (
         "measurement",
         "Give colours to a gray picture: at each step what is drawn is brought to the gray values of yours. "
         "Of a coloured one only the gray is read.",
-        "your picture in *Load Image*, of 512 x 512 pixels.",
+        PHOTO,
         "in *Positive prompt*, what it shows, with the colours that you want.",
         (
             "*noise*: does it not agree with the gray? Lower it to 0.03. Is it grainy? Raise it to 0.1.",
@@ -1086,7 +1086,7 @@ TABLE: tuple[Template, ...] = (
         "measurement_blur",
         "Draw a picture that, blurred, is the one you have: the prompt says what the details are. It does not restore "
         "what was lost.",
-        "your picture in *Load Image*. *Blur Image* blurs the example first; leave it out for a blurred one.",
+        f"{PHOTO} *Blur Image* blurs the example first; leave it out for a blurred one.",
         "in *Positive prompt*, what it shows; in *Blur Operator*, how far it is blurred (rather too little).",
         (
             "*std*: are there rings round edges? Lower it. Is it still soft? Raise it.",

@@ -154,7 +154,7 @@ def _scale_photos(prompt: dict, size: int) -> None:
         wires = [
             (entry, name) for entry in prompt.values() for name, value in entry["inputs"].items() if value == [node, 0]
         ]
-        if any(entry["class_type"] in ("VAEEncode", "ImagePadForOutpaint") for entry, _ in wires):
+        if any(entry["class_type"] in ("VAEEncode", "ImagePadForOutpaint", "ImageBlur") for entry, _ in wires):
             new = _new(prompt)
             for entry, name in wires:
                 entry["inputs"][name] = [new, 0]
