@@ -13,12 +13,12 @@ from ...samplers.gradient_guidance import Loss
 from ..host import Run
 from ..host import clip as host_clip
 from ..host import vae as host_vae
-from .clip_guidance import tower_memory
+from .clip_guidance import OfTower
 from .picture_losses import as_decoded, check_counts, of_pictures, places_in
 
 
 @dataclass(frozen=True)
-class CLIPDirectionLoss:
+class CLIPDirectionLoss(OfTower):
     """One minus the cosine between the change from a picture to the decoded estimate and one between two texts."""
 
     clip_vision: Any
@@ -30,15 +30,6 @@ class CLIPDirectionLoss:
     cutouts: int
     smallest: float = 0.0
     """Of the cutouts' sides, as a share of the picture's shorter side."""
-
-    noisy = False
-
-    @property
-    def patchers(self) -> tuple:
-        return self.vae.patcher, self.clip_vision.patcher
-
-    def memory(self, shape: tuple[int, ...]) -> float:
-        return tower_memory(self.clip_vision, self.vae, shape, self.cutouts)
 
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
         host_vae.check_decodes(self.vae, run.known, "CLIP judges")
@@ -57,7 +48,7 @@ class CLIPDirectionLoss:
             return host_clip.embedded(self.clip_vision, tower, squares.flatten(0, 1)).unflatten(0, squares.shape[:2])
 
         def judge(pictures: Tensor) -> Tensor:
-            uniform = torch.special.ndtr(draw(pictures.new_empty(len(pictures), self.cutouts, 3)))
+            uniform = self.uniform(draw, pictures)
             places = places_in(run, pictures)
             with torch.no_grad():
                 before = embedded(source, places, uniform)

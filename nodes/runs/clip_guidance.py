@@ -9,23 +9,19 @@ from torch import Tensor
 
 from ...samplers.clip_guidance import cutouts, inside, spherical_distance, within_range
 from ...samplers.gradient_guidance import Loss
+from ...samplers.noise_law import Noise
 from ..host import Run
 from ..host import clip as host_clip
 from ..host import vae as host_vae
 from .picture_losses import of_pictures, places_in
 
 
-@dataclass(frozen=True)
-class CLIPLoss:
-    """Half the squared angle between the target's embedding and a cutout's of the decoded estimate, as a mean."""
+class OfTower:
+    """What losses share that read cutouts of the decoded estimate by a vision tower."""
 
     clip_vision: Any
     vae: Any
-    target: Tensor
-    """(1 or batch, width)"""
     cutouts: int
-    smallest: float = 0.0
-    """Of the cutouts' sides, as a share of the picture's shorter side."""
 
     noisy = False
 
@@ -35,6 +31,23 @@ class CLIPLoss:
 
     def memory(self, shape: tuple[int, ...]) -> float:
         return tower_memory(self.clip_vision, self.vae, shape, self.cutouts)
+
+    def uniform(self, draw: Noise, pictures: Tensor) -> Tensor:
+        """(batch, cutouts, 3), 0 to 1: where the cutouts lie."""
+        return torch.special.ndtr(draw(pictures.new_empty(len(pictures), self.cutouts, 3)))
+
+
+@dataclass(frozen=True)
+class CLIPLoss(OfTower):
+    """Half the squared angle between the target's embedding and a cutout's of the decoded estimate, as a mean."""
+
+    clip_vision: Any
+    vae: Any
+    target: Tensor
+    """(1 or batch, width)"""
+    cutouts: int
+    smallest: float = 0.0
+    """Of the cutouts' sides, as a share of the picture's shorter side."""
 
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
         _check_fits(self, run)
@@ -46,8 +59,7 @@ class CLIPLoss:
             pictures, places = within_range(pictures), places_in(run, pictures)
             if places is not None:
                 pictures = inside(pictures, places)
-            uniform = torch.special.ndtr(draw(pictures.new_empty(pictures.shape[0], self.cutouts, 3)))
-            squares = cutouts(pictures, uniform, self.clip_vision.image_size, self.smallest)
+            squares = cutouts(pictures, self.uniform(draw, pictures), self.clip_vision.image_size, self.smallest)
             embeddings = host_clip.embedded(self.clip_vision, tower, squares.flatten(0, 1))
             return spherical_distance(embeddings.unflatten(0, squares.shape[:2]), target[:, None]).mean(1)
 

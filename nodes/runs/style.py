@@ -14,12 +14,12 @@ from ...samplers.style import gram, style_distance
 from ..host import Run
 from ..host import clip as host_clip
 from ..host import vae as host_vae
-from .clip_guidance import tower_memory
+from .clip_guidance import OfTower
 from .picture_losses import check_counts, of_pictures, places_in
 
 
 @dataclass(frozen=True)
-class StyleLoss:
+class StyleLoss(OfTower):
     """The distance of the Gram matrix of the decoded estimate's cutouts to that of a picture's, cut alike."""
 
     clip_vision: Any
@@ -31,15 +31,6 @@ class StyleLoss:
     cutouts: int
     smallest: float = 0.0
     """Of the cutouts' sides, as a share of the picture's shorter side."""
-
-    noisy = False
-
-    @property
-    def patchers(self) -> tuple:
-        return self.vae.patcher, self.clip_vision.patcher
-
-    def memory(self, shape: tuple[int, ...]) -> float:
-        return tower_memory(self.clip_vision, self.vae, shape, self.cutouts)
 
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
         host_vae.check_decodes(self.vae, run.known, "a style is of")
@@ -58,7 +49,7 @@ class StyleLoss:
             return gram(*(each.reshape(len(pictures), -1, *each.shape[2:]) for each in (states, weight.flatten(1))))
 
         def judge(pictures: Tensor) -> Tensor:
-            uniform = torch.special.ndtr(draw(pictures.new_empty(len(pictures), self.cutouts, 3)))
+            uniform = self.uniform(draw, pictures)
             places = places_in(run, pictures)
             with torch.no_grad():
                 wanted = style(reference.expand(len(pictures), -1, -1, -1), None, uniform)
