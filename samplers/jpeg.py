@@ -12,19 +12,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-LUMA = (
+Table = tuple[tuple[int, ...], ...]
+
+LUMA: Table = (
     (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55), (14, 13, 16, 24, 40, 57, 69, 56),
     (14, 17, 22, 29, 51, 87, 80, 62), (18, 22, 37, 56, 68, 109, 103, 77), (24, 35, 55, 64, 81, 104, 113, 92),
     (49, 64, 78, 87, 103, 121, 120, 101), (72, 92, 95, 98, 112, 100, 103, 99),
 )  # fmt: skip
-CHROMA = (
+CHROMA: Table = (
     (17, 18, 24, 47, 99, 99, 99, 99), (18, 21, 26, 66, 99, 99, 99, 99), (24, 26, 56, 99, 99, 99, 99, 99),
     (47, 66, 99, 99, 99, 99, 99, 99), *[(99,) * 8] * 4,
 )  # fmt: skip
 """T.81's tables K.1 and K.2, by vertical and horizontal frequency: what libjpeg scales."""
 
 
-def quantisation(table: tuple, quality: int) -> Tensor:
+def quantisation(table: Table, quality: int) -> Tensor:
     """(8, 8): the table as libjpeg scales it for a quality of 1 to 100."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     return ((torch.tensor(table) * scale + 50) // 100).clamp(1, 255)
@@ -41,7 +43,8 @@ def cosines() -> Tensor:
 def coefficients(plane: Tensor) -> Tensor:
     """The transform of each whole 8x8 block of (batch, h, w), as (batch, rows, columns, 8, 8)."""
     height, width = (side // 8 * 8 for side in plane.shape[-2:])
-    blocks = plane[..., :height, :width].unflatten(1, (-1, 8)).unflatten(3, (-1, 8)).transpose(2, 3)
+    rows = torch.unflatten(plane[..., :height, :width], 1, (-1, 8))
+    blocks = torch.unflatten(rows, 3, (-1, 8)).transpose(2, 3)
     transform = cosines().to(plane)
     return transform @ blocks @ transform.T
 
@@ -52,7 +55,7 @@ class Plane:
 
     values: Tensor
     """(batch, h, w), -128 to 127"""
-    table: tuple
+    table: Table
     cell: int
     """How many pixels to a side of one of its values."""
 
@@ -98,7 +101,7 @@ class JPEG:
         In units of pictures from 0 to 1. `measured` is the decoded file, (1 or batch, channels, h, w); of `weight`
         (1 or batch, 1, h, w) a block's mean counts. Blocks that the file pads are left out.
         """
-        cells = []
+        cells: list[tuple[Tensor, Tensor, Tensor]] = []
         for plane in planes(measured, self.subsampled):
             step = quantisation(plane.table, self.quality).to(measured)
             middle = (coefficients(plane.values) / step).round() * step

@@ -169,7 +169,7 @@ class Crop:
 
 def fitted(operators: Sequence[Operator], size: Size, measured: Size) -> tuple[Operator, ...]:
     """The operators for pictures of this size; ValueError unless they make what was measured of it."""
-    sized, made = [], size
+    sized, made = list[Operator](), size
     for operator in operators:
         sized.append(operator.fitted(made, measured))
         made = sized[-1].size(made)

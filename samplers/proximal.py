@@ -44,7 +44,7 @@ def proximal_change(loss: ValueAndGradient, denoised: Tensor, spread: Tensor, it
 
     best = torch.zeros_like(denoised)  # in units of u: the second term's curvature is 1
     least, slope = objective(best)
-    length, pairs = torch.ones_like(slope[:1]), []
+    length, pairs = torch.ones_like(slope[:1]), list[Pair]()
     for _ in range(iterations):
         if not slope.any():
             break
@@ -60,7 +60,7 @@ def proximal_change(loss: ValueAndGradient, denoised: Tensor, spread: Tensor, it
 
 def direction(slope: Tensor, pairs: Sequence[Pair]) -> Tensor:
     """Downwards, by the curvature of these steps (Nocedal and Wright, Numerical Optimization, algorithm 7.4)."""
-    out, weights = slope, []
+    out, weights = slope, list[tuple[Tensor, Tensor]]()
     for moved, turned in reversed(pairs):
         along = dots(moved, turned)
         share = torch.where(

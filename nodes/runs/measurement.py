@@ -39,7 +39,8 @@ class MeasurementLoss:
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
         host_vae.check_decodes(self.vae, run.known, "a measurement is of")
         check_counts(run, image=self.image, mask=self.weight)
-        operators = fitted(self.operators, host_vae.decoded_size(self.vae, run.known), self.image.shape[1:3])
+        height, width = self.image.shape[1:3]
+        operators = fitted(self.operators, host_vae.decoded_size(self.vae, run.known), (height, width))
         measured = self.image.movedim(-1, 1).to(run.known.device, torch.float32)
         weight = torch.ones_like(measured[:, :1]) if self.weight is None else self.weight[:, None].to(measured)
         gaps = squared_gaps(operators, measured, weight)
