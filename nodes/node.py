@@ -86,7 +86,7 @@ def _is_regions(value) -> bool:
 
 
 def _is_operators(value) -> bool:
-    return isinstance(value, tuple) and all(having("fitted", "size")(operator) for operator in value)
+    return isinstance(value, tuple) and bool(value) and all(map(having("fitted", "size"), value))
 
 
 KINDS = {
