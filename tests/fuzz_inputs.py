@@ -134,7 +134,8 @@ def _add_vaes(world: World, vae) -> None:
         "VAE",
         {"taesd": vae},
         {"kl": random_kl(), "none": other(first_stage_model=None), "video": other(latent_dim=3),
-         "pixels": other(first_stage_model=PixelspaceConversionVAE()), "16 channels": other(latent_channels=16)},
+         "pixels": other(first_stage_model=PixelspaceConversionVAE(), upscale_ratio=1, downscale_ratio=1),
+         "16 channels": other(latent_channels=16)},
     )  # fmt: skip
 
 

@@ -39,18 +39,13 @@ class MeasurementLoss:
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
         host_vae.check_decodes(self.vae, run.known, "a measurement is of")
         check_counts(run, image=self.image, mask=self.weight)
-        (height, width), size = self.image.shape[1:3], host_vae.decoded_size(self.vae, run.known)
-        operators = fitted(self.operators, size, (height, width))
+        height, width = self.image.shape[1:3]
+        operators = fitted(self.operators, host_vae.decoded_size(self.vae, run.known), (height, width))
         measured = self.image.movedim(-1, 1).to(run.known.device, torch.float32)
         weight = torch.ones_like(measured[:, :1]) if self.weight is None else self.weight[:, None].to(measured)
         gaps = squared_gaps(operators, measured, weight)
 
         def judge(pictures: Tensor) -> Tensor:
-            if pictures.shape[-2:] != size:
-                raise ValueError(
-                    f"SteerMeasurementLoss: vae decodes the latent to {pictures.shape[-1]}x{pictures.shape[-2]}, where one "
-                    f"of its kind gives {size[1]}x{size[0]}; connect the VAE that belongs to the model"
-                )
             return gaps(pictures) / (2.0 * self.noise**2)
 
         return of_pictures(self.vae, latent_format, differentiable, judge)
