@@ -203,9 +203,7 @@ class SteerCropOperator(io.ComfyNode):
             advanced(whole("width", 0, 16384, "The part's width. 0: that of Measurement Loss's image.")),
             advanced(whole("height", 0, 16384, "The part's height. 0: that of Measurement Loss's image.")),
         ]
-        return schema_of(
-            "SteerCropOperator", "Crop Operator", "The picture was cropped.", ["uncrop", "outpaint"], inputs
-        )
+        return schema_of("SteerCropOperator", "Crop Operator", "The picture was cropped.", ["uncrop"], inputs)
 
     @classmethod
     def execute(cls, x, y, width, height, operator=None) -> io.NodeOutput:
