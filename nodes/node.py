@@ -49,6 +49,11 @@ def _is_tensor(value) -> bool:
     )
 
 
+def _is_model(value) -> bool:
+    """Whether it has a diffusion model: depth networks are patched by the host in the same way."""
+    return having("clone", "get_model_object", "model")(value) and hasattr(value.model, "model_sampling")
+
+
 def _is_conditioning(value) -> bool:
     """Whether it is a list whose entries are (tensor of the text, options)."""
     if isinstance(value, str | bytes | Mapping | Tensor) or not having("__iter__", "__len__")(value):
@@ -90,7 +95,7 @@ def _is_operators(value) -> bool:
 
 
 KINDS = {
-    "MODEL": Kind(having("clone", "get_model_object", "model"), "a MODEL, as Load Checkpoint gives it"),
+    "MODEL": Kind(_is_model, "a MODEL, as Load Checkpoint gives it"),
     "CLIP": Kind(having("tokenize", "encode_from_tokens"), "a CLIP, as Load Checkpoint and Load CLIP give it"),
     "VAE": Kind(having("first_stage_model", "patcher"), "a VAE with its weights, as Load VAE gives it"),
     "CLIP_VISION": Kind(having("encode_image", "model", "patcher"), "a CLIP_VISION, as Load CLIP Vision gives it"),

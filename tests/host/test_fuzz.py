@@ -186,10 +186,12 @@ WIDGETS = ("INT", "FLOAT", "STRING", "COMBO", "BOOLEAN")
 
 
 def usual(item):
-    """What a widget holds that the host lets through: its default, or a word where that is empty and may not be."""
+    """What a widget holds that the host lets through: its default, or its name where that is empty and may not be."""
     if item.io_type == "COMBO":
         return item.options[0]
-    return item.default or ("" if item.id == "equalizer" else "word") if item.io_type == "STRING" else item.default or 0
+    if item.io_type == "STRING":
+        return item.default or ("" if item.id == "equalizer" else item.id)
+    return item.default or 0
 
 
 def with_literals(node_id, literal):

@@ -205,5 +205,8 @@ def test_inputs_that_few_people_turn_are_folded():
         "SteerNullText.early_stop", "SteerCaptureAttention.cross_end", "SteerCaptureAttention.self_end",
         "SteerRePaintSampler.eta", "SteerCLIPTextLoss.smallest_cutout", "SteerCLIPImageLoss.smallest_cutout",
         "SteerReconstructLatent.learning_rate", "SteerReconstructDecoder.learning_rate",
-        "SteerDirectEditSampler.pull", "SteerDirectEditSampler.average",
+        "SteerDirectEditSampler.pull", "SteerDirectEditSampler.average", "SteerGradientGuider.iterations",
+        "SteerResizeOperator.width", "SteerResizeOperator.height", "SteerBlurOperator.motion",
+        "SteerBlurOperator.angle", "SteerPaletteLoss.directions", "SteerCropOperator.width", "SteerCropOperator.height", "SteerStyleLoss.smallest_cutout",
+        "SteerCLIPDirectionLoss.smallest_cutout", "SteerDepthLoss.resolution",
     }  # fmt: skip
