@@ -207,6 +207,7 @@ def test_inputs_that_few_people_turn_are_folded():
         "SteerReconstructLatent.learning_rate", "SteerReconstructDecoder.learning_rate",
         "SteerDirectEditSampler.pull", "SteerDirectEditSampler.average", "SteerGradientGuider.iterations",
         "SteerResizeOperator.width", "SteerResizeOperator.height", "SteerBlurOperator.motion",
-        "SteerBlurOperator.angle", "SteerPaletteLoss.directions", "SteerCropOperator.width", "SteerCropOperator.height", "SteerStyleLoss.smallest_cutout",
-        "SteerCLIPDirectionLoss.smallest_cutout", "SteerDepthLoss.resolution",
+        "SteerBlurOperator.angle", "SteerCropOperator.width", "SteerCropOperator.height",
+        "SteerPaletteLoss.directions", "SteerStyleLoss.smallest_cutout", "SteerCLIPDirectionLoss.smallest_cutout",
+        "SteerDepthLoss.resolution",
     }  # fmt: skip
