@@ -210,7 +210,7 @@ def on_family(family, operators=()):
     given = oracles.EULER, sigmas, oracles.noise_for(family), family.picture()
     pictures = vae.decode(family.picture()).flatten(0, -4)
     image = 0.25 + 0.5 * torch.rand(pictures.shape, generator=torch.Generator().manual_seed(1))
-    loss = SteerMeasurementLoss.execute(vae, image, 0.2, operators)[0]
+    loss = SteerMeasurementLoss.execute(vae, image, 0.2, operators or None)[0]
 
     def distance(latent):
         pictures = vae.decode(latent).flatten(0, -4).movedim(-1, 1)
