@@ -44,7 +44,7 @@ class SteerGradientGuider(io.ComfyNode):
                     step=0.1,
                     round=0.001,
                     tooltip="How strongly. CLIP losses: tens to hundreds. A classifier: 1 is its probability as it is, "
-                    "2 to 20 sharpen it. Below 0 pushes away.",
+                    "2 to 20 sharpen it. Measurement Loss: 1. Below 0 pushes away.",
                 ),
                 advanced(percent("start_percent", 0.0, "Where guidance begins, as a share of the run.")),
                 advanced(

@@ -63,9 +63,7 @@ def direction(slope: Tensor, pairs: Sequence[Pair]) -> Tensor:
     out, weights = slope, list[tuple[Tensor, Tensor]]()
     for moved, turned in reversed(pairs):
         along = dots(moved, turned)
-        share = torch.where(
-            along > 0.0, 1.0 / along.clamp(min=1e-30), 0.0
-        )  # where it is not convex a step says nothing
+        share = torch.where(along > 0.0, 1.0 / along.clamp(min=1e-30), 0.0)  # a way that is not convex says nothing
         weights.append((share, share * dots(moved, out)))
         out = out - weights[-1][1] * turned
     out = out * scale(slope, pairs)
