@@ -18,10 +18,14 @@ from ..lab.comfy.random_models import random_weights
 from ..lab.comfy.runs import host_guider, noise_of
 from ..lab.world.metrics import markdown_table
 from ..nodes.gradient_guidance import SteerGradientGuider
+from ..nodes.host.gradients import models
 from ..nodes.host.gradients.model import Differentiable
-from ..nodes.runs import gradient_guidance as guidance
 from ..nodes.runs.clip_guidance import CLIPLoss
+from ..nodes.runs.loss_terms import gradients_of
+from ..nodes.runs.measurement import MeasurementLoss
+from ..nodes.runs.palette import PaletteLoss
 from ..samplers.core import SampleNoise
+from ..samplers.measurement import Resize
 from .attention_cost import EULER, levels_of, peak_bytes, random_texts, ratio, sd15
 
 SIDE, CFG, CUTOUTS, TURNS = (64, 7.5, 8, 11) if torch.cuda.is_available() else (32, 7.5, 4, 3)
@@ -33,6 +37,7 @@ VISION = {"hidden_size": 1024, "image_size": 224, "intermediate_size": 4096, "nu
 PLAIN, OFF, ON = "plain CFG", "through_model off", "through_model on"
 AGAIN, CLIP_OFF, CLIP_ON = f"{ON}, recomputed", f"CLIP, {OFF}", f"CLIP, {ON}"
 ALONE = "decoder and CLIP alone"
+MEASURED, SOLVED, THREE = "measurement", "measurement, 8 iterations", "measurement, CLIP and palette"
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ def run() -> str:
     return (
         f"# Cost of gradient guidance\n\nSD1.5's UNet, its VAE and CLIP-ViT-L with random weights, one picture, "
         f"{SIDE}x{SIDE} latents, cfg {CFG}, one step of the host's euler, {CUTOUTS} cutouts. The rows without CLIP "
-        f"have a loss that costs nothing, so that they show what the model costs. Times: medians of {TURNS} turns, in "
+        f"have a loss that costs nothing, so that they show what the model costs; those of a "
+        f"measurement have a picture of a quarter of the side. Times: medians of {TURNS} turns, in "
         "each of which every row runs once. Memory: the most that torch's allocator had given out at a time, beyond "
         f"the weights.\n\n{markdown_table(rows)}\nWith {CLIP_OFF}, a step less the decoder and CLIP alone takes "
         f"{statistics.median(beyond):.2f} of plain CFG's time."
@@ -85,15 +91,21 @@ def variants(model, vae, vision) -> dict:
     target = noise_of((1, VISION["projection_dim"]), 2)
     clip = CLIPLoss(vision, vae, target, CUTOUTS)
 
-    def guided(loss, through_model):
-        return SteerGradientGuider.execute(plain, loss, 1.0, 0.0, 1.0, through_model)[0]
+    small = torch.rand(1, 2 * SIDE, 2 * SIDE, 3, generator=torch.Generator().manual_seed(3))
+    measured, palette = MeasurementLoss(vae, small, 0.05, (Resize(),), None), PaletteLoss(vae, small, 32)
+
+    def guided(*losses, through_model=False, **solver):
+        guider = plain
+        for loss in losses:
+            guider = SteerGradientGuider.execute(guider, loss, 1.0, 0.0, 1.0, through_model, **solver)[0]
+        return guider
 
     def step(guider):
         return runs.run(guider, EULER, sigmas, noise, seed=0)
 
     def recomputed():
-        with mock.patch.object(guidance, "Differentiable", partial(Differentiable, recompute=True)):
-            step(guided(Square(), True))
+        with mock.patch.object(models, "Differentiable", partial(Differentiable, recompute=True)):
+            step(guided(Square(), through_model=True))
 
     others = {id(patcher): Differentiable(patcher) for patcher in clip.patchers}
     management.load_models_gpu([other.patcher for other in others.values()])
@@ -102,12 +114,17 @@ def variants(model, vae, vision) -> dict:
     alone = clip.start(run, model.model.latent_format, lambda p: others[id(p)])
     return {
         PLAIN: lambda: step(plain),
-        OFF: lambda: step(guided(Square(), False)),
-        ON: lambda: step(guided(Square(), True)),
+        OFF: lambda: step(guided(Square())),
+        ON: lambda: step(guided(Square(), through_model=True)),
         AGAIN: recomputed,
-        CLIP_OFF: lambda: step(guided(clip, False)),
-        CLIP_ON: lambda: step(guided(clip, True)),
-        ALONE: lambda: guidance.gradients_of("bench", [alone], there, 1.0),
+        CLIP_OFF: lambda: step(guided(clip)),
+        CLIP_ON: lambda: step(guided(clip, through_model=True)),
+        MEASURED: lambda: step(guided(measured)),
+        f"{MEASURED}, {ON}": lambda: step(guided(measured, through_model=True)),
+        SOLVED: lambda: step(guided(measured, iterations=8)),
+        THREE: lambda: step(guided(measured, clip, palette)),
+        f"{THREE}, {ON}": lambda: step(guided(measured, clip, palette, through_model=True)),
+        ALONE: lambda: gradients_of("bench", [alone], there, 1.0),
     }
 
 
