@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 import comfy.model_management
 import comfy.samplers
+import comfy.utils
+import torch
+from comfy.model_base import BaseModel
 from torch import Tensor
 
 from .checks import check_answer
@@ -42,6 +45,42 @@ class CheckedGuider(WrappedGuider):
         with errors_of(self._node):
             check_answer(x, denoised, sigma)
         return denoised
+
+
+class ToldGuider(WrappedGuider):
+    """A guider of a model that is told what is masked out, and that it has no noise: there it is shown the source.
+
+    As in the host's own masked sampling. The methods noise it to the level of the call, as other models need it.
+    """
+
+    def __init__(self, guider, mask: Tensor, known: Tensor):
+        super().__init__(guider)
+        self._mask, self._known = mask, known
+
+    def __call__(self, x, sigma, model_options={}, seed=None):  # noqa: B006 (the host's signature)
+        return self._guider(self.shown(x, sigma), sigma, model_options=model_options, seed=seed)
+
+    def shown(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """x with what is masked out as the model has to see it; x may be the batch several times."""
+        mask, known = (comfy.utils.repeat_to_batch_size(part, len(x)) for part in (self._mask, self._known))
+        scaled = self._guider.inner_model.scale_latent_inpaint
+        kept = scaled(x=x, sigma=sigma, noise=torch.zeros_like(x), latent_image=known, denoise_mask=mask)
+        return x * mask + kept * (1.0 - mask)
+
+
+def is_told_mask(guider) -> bool:
+    """Whether calls of a guider's model say that what is masked out has no noise.
+
+    By levels of places or frames (LTX-Video, Wan 2.2 5B, Cosmos-Predict2, HunyuanVideo's guiding frame), or in a
+    channel that tells where it is, and not what (Cosmos 1 with a picture). Such a model has its own
+    `scale_latent_inpaint`.
+    """
+    model = guider.inner_model
+    if type(model).scale_latent_inpaint is BaseModel.scale_latent_inpaint:
+        return False
+    conds = [cond["model_conds"].keys() for entries in guider.conds.values() for cond in entries]
+    by_level = any({"denoise_mask", "guiding_frame_index"} & names for names in conds)
+    return by_level or model.concat_keys == ("mask_inverted",)
 
 
 class Call(NamedTuple):

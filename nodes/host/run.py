@@ -23,7 +23,7 @@ from ...samplers.masks import composite
 from ...samplers.noise_law import Noise, NoiseLaw
 from .checks import check_answer, check_every_call, check_no_momentum, check_ready
 from .errors import errors_of
-from .guiders import CheckedGuider, GuidedGuider, patches_read_order, without_cfg
+from .guiders import CheckedGuider, GuidedGuider, ToldGuider, is_told_mask, patches_read_order, without_cfg
 from .inverted import InvertedSeed, noise_to
 from .keyframes import Keyframes
 from .law import noise_law
@@ -80,6 +80,10 @@ class Run:
             check_ready(self.guider, call.sigmas, self.known, self.start_noise, self.mask)
             if masks_itself and (mask_needed or self.mask is not None):
                 check_masked_run(self.guider, self.mask, self.options)
+        self._told: ToldGuider | None = None
+        if self.mask is not None and is_told_mask(self.guider):
+            self._told = ToldGuider(self.guider, self.mask, self.known)
+            self.guider = self._told if masks_itself else self.guider
 
     def errors(self) -> AbstractContextManager:
         """Puts the node's name before ValueErrors."""
@@ -211,6 +215,7 @@ class Run:
         """The model's estimates under processed conditionings, unguided; a None only keeps a place in the call."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         level = x.new_full((x.shape[0],), sigma)
+        x = x if self._told is None else self._told.shown(x, level)
         return comfy.samplers.calc_cond_batch(self.model, conds, x, level, options or self.options)
 
     def at_once(self, wanted: int, rows: int) -> int:
