@@ -20,7 +20,7 @@ MOTIONS = {
     "moving down": (0, 1),
     "standing still": (0, 0),
 }
-RADIUS, SMALL_RADIUS = (9.5, 14), (8.5, 10.5)  # of a single object, and of two
+RADIUS, SMALL_RADIUS = (12, 16), (10, 12)  # of a single object, and of two
 TRAVEL = 12, 28
 MARGIN = 2  # pixels that stay free at the border
 APART = 3  # pixels at least between two objects' circles, in every frame

@@ -18,7 +18,7 @@ from ..shapes_unet.train_vae import WORK
 from ..training import Training, replace_file, train
 from .autoencoder import Autoencoder, host_state
 
-LEARNING_RATE, TWO_SHARE = 2e-3, 0.5
+LEARNING_RATE, MUON_RATE, TWO_SHARE = 1e-3, 5e-3, 0.5
 STATE, FILE = "wan_vae_state.safetensors", "wan_vae.safetensors"
 SEED, SHORT = 7, 5
 
@@ -47,8 +47,7 @@ def main(argv: list[str]) -> None:
     wanted.work.mkdir(parents=True, exist_ok=True)
     net, state = Autoencoder(), wanted.work / STATE
     net.train(wanted.crop < SIZE)
-    adamw = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-    training = Training(net, [adamw])
+    training = Training(net, optimizers(net))
     if state.exists():
         training.load(state)
         torch.manual_seed(training.step)  # other batches than the first run's
@@ -71,6 +70,30 @@ def loss(net: Autoencoder, frames: Tensor, noise: float) -> Tensor:
     level = noise * torch.rand(len(latents), 1, 1, 1, 1)
     output = net.decode(latents + level * torch.randn_like(latents))
     return F.mse_loss(output, frames) + 0.1 * F.l1_loss(output, frames)
+
+
+def optimizers(net: Autoencoder) -> list[torch.optim.Optimizer]:
+    """Muon for the kernels, AdamW for all else."""
+    kernels = [one for one in net.parameters() if one.ndim > 2 and one[0].numel() > 64]
+    inside = {id(one) for one in kernels}
+    rest = [one for one in net.parameters() if id(one) not in inside]
+    return [
+        KernelMuon(kernels, lr=MUON_RATE, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True),
+    ]
+
+
+class KernelMuon(torch.optim.Muon):
+    """Muon (Jordan et al. 2024) for kernels of convolutions, each as a matrix with a row for each output."""
+
+    def __init__(self, kernels: list[Tensor], **options):
+        self.kernels = kernels
+        super().__init__([kernel.data.flatten(1) for kernel in kernels], **options)
+
+    def step(self, closure=None):
+        for matrix, kernel in zip(self.param_groups[0]["params"], self.kernels, strict=True):
+            matrix.grad = kernel.grad.flatten(1)
+        return super().step(closure)
 
 
 def clips(count: int) -> Tensor:
