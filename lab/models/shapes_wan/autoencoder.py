@@ -44,7 +44,7 @@ def encode(vae: WanVAE, x: Tensor) -> Tensor:
     x = vae.encoder.conv1(x)
     for layer in vae.encoder.downsamples:
         x = _through(layer, x)
-        if getattr(layer, "mode", "") == "downsample3d":
+        if getattr(layer, "mode", "") == "downsample3d" and x.shape[2] > 1:
             x = torch.cat((x[:, :, :1], layer.time_conv(x)), 2)
     for layer in (*vae.encoder.middle, *vae.encoder.head):
         x = _through(layer, x)
@@ -57,7 +57,7 @@ def decode(vae: WanVAE, z: Tensor) -> Tensor:
     for layer in vae.decoder.middle:
         x = _through(layer, x)
     for layer in vae.decoder.upsamples:
-        if getattr(layer, "mode", "") == "upsample3d":
+        if getattr(layer, "mode", "") == "upsample3d" and x.shape[2] > 1:
             pairs = layer.time_conv(x[:, :, 1:]).unflatten(1, (2, -1))
             x = torch.cat((x[:, :, :1], torch.stack(pairs.unbind(1), 3).flatten(2, 3)), 2)
         x = _through(layer, x)
@@ -100,14 +100,24 @@ def _through(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _initialise(vae: WanVAE) -> None:
-    """The host leaves weights uninitialised, for it always loads them; residual branches start calm."""
+    """The host leaves weights uninitialised, for it always loads them; residual branches start calm.
+
+    No layer looks at earlier frames at first: those weights learn from clips, the rest can learn from pictures before.
+    """
     for part in vae.modules():
         if isinstance(part, nn.Conv2d | nn.Conv3d):
-            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            nn.init.zeros_(part.weight)
             nn.init.zeros_(part.bias)
+            nn.init.kaiming_normal_(
+                part.weight if isinstance(part, nn.Conv2d) else part.weight[:, :, -1:], nonlinearity="relu"
+            )
     for name, part in vae.named_modules():
         if isinstance(part, CausalConv3d) and name.endswith("residual.6") or name.endswith(".proj"):
             part.weight.data *= 0.2
+        if name.endswith(".time_conv"):
+            part.weight.data[:, :, -1, 0, 0] = torch.eye(part.in_channels).repeat(
+                part.out_channels // part.in_channels, 1
+            )
     nn.init.xavier_normal_(vae.conv1.weight)
     nn.init.xavier_normal_(vae.conv2.weight)
     nn.init.xavier_normal_(vae.decoder.head[-1].weight, 0.5)

@@ -20,15 +20,14 @@ from .autoencoder import Autoencoder, host_state
 
 LEARNING_RATE, MUON_RATE, TWO_SHARE = 1e-3, 5e-3, 0.5
 STATE, FILE = "wan_vae_state.safetensors", "wan_vae.safetensors"
-SEED, SHORT = 7, 5
+SEED = 7
 
 
 class Windows:
-    """Random windows of clips, of SHORT frames; at full size of all frames."""
+    """Random windows of clips."""
 
-    def __init__(self, clips: Tensor, crop: int, batch: int):
-        self.clips, self.crop, self.batch = clips, crop, batch
-        self.frames = FRAMES if crop == SIZE else SHORT
+    def __init__(self, clips: Tensor, frames: int, crop: int, batch: int):
+        self.clips, self.frames, self.crop, self.batch = clips, frames, crop, batch
 
     def draw(self) -> tuple[Tensor, None]:
         """(batch, 3, frames, crop, crop), 0..1; they have no caption."""
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> None:
     torch.manual_seed(0)
     wanted.work.mkdir(parents=True, exist_ok=True)
     net, state = Autoencoder(), wanted.work / STATE
-    net.train(wanted.crop < SIZE)
+    net.train(wanted.frames < FRAMES)
     training = Training(net, optimizers(net))
     if state.exists():
         training.load(state)
@@ -56,7 +55,7 @@ def main(argv: list[str]) -> None:
         training.save(state)
         replace_file(wanted.work / FILE, host_state(training.ema))
 
-    windows = Windows(clips(wanted.clips), wanted.crop, wanted.batch)
+    windows = Windows(clips(wanted.clips), wanted.frames, wanted.crop, wanted.batch)
     train(training, windows, lambda frames, _: loss(net, frames, wanted.noise), wanted.minutes * 60, save)
 
 
@@ -92,7 +91,7 @@ class KernelMuon(torch.optim.Muon):
 
     def step(self, closure=None):
         for matrix, kernel in zip(self.param_groups[0]["params"], self.kernels, strict=True):
-            matrix.grad = kernel.grad.flatten(1)
+            matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
         return super().step(closure)
 
 
@@ -107,6 +106,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m lab.models shapes_wan.train_vae", description=__doc__)
     parser.add_argument("minutes", type=float, help="how long to train, earlier runs included")
     parser.add_argument("--crop", type=int, default=SIZE, help="side of the windows in pixels, a multiple of 8")
+    parser.add_argument(
+        "--frames", type=int, default=FRAMES, help="frames of the windows, one or a multiple of 4 and one"
+    )
     parser.add_argument("--batch", type=int, default=4, help="windows per step")
     parser.add_argument("--noise", type=float, default=0.1, help="noise on the latents the decoder learns from")
     parser.add_argument("--clips", type=int, default=2000, help="clips to train on")
