@@ -133,10 +133,9 @@ def test_the_velocity_is_the_hosts(stock, net, captions, size):
     torch.testing.assert_close(denoised, straight, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("frames", [5, 9, 13])
+@pytest.mark.parametrize("frames", [1, 5, 9, 13])
 def test_the_autoencoder_is_the_hosts(autoencoder, frames):
     vae = autoencoder.vae
-    latents = vae.encode(2 * torch.rand(2, 3, frames, 16, 24) - 1)
     x = 2 * torch.rand(2, 3, frames, 16, 24) - 1
     latents = vae.encode(x)
     assert latents.shape == (2, CHANNELS, (frames + 3) // 4, 2, 3) and latents.std() > 0.01
@@ -207,6 +206,32 @@ def test_the_text_encoder_learns_who_is_who():
     assert not torch.equal(net.text.shared.weight, before)
 
 
+@torch.inference_mode(False)
+def test_before_clips_the_autoencoder_keeps_frames_apart():
+    """What it learned from pictures it does to the last frame of each four, and gives that back four times."""
+    torch.manual_seed(5)
+    net, frames = Autoencoder().eval(), torch.rand(1, 3, 5, 16, 16)
+    latents = net.encode(frames)
+    torch.testing.assert_close(latents[:, :, 1:], net.encode(frames[:, :, 4:]), rtol=1e-4, atol=1e-5)
+    decoded = net.decode(latents)
+    torch.testing.assert_close(decoded[:, :, 1:], net.decode(latents[:, :, 1:]).expand(-1, -1, 4, -1, -1))
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
+@torch.inference_mode(False)
+def test_of_pictures_and_with_the_decoder_alone_only_what_is_used_learns():
+    torch.manual_seed(3)
+    net = Autoencoder()
+    net.vae.encoder.requires_grad_(False)
+    before = {name: value.clone() for name, value in net.named_parameters()}
+    training = Training(net, train_vae.optimizers(net))
+    training.update(train_vae.loss(net, train_vae.Windows(train_vae.clips(2), 1, 16, 2).draw()[0], 0.1), 1)
+    changed = {name for name, value in net.named_parameters() if not torch.equal(value, before[name])}
+    assert "vae.decoder.conv1.weight" in changed and not any(
+        "encoder" in name or "time_conv" in name for name in changed
+    )
+
+
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
 @torch.inference_mode(False)
 def test_a_short_training_lowers_the_loss(captions):
@@ -229,7 +254,7 @@ def test_a_short_training_of_the_autoencoder_lowers_the_loss(tmp_path):
     torch.manual_seed(3)
     net = Autoencoder()
     training = Training(net, [torch.optim.AdamW(net.parameters(), lr=train_vae.LEARNING_RATE)])
-    windows, losses = train_vae.Windows(train_vae.clips(4), 16, 4), []
+    windows, losses = train_vae.Windows(train_vae.clips(4), 5, 16, 4), []
     for _ in range(20):
         loss = train_vae.loss(net, windows.draw()[0], 0.1)
         training.update(loss, 1)

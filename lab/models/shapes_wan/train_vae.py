@@ -1,7 +1,8 @@
 """Trains the video autoencoder; writes its state and the file that the host loads (EMA, fp16).
 
-Goes on from WORK/wan_vae_state.safetensors, with a new learning-rate cycle, when there is one. Windows of the clips
-come first (`--crop 32`); whole clips, in a second run, have the latents' statistics frozen.
+Goes on from WORK/wan_vae_state.safetensors, with a new learning-rate cycle, when there is one. Single frames come first
+(`--frames 1`), which are far cheaper to learn from; clips, in a second run, have the latents' statistics frozen. Then the
+decoder can learn on alone while the transformer learns the latents (`--decoder`).
 """
 
 import argparse
@@ -46,6 +47,9 @@ def main(argv: list[str]) -> None:
     wanted.work.mkdir(parents=True, exist_ok=True)
     net, state = Autoencoder(), wanted.work / STATE
     net.train(wanted.frames < FRAMES)
+    if wanted.decoder:
+        for part in (net.vae.encoder, net.vae.conv1):
+            part.requires_grad_(False)
     training = Training(net, optimizers(net))
     if state.exists():
         training.load(state)
@@ -77,22 +81,22 @@ def optimizers(net: Autoencoder) -> list[torch.optim.Optimizer]:
     inside = {id(one) for one in kernels}
     rest = [one for one in net.parameters() if id(one) not in inside]
     return [
-        KernelMuon(kernels, lr=MUON_RATE, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        kernel_muon(kernels),
         torch.optim.AdamW(rest, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True),
     ]
 
 
-class KernelMuon(torch.optim.Muon):
+def kernel_muon(kernels: list[Tensor]) -> torch.optim.Optimizer:
     """Muon (Jordan et al. 2024) for kernels of convolutions, each as a matrix with a row for each output."""
 
-    def __init__(self, kernels: list[Tensor], **options):
-        self.kernels = kernels
-        super().__init__([kernel.data.flatten(1) for kernel in kernels], **options)
+    class KernelMuon(torch.optim.Muon):  # which torch has since 2.9
+        def step(self, closure=None):
+            for matrix, kernel in zip(self.param_groups[0]["params"], kernels, strict=True):
+                matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
+            return super().step(closure)
 
-    def step(self, closure=None):
-        for matrix, kernel in zip(self.param_groups[0]["params"], self.kernels, strict=True):
-            matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
-        return super().step(closure)
+    matrices = [kernel.data.flatten(1) for kernel in kernels]
+    return KernelMuon(matrices, lr=MUON_RATE, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
 
 
 def clips(count: int) -> Tensor:
@@ -110,6 +114,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--frames", type=int, default=FRAMES, help="frames of the windows, one or a multiple of 4 and one"
     )
     parser.add_argument("--batch", type=int, default=4, help="windows per step")
+    parser.add_argument(
+        "--decoder", action="store_true", help="only the decoder learns; the latents stay what they are"
+    )
     parser.add_argument("--noise", type=float, default=0.1, help="noise on the latents the decoder learns from")
     parser.add_argument("--clips", type=int, default=2000, help="clips to train on")
     parser.add_argument("--work", type=Path, default=WORK, help="folder for what is learned")
