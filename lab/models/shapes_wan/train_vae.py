@@ -47,13 +47,14 @@ def main(argv: list[str]) -> None:
     wanted.work.mkdir(parents=True, exist_ok=True)
     net, state = Autoencoder(), wanted.work / STATE
     net.train(wanted.frames < FRAMES)
-    if wanted.decoder:
-        for part in (net.vae.encoder, net.vae.conv1):
-            part.requires_grad_(False)
     training = Training(net, optimizers(net))
     if state.exists():
         training.load(state)
         torch.manual_seed(training.step)  # other batches than the first run's
+    if wanted.decoder:
+        net.load_state_dict(training.ema)  # the encoder that the latents come from
+        for part in (net.vae.encoder, net.vae.conv1):
+            part.requires_grad_(False)
 
     def save() -> None:
         training.save(state)
