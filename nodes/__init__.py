@@ -30,6 +30,7 @@ STEMS = (
     "depth",
     "diffedit",
     "trajectory_blend",
+    "frames",
     "stitch",
     "poisson_blend",
     "reconstruct",

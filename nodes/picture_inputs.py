@@ -43,16 +43,17 @@ def check_batches(**counts: int) -> int:
     return largest
 
 
-def mask_like(mask: Tensor, height: int, width: int) -> Tensor:
+def mask_like(mask: Tensor, height: int, width: int, cell: int | None = None) -> Tensor:
     """A mask of any size, but of the picture's aspect, as (batch, height, width) in 0..1; ValueError for another.
 
     A mask of latents becomes whole blocks of pixels; in one that is larger than the picture thin lines stay. The
-    picture may have been through a VAE: a mask of what it was before is cut to its middle, as the host cuts pictures.
+    picture may have been through a VAE, of `cell` pixels to a side of a latent pixel: a mask of what it was before is
+    cut to its middle, as the host cuts pictures.
     """
     check_axes(mask, width)
     mask = mask.reshape(-1, *mask.shape[-2:]).float()
     check_mask(mask)
-    cell = next(size for size in CELLS if height % size == 0 and width % size == 0)
+    cell = cell or next(size for size in CELLS if height % size == 0 and width % size == 0)
     if not lies_over(mask, height // cell, width // cell):
         raise ValueError(
             f"the mask is {mask.shape[2]}x{mask.shape[1]} and the picture {width}x{height}, of another aspect; make "

@@ -85,8 +85,26 @@ def for_latents(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
             + (", or one for each frame" if frames > 1 else "")
         )
     if parts not in (1, frames):
-        mask = torch.cat([mask[:, :, :1], torch.unflatten(mask[:, :, 1:], 2, (frames - 1, -1)).amax(3)], 2)
+        mask = of_latent_frames(mask, frames, 2)
     return mask if len(shape) == 5 else mask[:, :, 0]
+
+
+def of_latent_frames(mask: Tensor, frames: int, dim: int = 0) -> Tensor:
+    """Masks of 1 + ratio (frames - 1) frames of a clip, along `dim`, as those of its latent frames.
+
+    The first latent frame holds one frame of the clip, each other `ratio`: it is kept only if all of them are, and
+    masked as much as the most masked of them.
+    """
+    first = mask.narrow(dim, 0, 1)
+    if frames == 1:
+        return first
+    rest = torch.unflatten(mask.narrow(dim, 1, mask.shape[dim] - 1), dim, (frames - 1, -1))
+    return torch.cat([first, rest.amax(dim + 1)], dim)
+
+
+def of_clip_frames(mask: Tensor, ratio: int) -> Tensor:
+    """Masks of latent frames (frames, h, w) as those of the clip's frames, each of which has its latent frame's."""
+    return torch.cat([mask[:1], mask[1:].repeat_interleave(ratio, 0)])
 
 
 def _of_frames(masks: int, frames: int) -> bool:

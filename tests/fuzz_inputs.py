@@ -137,6 +137,10 @@ def _add_vaes(world: World, vae) -> None:
          "pixels": other(first_stage_model=PixelspaceConversionVAE(), upscale_ratio=1, downscale_ratio=1),
          "16 channels": other(latent_channels=16)},
     )  # fmt: skip
+    ratios = {"upscale_ratio": (lambda a: max(0, 4 * a - 3), SIZE, SIZE), "latent_dim": 3}
+    blocks = {"upscale_ratio": (lambda a: max(1, (a - 2) // 5 * 17 + 5), SIZE, SIZE), "latent_dim": 3}
+    world.add("CLIP_VAE", {"clips": other(**ratios)}, {**world.usual["VAE"], "blocks": other(**blocks)})
+    world.usual["CLIP_LATENT"] = {"clip": drawn(1, 4, 2, SIZE, SIZE)}
 
 
 def _add_conditionings(world: World, clip) -> dict:
@@ -489,7 +493,8 @@ def picked(values: dict) -> st.SearchStrategy:
 SPECIAL = {("SteerCLIPTextLoss", "clip"): "TEXT_TOWER", ("SteerCLIPDirectionLoss", "clip"): "TEXT_TOWER",
            ("SteerLocalBlend", "latent_image"): "LARGE_LATENT", ("SteerLocalBlend", "noise"): "LARGE_NOISE",
            ("SteerPromptToPromptGuider", "source"): "SOURCE",
-           ("SteerPromptToPromptGuider", "target"): "TARGET"}  # fmt: skip
+           ("SteerPromptToPromptGuider", "target"): "TARGET", ("SteerFrameMask", "vae"): "CLIP_VAE",
+           ("SteerFrameMask", "latent_image"): "CLIP_LATENT"}  # fmt: skip
 
 
 def one(node_id: str, item, odd: bool, world: World) -> st.SearchStrategy:
@@ -503,7 +508,7 @@ def one(node_id: str, item, odd: bool, world: World) -> st.SearchStrategy:
         return shown(odd_texts() if odd else st.sampled_from(usual(node_id, item) or item.options))
     if kind == "STRING":
         return shown(odd_texts() if odd else st.sampled_from(usual(node_id, item)))
-    if kind in ("LATENT", "LARGE_LATENT"):
+    if kind in ("LATENT", "LARGE_LATENT", "CLIP_LATENT"):
         return latents(odd, world.usual[kind])
     if kind == "SIGMAS":
         return sigmas(odd)
@@ -558,7 +563,7 @@ def in_place_of(item, world: World) -> list:
     others = [
         value
         for kind, values in world.usual.items()
-        if kind not in ("SOURCE", "TARGET", "TEXT_TOWER", item.io_type, f"LARGE_{item.io_type}")
+        if kind not in ("SOURCE", "TARGET", "TEXT_TOWER", item.io_type, f"LARGE_{item.io_type}", f"CLIP_{item.io_type}")
         for value in values.values()
     ]
     values = [value for value in (*LITERALS, *others, torch.ones(2, 2)) if not belongs(item, value)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -74,6 +75,36 @@ def decoded_size(vae, latent: Tensor) -> tuple[int, int]:
     """(height, width) of the picture that a latent decodes to."""
     ratio = vae.spacial_compression_decode()
     return latent.shape[-2] * ratio, latent.shape[-1] * ratio
+
+
+def check_clip(vae, latent: Tensor) -> int:
+    """How many frames each latent frame but the first holds, which holds one; ValueError unless it is a clip's latent.
+
+    The VAE says how many frames so many latent frames are.
+    """
+    kind, ratios = type(vae.first_stage_model).__name__, vae.upscale_ratio
+    if not (isinstance(ratios, tuple | list) and callable(ratios[0])):
+        raise ValueError(f"vae ({kind}) is one of single pictures; connect the video VAE that encoded the clip")
+    held: list[Any] = [ratios[0](count) for count in range(1, 9)]
+    ratio = held[1] - held[0]
+    if held != [1 + ratio * count for count in range(8)]:
+        raise ValueError(
+            f"vae ({kind}) packs frames in blocks of its own; one is needed whose first latent frame holds one frame, "
+            "and each other as many (Wan, Hunyuan, LTX, Cosmos, Mochi)"
+        )
+    if latent.is_nested:
+        raise ValueError("latent_image holds several latents of different kinds; give the clip's alone")
+    if latent.ndim != 5 or not latent.numel():
+        raise ValueError(
+            f"latent_image has the shape {tuple(latent.shape)}; (batch, channels, frames, height, width) of a clip is "
+            "needed, as VAE Encode makes it with a video VAE"
+        )
+    if latent.shape[1] != vae.latent_channels:
+        raise ValueError(
+            f"latent_image has {latent.shape[1]} channels and vae {vae.latent_channels}; connect the VAE that encoded "
+            "the clip"
+        )
+    return ratio
 
 
 @contextmanager
