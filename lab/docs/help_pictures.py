@@ -155,6 +155,12 @@ PAGES = {  # by node, see panels: (picture, its part or None for all, caption); 
         ("measurement_small_1", None, "*drawn large*"),
     ],
     "SteerResizeOperator": [("measurement_small_2", None, "small"), ("measurement_small_1", None, "*drawn large*")],
+    "SteerFrameMask": [
+        ("clip_bridge_1", None, "given"),
+        ("clip_bridge_2", None, "*new*"),
+        ("clip_bridge_5", None, "*new*"),
+        ("clip_bridge_6", None, "given"),
+    ],
     "SteerGradientGuider": [
         ("gradient_guidance_3", None, "empty prompt"),
         ("gradient_guidance_1", None, "two losses: *red heart* and *black*"),
@@ -177,6 +183,12 @@ PAGES = {  # by node, see panels: (picture, its part or None for all, caption); 
         ("photo", None, "the picture"),
         ("empty_negative_1", None, "at cfg 7.5, empty negative"),
         ("null_text_1", None, "at cfg 7.5, *null-text*"),
+    ],
+    "SteerPadFrames": [
+        ("clip_continuation_1", None, "given"),
+        ("clip_continuation_5", None, "given"),
+        ("clip_continuation_6", None, "*new*"),
+        ("clip_continuation_9", None, "*new*"),
     ],
     "SteerPaintWithWords": [
         ("segmentation", None, "places for the words"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from .clips import render_clip
 from .control_pictures import outlines, silhouettes
 from .data import BACKGROUNDS, COLORS, SIZE, Scene, render, scene_of
 
@@ -24,13 +25,13 @@ FINE = 4  # strokes are drawn this many times larger
 
 
 def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
-    """Write `strokes.png`, `inpaint.png`, `outpaint.png`, `photo.png`, `segmentation.png` and five more.
+    """Write `strokes.png`, `inpaint.png`, `outpaint.png`, `photo.png`, `segmentation.png` and six more.
 
     All scaled to `size` pixels. `inpaint.png` is transparent where it is to be redrawn; `outpaint.png` has three
     quarters of the width; `photo.png` is the real picture to invert; `steer_example.png` shows what to come close to,
     under a name that no host has; `outline.png` and `silhouette.png` tell a ControlNet and a T2I-Adapter the form;
     `photo_jpeg.png` is what a JPEG of `photo.png` decodes to; `photo_gray.png` has its gray alone.
-    The paths by name.
+    `clip.png` is animated, and has the size that the video model draws whatever `size` is. The paths by name.
     """
     pictures = {"strokes": strokes(), "inpaint": inpaint(), "outpaint": outpaint(), "photo": photo(),
                 "segmentation": segmentation(), "steer_example": example(), "outline": outline(),
@@ -44,7 +45,9 @@ def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
         way = Image.Resampling.NEAREST if name == "segmentation" else Image.Resampling.LANCZOS
         picture = picture.resize(scaled, way if scaled != picture.size else None)
         (compressed(picture) if name == "photo_jpeg" else picture).save(paths[name])
-    return paths
+    first, *rest = clip()
+    first.save(folder / "clip.png", save_all=True, append_images=rest, duration=125, loop=0)
+    return paths | {"clip": folder / "clip.png"}
 
 
 def strokes() -> Image.Image:
@@ -108,6 +111,13 @@ def outline() -> Image.Image:
 def silhouette() -> Image.Image:
     """Where `photo` has its heart and its star, white on black."""
     return Image.fromarray(silhouettes(_photographed()))
+
+
+def clip() -> list[Image.Image]:
+    """A clip that the video model did not make: a red circle moving right on white."""
+    scene = scene_of("circle", "red", "white", 18, 34, 11)
+    scene["objs"][0] |= {"motion": "moving right", "travel": 28}
+    return [Image.fromarray(frame) for frame in render_clip(scene)]
 
 
 def hole_mask() -> np.ndarray:

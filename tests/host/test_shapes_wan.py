@@ -4,14 +4,22 @@ import random
 
 import comfy.ldm.wan.model
 import comfy.ldm.wan.vae
+import comfy.samplers
 import comfy.supported_models
+import comfy_extras.nodes_custom_sampler
+import comfy_extras.nodes_images
+import folder_paths
 import nodes
+import numpy as np
 import pytest
 import torch
 from comfy.latent_formats import Wan21
 from comfy.model_detection import model_config_from_unet
+from PIL import Image
 from safetensors.torch import save_file
+from steer.bench import clips as bench_clips
 from steer.lab.comfy.random_models import tiny_model
+from steer.lab.demo.runner import load_workflow, shortened
 from steer.lab.models.caption_roles import learn
 from steer.lab.models.shapes_flux.captions import read
 from steer.lab.models.shapes_flux.network import encode
@@ -32,7 +40,12 @@ from steer.lab.models.shapes_wan.loader import (
 from steer.lab.models.shapes_wan.network import PADDING, Network, checkpoint_state, velocity
 from steer.lab.models.shapes_wan.roles import NAMES, SIZES, roles_in
 from steer.lab.models.training import Training, flow_loss
+from steer.lab.world.clip_reader import score_clip
 from steer.lab.world.clips import FRAMES, SIZE, caption, render_clip, sample_clip
+from steer.lab.world.inputs import clip as drawn_clip
+from steer.lab.world.inputs import write_inputs
+from steer.nodes import NODES
+from steer.nodes.langevin import SteerLangevinSampler
 
 TEXTS = ["a red heart moving up and a blue square standing still on a white background",
          "a red circle moving right on a black background"]  # fmt: skip
@@ -179,6 +192,62 @@ def test_stock_nodes_sample_a_clip(stock):
     drawn = stock.clips(TEXTS, 1)
     assert drawn.shape == (2, FRAMES, SIZE, SIZE, 3) and drawn.dtype == "uint8"
     assert stock.round_trip(drawn[0]).shape == drawn[0].shape
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch):
+    """The host's folder of inputs, with those of the example workflows."""
+    monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path))
+    write_inputs(tmp_path)
+
+
+def test_the_clip_of_the_workflows_is_loaded_as_its_frames(inputs):
+    frames = nodes.LoadImage().load_image("clip.png")[0]
+    expected = torch.from_numpy(np.stack([np.asarray(frame) for frame in drawn_clip()])).float() / 255
+    torch.testing.assert_close(frames, expected, rtol=0, atol=1e-6)
+    assert score_clip((255 * frames).round().byte().numpy(), "a red circle moving right on a white background")["all"]
+
+
+@pytest.mark.parametrize("name, kept", [("clip_continuation", range(5)), ("clip_bridge", (0, 5, 6, 7, 8))])
+def test_a_workflow_on_clips_keeps_what_is_given(stock, inputs, name, kept):
+    prompt = shortened(load_workflow(name), {"steps": 2, "inner": 2})
+    (saved,) = (node for node in prompt.values() if node["class_type"] == "SaveImage")
+    source = nodes.LoadImage().load_image("clip.png")[0].repeat_interleave(2, 1).repeat_interleave(2, 2)
+    loaded = {"1": (stock.model, stock.clip, stock.vae)}
+    frames = result_of(prompt, saved["inputs"]["images"][0], loaded)[0]
+    same = [bool(torch.equal(*pair)) for pair in zip(frames, source, strict=True)]
+    assert same == [number in kept for number in range(FRAMES)]
+
+
+def result_of(prompt: dict, number: str, results: dict) -> tuple:
+    """What a node of a prompt gives, run in this process, as are those before it that have no result yet."""
+    if number not in results:
+        kind, inputs = prompt[number]["class_type"], prompt[number]["inputs"]
+        values = {
+            name: result_of(prompt, value[0], results)[value[1]] if isinstance(value, list) else value
+            for name, value in inputs.items()
+        }
+        known = {each.GET_SCHEMA().node_id: each for each in NODES} | nodes.NODE_CLASS_MAPPINGS
+        known |= vars(comfy_extras.nodes_custom_sampler) | vars(comfy_extras.nodes_images)
+        node = known[kind]
+        call = node.execute if hasattr(node, "define_schema") else getattr(node(), node.FUNCTION)
+        output = call(**values)
+        results[number] = getattr(output, "args", output)
+    return results[number]
+
+
+def test_the_benchmark_of_clips_measures_each_method(stock, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_clips, "FOLDER", tmp_path)
+    once = {"plain": (comfy.samplers.sampler_object("euler"), 2), "new": (SteerLangevinSampler.execute(2, 0.5)[0], 2)}
+    monkeypatch.setattr(bench_clips, "methods", lambda: once)
+    table = bench_clips.report(stock, 1)
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith(("| truth", "| plain", "| new"))]
+    assert len(rows) == 12
+    assert [row[1:] for row in rows if row[0] == "| truth"][0] == ["0", "0", "100%", "100%", "100%", "100% |"]
+    for row in rows[4:6]:  # the continuation's tracks: the given frames are as they were
+        assert row[1:6] == ["0.0"] * 5
+    with Image.open(tmp_path / "clips.png") as sheet:
+        assert sheet.size == (FRAMES * SIZE, 2 * (3 * SIZE + bench_clips.GAP))
 
 
 def test_roles_are_at_the_words_they_are_about():
