@@ -31,6 +31,12 @@ class Family:
         clip = self.inputs.get("EmptyHunyuanLatentVideo")
         return f"{clip['width']} x {clip['height']}" if clip else str(self.size)
 
+    @property
+    def megapixels(self) -> float:
+        """What pictures are scaled to."""
+        clip = self.inputs.get("EmptyHunyuanLatentVideo", {"width": self.size, "height": self.size})
+        return clip["width"] * clip["height"] / 1024**2
+
 
 SD15 = Family("SD1.5", "v1-5-pruned-emaonly-fp16.safetensors", 512)
 SDXL = Family("SDXL", "sd_xl_base_1.0.safetensors", 1024)
@@ -218,6 +224,11 @@ REFINE = "*refine*: more makes the inversion more exact, and slower. What it cam
 CAT, TIGER = "a photo of a cat", "a photo of a tiger"
 COFFEE = "a red cup of coffee on a wooden table"
 STRAWBERRIES = "a red cup full of strawberries on a wooden table"
+MOVING_DOWN = "the camera moves down over a red cup of coffee on a wooden table"
+CLIP = (
+    "your clip in *Load Image*, an animated picture of any size; of a video take *Load Video* and *Get Video "
+    "Components* in its place."
+)
 CLIP_TOWERS = {"text": {"clip_name": "clip_g.safetensors"}, "vision": {"clip_name": "clip_vision_g.safetensors"}}
 
 TABLE: tuple[Template, ...] = (
@@ -1172,5 +1183,58 @@ TABLE: tuple[Template, ...] = (
         {"15": "changed as the texts differ", "18": "without the loss"},
         Thumbnail("clip_direction_2", "clip_direction_1", "+ yellow > red"),
         (["4", 0], ["14", 0]),
+    ),
+    Template(
+        "Steer 45 - Continue a clip (Langevin)",
+        "clip_continuation",
+        "Draw the frames that follow a clip: what moves in it moves on.",
+        CLIP,
+        "in *Prompt*, what the whole clip shows; in *Get Image from Batch*, which frames are given (4k + 1 of them).",
+        (
+            "*after* of *Pad Frames*: how many new frames.",
+            "*inner*: does it not go on from the clip? Raise it to 9. The time grows with it.",
+            CFG,
+        ),
+        "SteerPadFrames",
+        {
+            "2": {"text": MOVING_DOWN},
+            "5": {"image": "steer_clip.webp"},
+            "6": {"length": 17},
+            "7": {"after": 16},
+            "17": {"scale_by": 1.0},
+        },
+        {"18": "the longer clip", "6": "the given frames", "7": "new frames after them", "17": "as large as it is"},
+        Thumbnail("clip_continuation_5", "clip_continuation_9", "+ 4 frames"),
+        family=WAN,
+    ),
+    Template(
+        "Steer 46 - Lead from one clip to another (Langevin)",
+        "clip_bridge",
+        "Draw the frames between two clips, or between the end of a clip and its beginning, for a loop.",
+        CLIP,
+        "in *Prompt*, what the whole clip shows; in the two *Get Image from Batch*, what is given before and after.",
+        (
+            "*after* of *Pad Frames*: how many frames lie between; with the given ones before them, 4k + 1.",
+            "*inner*: do the ends not meet? Raise it to 9. The time grows with it.",
+            CFG,
+        ),
+        "SteerFrameMask",
+        {
+            "2": {"text": MOVING_DOWN},
+            "5": {"image": "steer_clip.webp"},
+            "6": {"length": 5},
+            "19": {"batch_index": 17, "length": 8},
+            "7": {"after": 12},
+            "17": {"scale_by": 1.0},
+        },
+        {
+            "18": "the whole clip",
+            "6": "given before",
+            "19": "given after",
+            "7": "new frames between them",
+            "17": "as large as it is",
+        },
+        Thumbnail("clip_bridge_1", "clip_bridge_4", "4 frames between"),
+        family=WAN,
     ),
 )

@@ -17,6 +17,8 @@ EXAMPLES = ROOT / "example_workflows"
 HELP = "https://github.com/steer-diffusion/ComfyUI-Steer/blob/main/web/docs"
 HUGGING_FACE = "https://huggingface.co"
 SCALE, COMPARE = "ImageScaleToTotalPixels", "ImageCompare"  # the nodes that a template adds
+SCALED_BEFORE = ("VAEEncode", "ImagePadForOutpaint", "ImageBlur", "ImageFromBatch")
+CLIPS = "VAEDecode", "ImageScaleBy"  # what a clip is saved behind
 OUTPUTS = {"CLIPLoader": 1, "VAELoader": 2}  # and the checkpoint's outputs that are files of their own
 
 
@@ -45,7 +47,7 @@ def prompt_of(template: Template) -> dict:
         if entry["inputs"].get("ckpt_name") == CHECKPOINT.name:
             entry["inputs"]["ckpt_name"] = template.family.checkpoint
     if template.family is not TOY:
-        _scale_photos(prompt, template.family.size)
+        _scale_photos(prompt, template.family)
     if template.compare:
         before, after = (_scaled(prompt, wire) for wire in template.compare)
         prompt[_new(prompt)] = {"class_type": COMPARE, "inputs": {"image_a": before, "image_b": after}}
@@ -127,7 +129,7 @@ def _of_family(prompt: dict, family: Family) -> None:
         for entry in prompt.values():
             if entry["class_type"] == "EmptyLatentImage":
                 entry |= {"class_type": "EmptyHunyuanLatentVideo", "inputs": {"length": family.frames}}
-            elif entry["class_type"] == "SaveImage" and _is_of(prompt, entry["inputs"]["images"], "VAEDecode"):
+            elif entry["class_type"] == "SaveImage" and _is_of(prompt, entry["inputs"]["images"], CLIPS):
                 entry["class_type"] = "SaveAnimatedWEBP"
                 entry["inputs"] |= {"fps": 16.0, "lossless": False, "quality": 80, "method": "default"}
 
@@ -136,8 +138,8 @@ def _checkpoint(prompt: dict) -> str:
     return next(node for node, entry in prompt.items() if entry["class_type"] == "CheckpointLoaderSimple")
 
 
-def _is_of(prompt: dict, wire: Wire, kind: str) -> bool:
-    return prompt[wire[0]]["class_type"] == kind
+def _is_of(prompt: dict, wire: Wire, kinds: tuple[str, ...]) -> bool:
+    return prompt[wire[0]]["class_type"] in kinds
 
 
 def _url(path: str) -> str:
@@ -148,17 +150,18 @@ def _new(prompt: dict) -> str:
     return str(max(map(int, prompt)) + 1)
 
 
-def _scale_photos(prompt: dict, size: int) -> None:
+def _scale_photos(prompt: dict, family: Family) -> None:
     """Behind each picture that is encoded, a node that brings pictures of any size to the checkpoint's."""
+    steps = 16 if family.frames else 8
     for node in [node for node, entry in prompt.items() if entry["class_type"] == "LoadImage"]:
         wires = [
             (entry, name) for entry in prompt.values() for name, value in entry["inputs"].items() if value == [node, 0]
         ]
-        if any(entry["class_type"] in ("VAEEncode", "ImagePadForOutpaint", "ImageBlur") for entry, _ in wires):
+        if any(entry["class_type"] in SCALED_BEFORE for entry, _ in wires):
             new = _new(prompt)
             for entry, name in wires:
                 entry["inputs"][name] = [new, 0]
-            inputs = {"upscale_method": "lanczos", "megapixels": (size / 1024) ** 2, "resolution_steps": 8}
+            inputs = {"upscale_method": "lanczos", "megapixels": family.megapixels, "resolution_steps": steps}
             prompt[new] = {"class_type": SCALE, "inputs": {"image": [node, 0], **inputs}}
 
 

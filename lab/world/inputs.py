@@ -115,7 +115,7 @@ def silhouette() -> Image.Image:
 
 def clip() -> list[Image.Image]:
     """A clip that the video model did not make: a red circle moving right on white."""
-    scene = scene_of("circle", "red", "white", 18, 34, 11)
+    scene = scene_of("circle", "red", "white", 18, 34, 13)
     scene["objs"][0] |= {"motion": "moving right", "travel": 28}
     return [Image.fromarray(frame) for frame in render_clip(scene)]
 
