@@ -5,7 +5,7 @@ estimate and its distance to the picture (eq. 8 and 9). The next step starts fro
 which takes the memory of one step (their "GPU-efficient fine-tuning").
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import pairwise
 from math import isfinite
 from typing import NamedTuple
@@ -56,7 +56,7 @@ def fit(
     inversion: Inversion,
     learning_rate: float,
     iterations: int,
-) -> Iterator[FitStep]:
+) -> Generator[FitStep, None, None]:
     """Updates the parameters in place, at each step of each picture, and goes through all pictures `iterations` times.
 
     Latents are used on the first parameter's device. ValueError where the objective is not finite.

@@ -1,6 +1,7 @@
 """The host's LORA_MODEL: which layers of a model it can change, and how what was fitted is written."""
 
 import comfy.lora
+import torch
 from torch import Tensor
 
 from .gradients.weights import LowRank, host_layers
@@ -12,11 +13,8 @@ def layers_of(model) -> list[str]:
     What another pack has quantised in a way of its own (GGUF) is none: its layers do not say how they compute.
     """
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
-    layers = [
-        name
-        for name, layer in host_layers(model.model)
-        if keys.get(name) == f"{name}.weight" and layer.weight.ndim > 1 and _is_known(layer.weight.data)
-    ]
+    loaded = [name for name, _ in host_layers(model.model) if keys.get(name) == f"{name}.weight"]
+    layers = [name for name in loaded if _can_be_fitted(model.model.get_parameter(f"{name}.weight"))]
     if not layers:
         raise ValueError(
             f"the model ({type(model.model).__name__}) has no weights that a LoRA of ComfyUI can change and gradients "
@@ -25,14 +23,12 @@ def layers_of(model) -> list[str]:
     return layers
 
 
-def _is_known(weight: Tensor) -> bool:
-    return type(weight).__module__.partition(".")[0] in ("torch", "comfy", "comfy_kitchen")
+def _can_be_fitted(weight: torch.nn.Parameter) -> bool:
+    return weight.ndim > 1 and type(weight.data).__module__.partition(".")[0] in ("torch", "comfy", "comfy_kitchen")
 
 
 def lora_of(fitted: dict[str, LowRank]) -> dict[str, Tensor]:
     """The LORA_MODEL, at strength 1 what was fitted: float32, on the CPU, named as the host's trainer names it."""
-    lora = {}
-    for name, pair in fitted.items():
-        for kind, weight in (("up", pair.up), ("down", pair.down)):
-            lora[f"{name}.lora_{kind}.weight"] = weight.detach().cpu().clone()
-    return lora
+    with torch.inference_mode(False):
+        weights = ((name, kind, getattr(pair, kind)) for name, pair in fitted.items() for kind in ("up", "down"))
+        return {f"{name}.lora_{kind}.weight": weight.detach().cpu().clone() for name, kind, weight in weights}

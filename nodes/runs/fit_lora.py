@@ -1,5 +1,6 @@
 """A LoRA fitted by a loss inside a run of the host."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -128,7 +129,7 @@ class Search:
     noisy: bool
     """Whether the loss reads the noisy latent."""
     keep: float
-    weights: list[Tensor]
+    weights: Sequence[Tensor]
 
     def __call__(self, place: Place) -> Slopes:
         return self.models.computed(self.run.node, lambda: self._slopes(place))

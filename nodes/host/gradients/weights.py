@@ -39,7 +39,7 @@ def low_rank(model: torch.nn.Module, layers: list[str], rank: int, seed: int, de
 
     What is yielded is a `LowRank` for each layer, by name; what it adds is zero at first.
     """
-    shapes = {name: layer.weight.shape for name, layer in host_layers(model) if name in set(layers)}
+    shapes = {name: model.get_parameter(f"{name}.weight").shape for name in layers}
     with torch.inference_mode(False):
         added = {name: LowRank.drawn(shape, rank, f"{seed}/{name}", device) for name, shape in shapes.items()}
     with _changed(model, {f"{name}.weight": pair.added for name, pair in added.items()}):
