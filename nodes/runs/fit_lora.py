@@ -70,7 +70,13 @@ class Fitting:
         return [fmean(self.values[first : first + steps]) for first in range(0, len(self.values), steps)]
 
     def _started(self, run: Run) -> list[Loss]:
-        """The loss for each picture."""
+        """The loss for each picture; ValueError for pictures that it cannot judge, or that go into the model beside x."""
+        alone = any("c_concat" in entry["model_conds"] for entries in run.guider.conds.values() for entry in entries)
+        if alone and len(self.inversion.latents[0]) > 1:
+            raise ValueError(
+                f"the model ({type(run.model).__name__}) is given a picture beside x, as for inpainting, and the "
+                f"inversion is of {len(self.inversion.latents[0])}; invert one alone"
+            )
         sources = self.inversion.latents[-1].to(run.known)
         return [
             of_picture(self.loss, index).start(

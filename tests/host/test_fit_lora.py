@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cache
 
+import comfy.conds
 import comfy.model_management
 import comfy.sd
 import folder_paths
@@ -306,6 +307,17 @@ class TestBadInput:
         control = type("Control", (), {"cond_hint_original": torch.zeros(2, 3, 8, 8)})()
         with_control = node_helpers.conditioning_set_values(case()[1], {"control": control})
         self.refused("positive has a ControlNet with 2 pictures", positive=with_control)
+
+    def test_a_model_that_is_given_each_picture(self, monkeypatch):
+        model = case()[0].model
+        before = model.extra_conds
+
+        def extra_conds(**given):
+            return {**before(**given), "c_concat": comfy.conds.CONDRegular(given["noise"])}
+
+        monkeypatch.setattr(model, "extra_conds", extra_conds)
+        self.refused("picture beside x, as for inpainting, and the inversion is of 2; invert one", count=2,
+                     loss=Level(torch.zeros(2)))  # fmt: skip
 
     def test_a_model_that_skips_calls(self):
         model = case()[0].clone()
