@@ -70,7 +70,7 @@ class Fitting:
         return [fmean(self.values[first : first + steps]) for first in range(0, len(self.values), steps)]
 
     def _started(self, run: Run) -> list[Loss]:
-        """The loss for each picture; ValueError for pictures that it cannot judge, or that go into the model beside x."""
+        """The loss for each picture; ValueError for what it cannot judge, and for pictures that go in beside x."""
         alone = any("c_concat" in entry["model_conds"] for entries in run.guider.conds.values() for entry in entries)
         if alone and len(self.inversion.latents[0]) > 1:
             raise ValueError(
