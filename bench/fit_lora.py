@@ -24,8 +24,8 @@ from .turns import to_bytes
 
 FITTED, FRESH, SEED, FRESH_SEED = 8, 24, 31000, 35000  # settings were chosen on scenes of other seeds
 STRENGTH, STEPS, REFINE = 0.5, 4, 4
-RANK, RATE, ITERATIONS, KEEP, CUTOUTS, SMALLEST = 8, 1e-3, 8, 1.0, 2, 0.9
-SOURCE, TARGET = "red", "blue"
+RANK, RATE, ITERATIONS, KEEP, CUTOUTS, SMALLEST = 8, 1e-3, 5, 0.5, 2, 0.9
+SOURCE, TARGET = "red", "yellow"
 TEXT = "a {} circle on a white background"
 STRENGTHS = 1.0, 0.5
 MARGIN = 3

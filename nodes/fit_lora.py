@@ -52,14 +52,14 @@ class SteerFitLoRA(io.ComfyNode):
                 whole("iterations", 5, 1000, "How often it goes through all pictures.", least=1),
                 io.Float.Input(
                     "keep",
-                    default=1.0,
+                    default=0.5,
                     min=0.0,
                     max=10000.0,
                     step=0.1,
                     round=0.001,
                     tooltip="The weight of the estimate's mean distance from the picture, beside the loss.",
                 ),
-                advanced(scale("cfg", 1.0, "The guidance scale that will be sampled with. Not 1: it needs negative.")),
+                advanced(scale("cfg", 1.0, "Guidance that will be sampled with. Other than 1 it needs a negative.")),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -67,7 +67,7 @@ class SteerFitLoRA(io.ComfyNode):
                     max=0xFFFFFFFFFFFFFFFF,
                     tooltip="Of the LoRA's first weights and of what the loss draws (cutouts).",
                 ),
-                io.Conditioning.Input("negative", optional=True, tooltip="For a cfg above 1."),
+                io.Conditioning.Input("negative", optional=True, tooltip="For a cfg other than 1."),
             ],
             outputs=[
                 LoraModel.Output(display_name="lora", tooltip="For Load LoRA Model and Save LoRA Weights."),
