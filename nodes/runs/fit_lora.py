@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from statistics import fmean
 
+import torch
 from torch import Tensor
 
 from ...samplers.fit_lora import FitStep, Place, Slopes, fit, slopes_of
@@ -13,6 +14,7 @@ from ...samplers.inversion import Inversion
 from ..host import GuidedModels, Run, gradients, lora, progress
 from .clip_direction import CLIPDirectionLoss
 from .loss_terms import SteerLossValue, of_picture, values_of
+from .picture_losses import as_decoded
 
 NODE = "SteerFitLoRA"
 LESS = "take fewer or smaller cutouts, or smaller pictures, or set cfg to 1"
@@ -78,12 +80,17 @@ class Fitting:
                 f"inversion is of {len(self.inversion.latents[0])}; invert one alone"
             )
         sources = self.inversion.latents[-1].to(run.known)
-        return [
+        losses = [
             of_picture(self.loss, index).start(
                 run.of(source[None]), run.model.latent_format, lambda patcher: self.models.others[id(patcher)]
             )
             for index, source in enumerate(sources)
         ]
+        if isinstance(self.loss, CLIPDirectionLoss):
+            with gradients(), torch.no_grad():
+                decoded = [loss.decode(source[None]) for loss, source in zip(losses, sources, strict=True)]
+            check_order(torch.cat(decoded), as_decoded(self.loss.vae, run, self.loss.image).movedim(-1, 1))
+        return losses
 
     def _show(self, step: FitStep) -> None:
         iterations, pictures = self.settings.iterations, len(self.inversion.latents[0])
@@ -112,6 +119,17 @@ def check_pictures(loss: SteerLossValue, inversion: Inversion) -> None:
             f"the loss has 1 image and the inversion {count} pictures, and the change of each is measured from its "
             "own; give the loss the batch of images that was encoded and inverted, in the same order"
         )
+
+
+def check_order(pictures: Tensor, images: Tensor) -> None:
+    """ValueError where an image is another picture's than that of its place; both (batch, 3, height, width)."""
+    gaps = (pictures[:, None] - images.to(pictures)).square().flatten(2).mean(2)
+    for index, (gap, nearest) in enumerate(zip(gaps, gaps.argmin(1).tolist(), strict=True)):
+        if gap[index] > 2.0 * gap[nearest]:
+            raise ValueError(
+                f"image {nearest + 1} of the loss is picture {index + 1} of the inversion, and each is measured from "
+                "the one at its own place; give the loss the batch of images that was encoded, in the same order"
+            )
 
 
 def check_prompts(**conditionings) -> None:

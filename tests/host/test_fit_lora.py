@@ -52,10 +52,17 @@ LOSS = Level(torch.tensor([0.8]))
 
 
 @cache
+def loaded():
+    """The model, its text encoder and VAE, and CLIP's two towers."""
+    with torch.inference_mode():
+        return *stock.load(), *stock.load_clip_pair()
+
+
+@cache
 def case(count=1):
     """The model, a prompt, and (latent, noise, inversion) of pictures, which are small."""
     with torch.inference_mode():
-        model, clip, vae = stock.load()
+        model, clip, vae, *_ = loaded()
         pictures = torch.stack([torch.from_numpy(render(scene_of(shape, "red", "white")).copy()) for shape in
                                 ("star", "heart", "circle")[:count]]).float()[:, ::2, ::2] / 255  # fmt: skip
         positive = encode(clip, "")
@@ -252,10 +259,10 @@ def test_a_classifiers_loss_is_of_the_latent_after_the_step():
 
 
 def direction(count, images=None):
-    clip, vision = stock.load_clip_pair()
+    _, _, vae, clip, vision = loaded()
     pictures = torch.rand(count if images is None else images, 64, 64, 3)
     texts = "a red star on a white background", "a blue star on a white background"
-    return SteerCLIPDirectionLoss.execute(vision, stock.load()[2], clip, pictures, *texts, 1, 0.9)[0]
+    return SteerCLIPDirectionLoss.execute(vision, vae, clip, pictures, *texts, 1, 0.9)[0]
 
 
 def test_a_direction_loss_goes_through_decoder_and_tower():
@@ -294,6 +301,14 @@ class TestBadInput:
         self.refused("the loss has 2 of target and the inversion 3 pictures", loss=Level(torch.zeros(2)), count=3)
         self.refused("1 image and the inversion 2 pictures, and the change of each is measured from its own",
                      loss=direction(2, images=1), count=2)  # fmt: skip
+
+    def test_images_in_another_order(self):
+        """Of decoded latents, each is at its own place or is not."""
+        model, _, (_, _, inversion) = case(3)
+        own = loaded()[2].decode(model.model.process_latent_out(inversion.latents[-1]))
+        right, turned = (replace(direction(3), image=images) for images in (own, own.roll(1, 0)))
+        fitted(loss=right, count=3, iterations=1)
+        self.refused("image 2 of the loss is picture 1 of the inversion", loss=turned, count=3)
 
     def test_images_of_another_size(self):
         self.refused("image is 32x32 and the picture", loss=replace(direction(1), image=torch.rand(1, 32, 32, 3)))
