@@ -7,6 +7,7 @@ import comfy.conds
 import comfy.model_management
 import comfy.sd
 import folder_paths
+import latent_preview
 import node_helpers
 import nodes
 import pytest
@@ -25,7 +26,7 @@ from steer.nodes.runs import fit_lora as fit_run
 from steer.samplers.classifier import Classifier, Network
 from steer.samplers.noise_law import VARIANCE_EXPLODING
 from steer.tests import oracles
-from steer.tests.host_models import EPS, ON_GPU, again, mean_conditioning, relative, with_law, with_lora
+from steer.tests.host_models import EPS, ON_GPU, again, free_memory, mean_conditioning, relative, with_law, with_lora
 
 LEVELS = torch.tensor([0.9, 0.4, 0.0])
 
@@ -58,8 +59,12 @@ def loaded():
         return *stock.load(), *stock.load_clip_pair()
 
 
-@cache
 def case(count=1):
+    return inverted(count)
+
+
+@cache
+def inverted(count):
     """The model, a prompt, and (latent, noise, inversion) of pictures, which are small."""
     with torch.inference_mode():
         model, clip, vae, *_ = loaded()
@@ -229,6 +234,25 @@ def test_an_error_leaves_nothing():
     with pytest.raises(ValueError, match="SteerFitLoRA: the loss is nan at iteration 1, picture 1, sigma 0.9; lower"):
         fitted(loss=Level(torch.tensor([float("nan")])))
     assert torch.equal(redrawn(case()[0]), before)
+
+
+def test_each_update_is_shown(monkeypatch):
+    seen, _ = [], case()  # whose own steps are shown too
+
+    def callback(model, steps):
+        return lambda step, denoised, x, total: seen.append((step, tuple(denoised.shape), tuple(x.shape), total, steps))
+
+    monkeypatch.setattr(latent_preview, "prepare_callback", callback)
+    fitted()
+    assert seen == [(step, (1, 4, 8, 8), (1, 4, 8, 8), 4, 4) for step in range(4)]
+
+
+def test_too_little_memory_is_said_with_what_helps(monkeypatch):
+    model, rows = counted(case()[0])
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", free_memory(lambda: 2**10))
+    with pytest.raises(ValueError, match="SteerFitLoRA: .*memory.*fewer or smaller cutouts, or smaller pictures"):
+        fitted(model)
+    assert len(rows) == 2  # with activations kept, and computed again
 
 
 def test_where_activations_are_computed_again_it_is_the_same(monkeypatch):
