@@ -28,6 +28,7 @@ STEMS = (
     "style",
     "clip_direction",
     "depth",
+    "fit_lora",
     "diffedit",
     "trajectory_blend",
     "frames",

@@ -25,3 +25,9 @@ SteerClassifier = io.Custom("STEER_CLASSIFIER")
 
 DepthModel = io.Custom("DA3_MODEL,MOGE_MODEL")
 """The host's own two types of depth networks, either of them; older hosts have none."""
+
+LoraModel = io.Custom("LORA_MODEL")
+"""The host's LoRA, by the names of its layers: what Save LoRA Weights and Load LoRA Model take."""
+
+LossMap = io.Custom("LOSS_MAP")
+"""The host's losses of a training: what Plot Loss Graph takes."""

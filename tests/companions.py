@@ -85,7 +85,7 @@ def write_lora(model, folder) -> None:
 class Square:
     """A loss: the squared distance of the estimate to 0.8."""
 
-    noisy, patchers = False, ()
+    noisy, patchers, by_picture = False, (), ()
 
     def memory(self, shape):
         return 0.0

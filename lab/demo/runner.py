@@ -27,7 +27,8 @@ PIXEL_INPUTS = {
     "ImageCrop": ("x", "y", "width", "height"),
     "SteerCropOperator": ("x", "y"),
 }
-SHORT = {"steps": 6, "inner_steps": 3, "refine": 2, "resamples": 2, "jump_length": 2, "samples": 4, "cutouts": 2}
+SHORT = {"steps": 6, "inner_steps": 3, "refine": 2, "resamples": 2, "jump_length": 2, "samples": 4, "cutouts": 2,
+         "iterations": 1}  # fmt: skip
 """Numbers with which a workflow is done soon."""
 COMPANIONS = "ckpt_name", "lora_name", "control_net_name"
 Captioned = tuple[Image.Image, str]

@@ -3,7 +3,7 @@
 Of a subject that is a module they take what is public in it: `progress.tell_empty(...)`.
 """
 
-from . import clip, conditioning, depth, inverted, lockstep, progress, vae
+from . import clip, conditioning, depth, inverted, lockstep, lora, progress, vae
 from .attention.edits import AttentionEdits, check_pairs
 from .attention.marked import Mark, with_marked_edits
 from .checks import check_every_call, check_given, free_ram, samples_of
@@ -74,6 +74,7 @@ __all__ = [
     "GuidedModels",
     "patcher_of",
     "gradients",
+    "lora",
     "vae",
     "clip",
     "depth",

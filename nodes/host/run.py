@@ -109,6 +109,13 @@ class Run:
         part._draws = draws
         return part
 
+    def of(self, latent: Tensor) -> "Run":
+        """The same run as one of another source latent: what is drawn and judged in it is of that one."""
+        part = copy(self)
+        part.known, part.start_noise = latent, torch.zeros_like(latent)
+        vars(part).pop("start", None)
+        return part
+
     @cached_property
     def sigmas(self) -> list[float]:
         """The levels, descending; ValueError for others."""
@@ -198,9 +205,9 @@ class Run:
         masked.latent_image, masked.noise = self.known, self.start_noise
         return lambda *args, **kwargs: masked(*args, denoise_mask=self.mask, **kwargs)
 
-    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+    def denoise(self, x: Tensor, sigma: float, options: dict | None = None) -> Tensor:
         """The guider's estimate, masked by the host unless the method masks; an interrupt stops it before."""
-        return self._estimate(x, sigma, self._call.extra_args)
+        return self._estimate(x, sigma, self._call.extra_args | ({"model_options": options} if options else {}))
 
     def unguided(self, x: Tensor, sigma: float) -> Tensor:
         """The same without the host's classifier-free guidance, and without the negative's rows in the call."""

@@ -19,6 +19,7 @@ class ClassifierLoss:
     patchers: tuple
 
     noisy = True
+    by_picture = ()
 
     @classmethod
     def of(cls, classifier: Classifier, index: int):

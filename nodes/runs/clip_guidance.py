@@ -24,6 +24,7 @@ class OfTower:
     cutouts: int
 
     noisy = False
+    by_picture: tuple[str, ...] = ("image",)
 
     @property
     def patchers(self) -> tuple:
@@ -48,6 +49,8 @@ class CLIPLoss(OfTower):
     cutouts: int
     smallest: float = 0.0
     """Of the cutouts' sides, as a share of the picture's shorter side."""
+
+    by_picture = ("target",)
 
     def start(self, run: Run, latent_format, differentiable: Callable) -> Loss:
         _check_fits(self, run)

@@ -30,6 +30,7 @@ class DepthLoss:
     """Of the longer side that the network sees."""
 
     noisy = False
+    by_picture = ("image",)
 
     @property
     def patchers(self) -> tuple:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ class SteerLossValue(Protocol):
 
     noisy: bool
     """Whether the loss reads the noisy x, not the denoised estimate."""
+    by_picture: tuple[str, ...]
+    """The names of what it holds one of for all pictures of a batch, or one for each."""
 
     @property
     def patchers(self) -> tuple:
@@ -80,6 +82,13 @@ class Acting(NamedTuple):
     """With the term's mask."""
     draws: list[HeldNoise]
     """What the loss draws, of a term with iterations."""
+
+
+def of_picture(loss: Any, index: int) -> Any:
+    """A loss on a batch as that of its picture `index`."""
+    values = {name: getattr(loss, name) for name in loss.by_picture}
+    own = {name: value[index, None] for name, value in values.items() if value is not None and len(value) > 1}
+    return replace(loss, **own) if own else loss
 
 
 def gradients_of(node: str, losses: list[Loss], latent: Tensor, sigma: float) -> list[Tensor]:

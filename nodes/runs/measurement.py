@@ -28,6 +28,7 @@ class MeasurementLoss:
     """(1 or batch, h, w), 1 where the image counts."""
 
     noisy = False
+    by_picture = ("image", "weight")
 
     @property
     def patchers(self) -> tuple:

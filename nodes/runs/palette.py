@@ -27,6 +27,7 @@ class PaletteLoss:
     directions: int
 
     noisy = False
+    by_picture = ("image",)
 
     @property
     def patchers(self) -> tuple:

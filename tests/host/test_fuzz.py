@@ -48,10 +48,10 @@ OTHERS = {
                      "SteerFrameMask"), 160),
     **dict.fromkeys(("SteerDDIMInversion", "SteerNullText", "SteerCLIPTextLoss", "SteerCLIPImageLoss",
                      "SteerClassifierLoss", "SteerDiffEditMask", "SteerReconstructLatent", "SteerReconstructDecoder",
-                     "SteerLocalBlend"),
+                     "SteerLocalBlend", "SteerFitLoRA"),
                     24),
 }  # fmt: skip
-FEWEST = {"steps": 1, "samples": 1, "resamples": 1, "inner_steps": 1, "refine": 0, "cutouts": 1}
+FEWEST = {"steps": 1, "samples": 1, "resamples": 1, "inner_steps": 1, "refine": 0, "cutouts": 1, "iterations": 1}
 OURS = [str(ROOT / folder) + os.sep for folder in ("nodes", "samplers", "attention")]
 LATE = re.compile(
     "the gradient holds NaN|the loss is|not one that the inversion recorded|the recording holds nothing of|"

@@ -209,5 +209,5 @@ def test_inputs_that_few_people_turn_are_folded():
         "SteerResizeOperator.width", "SteerResizeOperator.height", "SteerBlurOperator.motion",
         "SteerBlurOperator.angle", "SteerCropOperator.width", "SteerCropOperator.height",
         "SteerPaletteLoss.directions", "SteerStyleLoss.smallest_cutout", "SteerCLIPDirectionLoss.smallest_cutout",
-        "SteerDepthLoss.resolution",
+        "SteerDepthLoss.resolution", "SteerFitLoRA.cfg",
     }  # fmt: skip

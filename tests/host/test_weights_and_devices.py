@@ -22,6 +22,7 @@ from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.classifier import SteerClassifierLoader, SteerClassifierLoss
 from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.diffedit import SteerDiffEditMask
+from steer.nodes.fit_lora import SteerFitLoRA
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
@@ -128,6 +129,13 @@ def null_text(model, clip, conds, latent):
     return torch.cat([embedding for embedding, _ in entries]) - conds[1][0][0]
 
 
+def fit_lora(model, clip, conds, latent):
+    """Its losses: from the second on the LoRA is in them."""
+    inversion = inverted(model, conds, latent)[3]
+    losses = SteerFitLoRA.execute(model, conds[0], Square(), inversion, 2, 1e-3, 3, 0.5, 3.0, 0, conds[1]).args[1]
+    return torch.tensor(losses["loss"])
+
+
 def diffedit(model, clip, conds, latent):
     return SteerDiffEditMask.execute(model, conds[0], encode(clip, GREEN), latent, 0.5, 3, 0.5, 0).args[1]
 
@@ -216,7 +224,7 @@ def fp8():
         return stored(torch.float8_e4m3fn), rounded(torch.float8_e4m3fn)
 
 
-@pytest.mark.parametrize("node", some(MOST, cfg_and_ddim, prompt_to_prompt, null_text))
+@pytest.mark.parametrize("node", some([*MOST, fit_lora], cfg_and_ddim, prompt_to_prompt, null_text))
 def test_fp8_weights(shapes, conds, latent, fp8, plain, node):
     """They are the numbers that they are, cast layer by layer."""
     assert {weight.dtype for weight in fp8[0].model.diffusion_model.parameters()} == {torch.float8_e4m3fn}
@@ -224,7 +232,7 @@ def test_fp8_weights(shapes, conds, latent, fp8, plain, node):
     assert relative(out, expected) < 1e-4 and relative(out, plain(node)) > 1e-3
 
 
-@pytest.mark.parametrize("node, dtype", checkered([cfg_and_ddim, gradient, prompt_to_prompt, inversion],
+@pytest.mark.parametrize("node, dtype", checkered([cfg_and_ddim, gradient, prompt_to_prompt, inversion, fit_lora],
                          [torch.float16, torch.bfloat16]))  # fmt: skip
 def test_half_precision(shapes, conds, latent, plain, monkeypatch, node, dtype):
     """Stored and computed in it: the result of the full precision, up to its rounding."""
@@ -259,14 +267,16 @@ def scaled():
         return [stored(None, lambda weights, keep=keep: scale_layers(weights, keep)) for keep in (True, False)]
 
 
-@pytest.mark.parametrize("node", some([cfg_and_ddim, gradient, prompt_to_prompt, null_text], gradient))
+@pytest.mark.parametrize("node", some([cfg_and_ddim, gradient, prompt_to_prompt, null_text, fit_lora], gradient))
 def test_scaled_fp8_weights(shapes, conds, latent, scaled, plain, node):
     """Computed in full precision; autograd cannot keep such a weight, so it gets a copy of its numbers."""
     out, expected = (node(model, shapes[1], conds, latent) for model in scaled)
     assert relative(out, expected) < 1e-3 and relative(out, plain(node)) > 1e-3
 
 
-@pytest.mark.parametrize("node", some([cfg_and_ddim, gradient, repaint, inversion, null_text], repaint, null_text))
+@pytest.mark.parametrize(
+    "node", some([cfg_and_ddim, gradient, repaint, inversion, null_text, fit_lora], repaint, null_text)
+)
 def test_a_lora_hook_is_the_lora_in_the_weights(shapes, conds, latent, plain, node):
     """Both of the same file, by the host's nodes."""
     with_hook = [companion(shapes, "LoRA hook").on(each) for each in conds]
@@ -290,7 +300,7 @@ def offloaded(monkeypatch):
     management.unload_all_models()
 
 
-@pytest.mark.parametrize("node", some([*MOST, classifier], gradient, inversion, inject, paint))
+@pytest.mark.parametrize("node", some([*MOST, classifier, fit_lora], gradient, inversion, inject, paint, fit_lora))
 def test_low_vram(shapes, conds, latent, plain, offloaded, node):
     expected = plain(node)
     model, offloading = shapes[0].clone(), []
@@ -300,7 +310,7 @@ def test_low_vram(shapes, conds, latent, plain, offloaded, node):
     assert offloading and all(offloading) and relative(out, expected) < close
 
 
-@pytest.mark.parametrize("node", some([cfg_and_ddim, gradient, prompt_to_prompt], cfg_and_ddim, gradient))
+@pytest.mark.parametrize("node", some([cfg_and_ddim, gradient, prompt_to_prompt, fit_lora], cfg_and_ddim, gradient))
 def test_low_vram_with_a_lora(shapes, conds, latent, plain, request, node):
     """Then it is added to each weight as a layer is called."""
     model = nodes.LoraLoaderModelOnly().load_lora_model_only(shapes[0], LORA, 1.0)[0]

@@ -17,7 +17,7 @@ from ..attention.override import with_back_end
 from ..progress import log
 from .recompute import recomputed, recomputed_with_weights, recomputing
 from .tensors import GraphTooLarge, graph_within
-from .weights import own_weights
+from .weights import LowRank, low_rank, own_weights
 
 
 class DoesNotFit(ValueError):
@@ -77,6 +77,10 @@ class Differentiable:
     def own_weights(self) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
         """Inside, the model computes with copies of its weights, by name, which can be fitted."""
         return own_weights(self.patcher.model)
+
+    def low_rank(self, layers: list[str], rank: int, seed: int) -> AbstractContextManager[dict[str, LowRank]]:
+        """Inside, a LoRA is added to the weights of these layers, by name, which can be fitted; zero at first."""
+        return low_rank(self.patcher.model, layers, rank, seed, self.patcher.load_device)
 
     @property
     def _name(self) -> str:

@@ -17,18 +17,22 @@ LESS = "turn through_model off, or take fewer or smaller cutouts, a smaller pict
 class GuidedModels:
     """The run's own model, differentiated where a loss goes `through_model`, and those that losses call, by patcher.
 
-    `losses` is about how many bytes the losses' gradients take at the least.
+    `losses` is about how many bytes the losses' gradients take at the least. With `weights` there are gradients of the
+    run's model's weights too. `less` is what would take less memory.
     """
 
-    def __init__(self, node: str, patchers: list, through_model: bool, losses: float):
-        self.node, self.through_model, self.losses = node, through_model, losses
+    def __init__(
+        self, node: str, patchers: list, through_model: bool, losses: float, weights: bool = False, less: str = LESS
+    ):
+        self.node, self.through_model, self.losses, self.weights = node, through_model, losses, weights
+        self.less = less
         self.model: Differentiable | None = None
         self.others = {id(patcher): Differentiable(patcher) for patcher in patchers}
 
     def loaded_with(self, patcher):
         """The patcher to sample with: the host loads the losses' models with it, and leaves room for the gradients."""
         if self.through_model:
-            self.model = Differentiable(patcher)
+            self.model = Differentiable(patcher, weights=self.weights)
         patcher = self.model.patcher if self.model else patcher.clone()
         # on several GPUs the host copies the first one's additional models to the others, unless these have their own
         for part in (patcher, *patcher.get_additional_models_with_key("multigpu")):
@@ -50,13 +54,13 @@ class GuidedModels:
         if self.losses > free:
             raise ValueError(
                 f"{self.node}: about {self.losses / 2**30:.2f} GiB of memory are needed for the gradients of the loss "
-                f"and {free / 2**30:.2f} are free; {LESS}"
+                f"and {free / 2**30:.2f} are free; {self.less}"
             )
         return loaded
 
     def computed(self, node: str, compute: Callable):
         """What `compute` returns; errors of too little memory say what would help, in the name of the node."""
-        with memory_advice(node):
+        with memory_advice(node, self.less):
             return self._again_where_it_did_not_fit(compute)
 
     def _again_where_it_did_not_fit(self, compute: Callable):
@@ -76,13 +80,13 @@ class GuidedModels:
 
 
 @contextmanager
-def memory_advice(node: str) -> Iterator[None]:
+def memory_advice(node: str, less: str) -> Iterator[None]:
     """Errors of too little memory, with what would help."""
     try:
         yield
     except DoesNotFit as error:
-        raise ValueError(f"{node}: {error}; {LESS}") from error
+        raise ValueError(f"{node}: {error}; {less}") from error
     except comfy.model_management.OOM_EXCEPTION as error:
         if not isinstance(error, torch.OutOfMemoryError):
             raise
-        raise type(error)(f"{node}: the gradients do not fit into memory; {LESS}. ({error})") from error
+        raise type(error)(f"{node}: the gradients do not fit into memory; {less}. ({error})") from error
