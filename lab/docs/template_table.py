@@ -1237,4 +1237,32 @@ TABLE: tuple[Template, ...] = (
         Thumbnail("clip_bridge_1", "clip_bridge_4", "4 frames between"),
         family=WAN,
     ),
+    Template(
+        "Steer 47 - Teach a model a change by what CLIP sees (Fit LoRA)",
+        "fit_lora",
+        "Fit a LoRA that changes pictures of one kind as two texts differ, without one picture of the result: here cats "
+        "become tigers. A picture that it never saw is then inverted and sampled with it.",
+        "the checkpoint and the two halves of CLIP, which must belong together; the set is drawn from its prompt.",
+        "in *CLIP Direction Loss*, `source_text` says what all pictures of the set show, `target_text` what they are to "
+        "show.",
+        (
+            "*iterations*: does nothing change? Raise it, then *learning_rate*.",
+            "*keep*: do the pictures fall apart? Raise it to 1, or lower *learning_rate*.",
+            "*strength*: how much of a picture may change.",
+        ),
+        "SteerFitLoRA",
+        {
+            "3": {"text": CAT},
+            "5": {"cfg": 7.0},
+            "7": CLIP_TOWERS["text"],
+            "8": CLIP_TOWERS["vision"],
+            "9": {"source_text": CAT, "target_text": TIGER, "cutouts": 4},
+            "11": {"steps": 6},
+            "15": {"text": "a photo of a cat on a sofa"},
+            "17": {"cfg": 7.0},
+        },
+        {"19": "a picture that it never saw", "25": "with the LoRA", "15": "another picture"},
+        Thumbnail("fit_lora_1", "fit_lora_2", "red > yellow, fitted"),
+        (["18", 0], ["24", 0]),
+    ),
 )

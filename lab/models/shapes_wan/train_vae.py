@@ -1,8 +1,8 @@
 """Trains the video autoencoder; writes its state and the file that the host loads (EMA, fp16).
 
-Goes on from WORK/wan_vae_state.safetensors, with a new learning-rate cycle, when there is one. Single frames come first
-(`--frames 1`), which are far cheaper to learn from; clips, in a second run, have the latents' statistics frozen. Then the
-decoder can learn on alone while the transformer learns the latents (`--decoder`).
+Goes on from WORK/wan_vae_state.safetensors, with a new learning-rate cycle, when there is one. Single frames come
+first (`--frames 1`), which are far cheaper to learn from; clips, in a second run, have the latents' statistics frozen.
+Then the decoder can learn on alone while the transformer learns the latents (`--decoder`).
 """
 
 import argparse
