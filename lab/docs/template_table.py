@@ -1240,11 +1240,11 @@ TABLE: tuple[Template, ...] = (
     Template(
         "Steer 47 - Teach a model a change by what CLIP sees (Fit LoRA)",
         "fit_lora",
-        "Fit a LoRA that changes pictures of one kind as two texts differ, without one picture of the result: here cats "
-        "become tigers. A picture that it never saw is then inverted and sampled with it.",
+        "Fit a LoRA that changes pictures of one kind as two texts differ, without one picture of the result: here "
+        "cats become tigers. A picture that it never saw is then inverted and sampled with it.",
         "the checkpoint and the two halves of CLIP, which must belong together; the set is drawn from its prompt.",
-        "in *CLIP Direction Loss*, `source_text` says what all pictures of the set show, `target_text` what they are to "
-        "show.",
+        "in *CLIP Direction Loss*, `source_text` says what all pictures of the set show, `target_text` what they are "
+        "to show.",
         (
             "*iterations*: does nothing change? Raise it, then *learning_rate*.",
             "*keep*: do the pictures fall apart? Raise it to 1, or lower *learning_rate*.",
