@@ -1185,7 +1185,7 @@ TABLE: tuple[Template, ...] = (
         (["4", 0], ["14", 0]),
     ),
     Template(
-        "Steer 45 - Continue a clip (Langevin)",
+        "Steer 45 - Continue a clip (Langevin), Wan",
         "clip_continuation",
         "Draw the frames that follow a clip: what moves in it moves on.",
         CLIP,
@@ -1208,7 +1208,7 @@ TABLE: tuple[Template, ...] = (
         family=WAN,
     ),
     Template(
-        "Steer 46 - Lead from one clip to another (Langevin)",
+        "Steer 46 - Lead from one clip to another (Langevin), Wan",
         "clip_bridge",
         "Draw the frames between two clips, or between the end of a clip and its beginning, for a loop.",
         CLIP,
