@@ -14,7 +14,7 @@ NAMES = (
     "attention_cost", "background", "diffedit", "direct_edit", "gradient_cost", "gradient_guidance", "heatmaps",
     "inpainting", "inpainting_calls", "inpainting_exact", "inpainting_peers", "inversion", "large_models", "layout",
     "load", "measurement", "measurement_exact", "null_text", "overhead", "poisson_blend", "prompt_to_prompt",
-    "reconstruct", "sdedit", "transformer_cost",
+    "reconstruct", "sdedit", "training", "transformer_cost",
 )  # fmt: skip
 NEEDS_GPU = {"large_models"}
 FOLDER = Path(__file__).parent

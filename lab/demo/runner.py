@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
 
@@ -27,9 +28,10 @@ PIXEL_INPUTS = {
     "ImageCrop": ("x", "y", "width", "height"),
     "SteerCropOperator": ("x", "y"),
 }
-SHORT = {"steps": 6, "inner_steps": 3, "refine": 2, "resamples": 2, "jump_length": 2, "samples": 4, "cutouts": 2}
+SHORT = {"steps": 6, "inner_steps": 3, "refine": 2, "resamples": 2, "jump_length": 2, "samples": 4, "cutouts": 2,
+         "grad_accumulation_steps": 2}  # fmt: skip
 """Numbers with which a workflow is done soon."""
-COMPANIONS = "ckpt_name", "lora_name", "control_net_name"
+COMPANIONS = "ckpt_name", "lora_name", "control_net_name", "hypernetwork_name"
 Captioned = tuple[Image.Image, str]
 
 
@@ -90,6 +92,11 @@ def companions(prompt: dict) -> list[str]:
     return sorted({name for name in named if name and name != CHECKPOINT.name})
 
 
+def lacking(prompt: dict, there: Iterable[str]) -> list[str]:
+    """The nodes of a workflow that are not among these, as where a host is older than its trainer."""
+    return sorted({node["class_type"] for node in prompt.values()} - set(there))
+
+
 def run_workflows(host: Path, names: list[str], checkpoint: Path | None, size: int, out: Path) -> int:
     """Run each workflow, save its pictures to `out`, and say at the end what failed; the exit code."""
     from ..comfy.server import HostError, Server
@@ -99,7 +106,11 @@ def run_workflows(host: Path, names: list[str], checkpoint: Path | None, size: i
     print(f"Starting ComfyUI from {host} ...", flush=True)
     with Server(host, checkpoint) as server:
         write_inputs(server.input_folder, size)
+        there = server.object_info()
         for name in names:
+            if unknown := lacking(load_workflow(name), there):
+                print(f"Left out: {name} needs {', '.join(unknown)}, which this ComfyUI does not have", flush=True)
+                continue
             try:
                 shown.append(run_workflow(server, name, adapted(load_workflow(name), checkpoint, size), out))
             except HostError as error:
