@@ -30,7 +30,7 @@ VARIANTS, PROMPTS, ROUND, WAITING, SEED = 2, 100, 20, 3, 0
 MOMENTS = {"waiting": 7, "a node beginning": 5, "inside a node": 13}
 """How many prompts are cancelled when; a node is inside when it has told of progress."""
 NAMES = [name for name in workflow_names() if name not in ("train_lora", "dreambooth")]
-"""ComfyUI's trainer takes its first weights from numbers that no seed of its own sets: its pictures differ by the order."""
+"""Not those that train: ComfyUI's trainer takes its first weights from random numbers that its seed does not set."""
 LATER = 0.3  # seconds: a cancellation comes up to so long after the event that it waits for
 PACKS = {"steer-load-probe": Path(__file__).parent / "load_probe"}
 Key = tuple[str, int]
@@ -293,10 +293,11 @@ def run() -> str:
 
 def report(loaded: Loaded, alone: dict[Key, Alone]) -> str:
     return (
-        f"# Load\n\n{PROMPTS} prompts over all {len(NAMES)} example workflows that do not train (shortened to {SHORT['steps']}"
-        " steps and the like, shapes checkpoint) in random order, by two clients of one host, each with "
-        f"{WAITING} of its prompts in the queue at a time. Some are cancelled at a random moment: while they wait, "
-        f"when one of their nodes begins, or inside a node, each up to {LATER} s later. Before that each workflow is "
+        f"# Load\n\n{PROMPTS} prompts over all {len(NAMES)} example workflows that do not train (shortened to "
+        f"{SHORT['steps']} steps and the like, shapes checkpoint) in random order, by two clients of one host, each "
+        f"with {WAITING} of its prompts in the queue at a time. Some are cancelled at a random moment: while they "
+        f"wait, when one of their nodes begins, or inside a node, each up to {LATER} s later. Before that each "
+        "workflow is "
         f"run once, alone.\n\n{markdown_table(ends(loaded.jobs))}\n{results(loaded, alone)}\n\n"
         f"{stops(loaded, loaded.jobs)}\n\nThen each workflow was interrupted inside a node once more, with the host's "
         "look for an interrupt at each of a model's layers switched off, which leaves it to look between calls: "

@@ -39,11 +39,11 @@ class Trained:
 
 
 def run() -> str:
-    scenes, stock = scenes_of(COUNT)[1], Stock()
-    plain = {word: drawn(stock, scenes, word) for word in ("", WORD)}
     with Server() as server:
         write_inputs(server.input_folder)
         alone, booth = trained(server, "train_lora"), trained(server, "dreambooth")
+        scenes, stock = scenes_of(COUNT)[1], Stock()
+        plain = {word: drawn(stock, scenes, word) for word in ("", WORD)}
         rows = [row("no LoRA", word, plain[word], scenes) for word in plain]
         rows.append(row("train_lora", "", drawn(stock, scenes, "", alone.lora), scenes, plain[""]))
         rows += [row("dreambooth", word, drawn(stock, scenes, word, booth.lora), scenes, plain[word]) for word in plain]

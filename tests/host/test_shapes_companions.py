@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from steer.lab import models
-from steer.lab.demo.runner import companions, load_workflow, main
+from steer.lab.demo.runner import companions, lacking, load_workflow, main
 from steer.lab.models.checks import told_pictures, told_score
 from steer.lab.models.hypernetwork import check as hypernetwork_check
 from steer.lab.models.hypernetwork.network import Hypernetwork, write_hypernetwork
@@ -157,6 +157,13 @@ def test_registering_again_changes_nothing():
 )
 def test_runner_knows_what_fits_the_shapes_checkpoint_alone(name, files):
     assert companions(load_workflow(name)) == files
+
+
+def test_runner_knows_what_a_host_lacks():
+    prompt = load_workflow("train_lora")
+    kinds = {node["class_type"] for node in prompt.values()}
+    assert lacking(prompt, kinds) == []
+    assert lacking(prompt, kinds - {"TrainLoraNode", "SaveLoRA"}) == ["SaveLoRA", "TrainLoraNode"]
 
 
 def test_runner_refuses_them_with_another_checkpoint(capsys):

@@ -11,7 +11,7 @@ def test_runs_and_leaves_pictures(server, name, numbers):
     prompt = shortened(load_workflow(name), numbers)
     if unknown := lacking(prompt, server.object_info()):
         pytest.skip(f"needs {', '.join(unknown)}")
-    pictures = server.images(server.run(prompt))
+    pictures = server.images(server.run(prompt, timeout=1800))
     assert {node for node, _ in pictures} == {node for node in prompt if prompt[node]["class_type"] == "SaveImage"}
     for _, picture in pictures:
         assert min(picture.size) >= 128
