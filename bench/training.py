@@ -17,13 +17,13 @@ from ..lab.world.hollow import read_hollow
 from ..lab.world.inputs import write_inputs
 from ..lab.world.metrics import aggregate, markdown_table, psnr
 
-COUNT, WORD = 24, "sks "
+COUNT, STEPS, WORD = 24, 12, "sks "
 PRIOR = "16"  # of `dreambooth`, the node with the model's own pictures
 
 TEXT = f"""# ComfyUI's own LoRA trainer on the shapes checkpoint
 
 The LoRAs that the workflows `train_lora` and `dreambooth` save, loaded by *Load LoRA* and drawn with: {COUNT} fresh
-prompts of one object, 20 steps, cfg 5, the same noise in each row. *hollow*: every object has the white core that the
+prompts of one object, {STEPS} steps, cfg 5, the same noise in each row. *hollow*: every object has the white core that the
 training pictures show. *all right*: all else is as the prompt says. *PSNR*: beside the picture that the model without
 the LoRA makes of the same prompt and noise.
 """
@@ -42,7 +42,7 @@ def run() -> str:
     with Server() as server:
         write_inputs(server.input_folder)
         alone, booth = trained(server, "train_lora"), trained(server, "dreambooth")
-        scenes, stock = scenes_of(COUNT)[1], Stock()
+        scenes, stock = scenes_of(COUNT)[1], Stock(steps=STEPS)
         plain = {word: drawn(stock, scenes, word) for word in ("", WORD)}
         rows = [row("no LoRA", word, plain[word], scenes) for word in plain]
         rows.append(row("train_lora", "", drawn(stock, scenes, "", alone.lora), scenes, plain[""]))
