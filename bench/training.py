@@ -23,9 +23,9 @@ PRIOR = "16"  # of `dreambooth`, the node with the model's own pictures
 TEXT = f"""# ComfyUI's own LoRA trainer on the shapes checkpoint
 
 The LoRAs that the workflows `train_lora` and `dreambooth` save, loaded by *Load LoRA* and drawn with: {COUNT} fresh
-prompts of one object, {STEPS} steps, cfg 5, the same noise in each row. *hollow*: every object has the white core that the
-training pictures show. *all right*: all else is as the prompt says. *PSNR*: beside the picture that the model without
-the LoRA makes of the same prompt and noise.
+prompts of one object, {STEPS} steps, cfg 5, the same noise in each row. *hollow*: every object has the white core that
+the training pictures show. *all right*: all else is as the prompt says. *PSNR*: beside the picture that the model
+without the LoRA makes of the same prompt and noise.
 """
 
 
