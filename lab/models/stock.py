@@ -41,7 +41,7 @@ def with_lora(model, clip, lora: Path = LORA, strength: float = 1.0):
 
 def with_hypernetwork(model, file: Path, strength: float = 1.0):
     """The model with a hypernetwork, of a `.pt` file."""
-    folder_paths.add_model_folder_path("hypernetworks", str(file.parent))
+    folder_paths.add_model_folder_path("hypernetworks", str(file.parent), is_default=True)  # before others of that name
     return of_host(HypernetworkLoader, model, file.name, strength)
 
 
