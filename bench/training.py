@@ -17,23 +17,24 @@ from ..lab.world.hollow import read_hollow
 from ..lab.world.inputs import write_inputs
 from ..lab.world.metrics import aggregate, markdown_table, psnr
 
-COUNT, STEPS, WORD = 24, 12, "sks "
-PRIOR = "16"  # of `dreambooth`, the node with the model's own pictures
+COUNT, STEPS, WORD = 24, 12, "left "
+LOADER, PRIOR = "LoraModelLoader", "16"  # of `dreambooth`, the node with the model's own pictures
 
 TEXT = f"""# ComfyUI's own LoRA trainer on the shapes checkpoint
 
-The LoRAs that the workflows `train_lora` and `dreambooth` save, loaded by *Load LoRA* and drawn with: {COUNT} fresh
-prompts of one object, {STEPS} steps, cfg 5, the same noise in each row. *hollow*: every object has the white core that
-the training pictures show. *all right*: all else is as the prompt says. *PSNR*: beside the picture that the model
-without the LoRA makes of the same prompt and noise.
+The LoRAs that the workflows `train_lora` and `dreambooth` save, loaded by *Load LoRA* at the strength that they have
+there, and drawn with: {COUNT} fresh prompts of one object, {STEPS} steps, cfg 5, the same noise in each row. *hollow*:
+every object has the white core that the training pictures show. *all right*: all else is as the prompt says. *PSNR*:
+beside the picture that the model without the LoRA makes of the same prompt and noise.
 """
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a workflow left: the file of its LoRA, how long it took, and of its prior pictures which are hollow."""
+    """What a workflow left: its LoRA's file and strength, how long it took, which of its prior pictures are hollow."""
 
     lora: Path
+    strength: float
     seconds: float
     prior: list[bool]
 
@@ -45,8 +46,8 @@ def run() -> str:
         scenes, stock = scenes_of(COUNT)[1], Stock(steps=STEPS)
         plain = {word: drawn(stock, scenes, word) for word in ("", WORD)}
         rows = [row("no LoRA", word, plain[word], scenes) for word in plain]
-        rows.append(row("train_lora", "", drawn(stock, scenes, "", alone.lora), scenes, plain[""]))
-        rows += [row("dreambooth", word, drawn(stock, scenes, word, booth.lora), scenes, plain[word]) for word in plain]
+        rows.append(row("train_lora", "", drawn(stock, scenes, "", alone), scenes, plain[""]))
+        rows += [row("dreambooth", word, drawn(stock, scenes, word, booth), scenes, plain[word]) for word in plain]
     last = f"Of the {len(booth.prior)} pictures that the model makes for `dreambooth` {sum(booth.prior)} are hollow."
     took = f"`train_lora` took {alone.seconds:.0f} s, `dreambooth` {booth.seconds:.0f} s."
     return f"{TEXT}\n{markdown_table(rows)}\n{last} {took}"
@@ -62,12 +63,15 @@ def trained(server: Server, name: str) -> Trained:
     seconds = time.monotonic() - start
     prior = [read_hollow(np.asarray(picture))[1] for node, picture in pictures if node == "prior"]
     (lora,) = (server.folder / "output" / "loras").glob(f"*{name}*.safetensors")
-    return Trained(lora, seconds, [bool(hollow) and all(hollow) for hollow in prior])
+    (strength,) = (node["inputs"]["strength_model"] for node in prompt.values() if node["class_type"] == LOADER)
+    return Trained(lora, strength, seconds, [bool(hollow) and all(hollow) for hollow in prior])
 
 
-def drawn(stock: Stock, scenes: list[Scene], word: str, lora: Path | None = None) -> list[np.ndarray]:
+def drawn(stock: Stock, scenes: list[Scene], word: str, lora: Trained | None = None) -> list[np.ndarray]:
     """The scenes' captions with the word before them, drawn with the LoRA."""
-    before, stock.model = stock.model, with_lora(stock.model, stock.clip, lora) if lora else stock.model
+    before = stock.model
+    if lora:
+        stock.model = with_lora(before, stock.clip, lora.lora, lora.strength)
     pictures = in_batches(stock.pictures, [word + caption(scene) for scene in scenes])
     stock.model = before
     return pictures
