@@ -20,7 +20,7 @@ import psutil
 from PIL import Image
 
 from ..lab.comfy.server import Client, Event, HostError, Server
-from ..lab.demo.runner import SHORT, load_workflow, workflow_names
+from ..lab.demo.runner import SHORT, TRAINING, load_workflow, workflow_names
 from ..lab.demo.runner import shortened as with_few_steps
 from ..lab.freeze import digest as picture_digest
 from ..lab.world.inputs import write_inputs
@@ -29,8 +29,7 @@ from ..lab.world.metrics import markdown_table
 VARIANTS, PROMPTS, ROUND, WAITING, SEED = 2, 100, 20, 3, 0
 MOMENTS = {"waiting": 7, "a node beginning": 5, "inside a node": 13}
 """How many prompts are cancelled when; a node is inside when it has told of progress."""
-NAMES = [name for name in workflow_names() if name not in ("train_lora", "dreambooth")]
-"""Not those that train: ComfyUI's trainer takes its first weights from random numbers that its seed does not set."""
+NAMES = [name for name in workflow_names() if name not in TRAINING]
 LATER = 0.3  # seconds: a cancellation comes up to so long after the event that it waits for
 PACKS = {"steer-load-probe": Path(__file__).parent / "load_probe"}
 Key = tuple[str, int]
