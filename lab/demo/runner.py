@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 
@@ -33,6 +33,8 @@ SHORT = {"steps": 6, "inner_steps": 3, "refine": 2, "resamples": 2, "jump_length
 """Numbers with which a workflow is done soon."""
 TRAINING = "train_lora", "dreambooth"
 """Workflows whose pictures differ: the trainer's first weights are random numbers that its seed does not set."""
+OLDER = {"TrainLoraNode": "MODEL"}
+"""The first output of a node where the host is too old for the workflows."""
 COMPANIONS = "ckpt_name", "lora_name", "control_net_name", "hypernetwork_name"
 Captioned = tuple[Image.Image, str]
 
@@ -94,9 +96,10 @@ def companions(prompt: dict) -> list[str]:
     return sorted({name for name in named if name and name != CHECKPOINT.name})
 
 
-def lacking(prompt: dict, there: Iterable[str]) -> list[str]:
-    """The nodes of a workflow that are not among these, as where a host is older than its trainer."""
-    return sorted({node["class_type"] for node in prompt.values()} - set(there))
+def lacking(prompt: dict, there: Mapping[str, dict]) -> list[str]:
+    """The nodes of a workflow that are not in a host's /object_info, or with an older trainer's outputs."""
+    kinds = sorted({node["class_type"] for node in prompt.values()})
+    return [kind for kind in kinds if kind not in there or there[kind]["output"][:1] == [OLDER.get(kind)]]
 
 
 def run_workflows(host: Path, names: list[str], checkpoint: Path | None, size: int, out: Path) -> int:
@@ -111,7 +114,10 @@ def run_workflows(host: Path, names: list[str], checkpoint: Path | None, size: i
         there = server.object_info()
         for name in names:
             if unknown := lacking(load_workflow(name), there):
-                print(f"Left out: {name} needs {', '.join(unknown)}, which this ComfyUI does not have", flush=True)
+                print(
+                    f"Left out: {name} needs a newer {', '.join(unknown)} than this ComfyUI has",
+                    flush=True,
+                )
                 continue
             try:
                 shown.append(run_workflow(server, name, adapted(load_workflow(name), checkpoint, size), out))

@@ -161,9 +161,11 @@ def test_runner_knows_what_fits_the_shapes_checkpoint_alone(name, files):
 
 def test_runner_knows_what_a_host_lacks():
     prompt = load_workflow("train_lora")
-    kinds = {node["class_type"] for node in prompt.values()}
-    assert lacking(prompt, kinds) == []
-    assert lacking(prompt, kinds - {"TrainLoraNode", "SaveLoRA"}) == ["SaveLoRA", "TrainLoraNode"]
+    there = {node["class_type"]: {"output": ["LORA_MODEL"]} for node in prompt.values()}
+    assert lacking(prompt, there) == []
+    assert lacking(prompt, there | {"TrainLoraNode": {"output": ["MODEL", "LORA_MODEL"]}}) == ["TrainLoraNode"]
+    del there["TrainLoraNode"], there["SaveLoRA"]
+    assert lacking(prompt, there) == ["SaveLoRA", "TrainLoraNode"]
 
 
 def test_runner_refuses_them_with_another_checkpoint(capsys):
