@@ -23,7 +23,7 @@ from .heatmaps import judged, object_masks
 from .runner import FOLDER
 from .turns import to_bytes
 
-CLIPS, BATCH, STEPS, CFG = 32, 16, 20, 3.0
+CLIPS, BATCH, STEPS, CFG = 32, 16, 20, 4.0
 SHAPE = 16, (FRAMES - 1) // 4 + 1, SIZE // 8, SIZE // 8  # of a clip's latent
 WEIGHTS = 0.2, 0.4, 0.8
 SQUARE = 34  # pixels: the side of what is painted

@@ -23,7 +23,7 @@ from ..nodes.langevin import SteerLangevinSampler
 from ..nodes.repaint import SteerRePaintSampler
 from .runner import FOLDER
 
-CLIPS, BATCH, CFG = 32, 16, 3.0
+CLIPS, BATCH, CFG = 32, 16, 4.0
 CALLS = 64
 SHEET, GAP = 3, 4  # clips of each problem, and pixels between them
 PROBLEMS = {"continuation": (5, 0), "bridge": (1, 4)}

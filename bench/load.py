@@ -20,7 +20,7 @@ import psutil
 from PIL import Image
 
 from ..lab.comfy.server import Client, Event, HostError, Server
-from ..lab.demo.runner import SHORT, load_workflow, workflow_names
+from ..lab.demo.runner import SHORT, TRAINING, load_workflow, workflow_names
 from ..lab.demo.runner import shortened as with_few_steps
 from ..lab.freeze import digest as picture_digest
 from ..lab.world.inputs import write_inputs
@@ -29,6 +29,7 @@ from ..lab.world.metrics import markdown_table
 VARIANTS, PROMPTS, ROUND, WAITING, SEED = 2, 100, 20, 3, 0
 MOMENTS = {"waiting": 7, "a node beginning": 5, "inside a node": 13}
 """How many prompts are cancelled when; a node is inside when it has told of progress."""
+NAMES = [name for name in workflow_names() if name not in TRAINING]
 LATER = 0.3  # seconds: a cancellation comes up to so long after the event that it waits for
 PACKS = {"steer-load-probe": Path(__file__).parent / "load_probe"}
 Key = tuple[str, int]
@@ -124,7 +125,7 @@ def run_all_alone() -> tuple[dict[Key, Alone], dict[str, bytes]]:
     with Server() as server:
         write_inputs(server.input_folder)
         # the host keeps what two prompts in a row share: one workflow's variants are apart
-        for variant, name in product(range(VARIANTS), workflow_names()):
+        for variant, name in product(range(VARIANTS), NAMES):
             folder = f"alone/{name}{variant}"
             alone[name, variant] = run_alone(server, (name, variant), folder)
             for path in (server.folder / "output" / folder).glob("*.safetensors"):
@@ -242,7 +243,7 @@ class Loaded(NamedTuple):
 
 def load(alone: dict[Key, Alone], inversions: dict[str, bytes]) -> Loaded:
     jobs, resident, probes = deck(alone), [], {}
-    afterwards = [interrupted(PROMPTS + number, (name, 0), alone) for number, name in enumerate(workflow_names())]
+    afterwards = [interrupted(PROMPTS + number, (name, 0), alone) for number, name in enumerate(NAMES)]
     # the threads outermost: without the host they end
     with ThreadPoolExecutor(2) as threads, Server(packs=PACKS) as server, server.client() as a, server.client() as b:
         write_inputs(server.input_folder)
@@ -291,10 +292,11 @@ def run() -> str:
 
 def report(loaded: Loaded, alone: dict[Key, Alone]) -> str:
     return (
-        f"# Load\n\n{PROMPTS} prompts over all {len(workflow_names())} example workflows (shortened to {SHORT['steps']}"
-        " steps and the like, shapes checkpoint) in random order, by two clients of one host, each with "
-        f"{WAITING} of its prompts in the queue at a time. Some are cancelled at a random moment: while they wait, "
-        f"when one of their nodes begins, or inside a node, each up to {LATER} s later. Before that each workflow is "
+        f"# Load\n\n{PROMPTS} prompts over all {len(NAMES)} example workflows that do not train (shortened to "
+        f"{SHORT['steps']} steps and the like, shapes checkpoint) in random order, by two clients of one host, each "
+        f"with {WAITING} of its prompts in the queue at a time. Some are cancelled at a random moment: while they "
+        f"wait, when one of their nodes begins, or inside a node, each up to {LATER} s later. Before that each "
+        "workflow is "
         f"run once, alone.\n\n{markdown_table(ends(loaded.jobs))}\n{results(loaded, alone)}\n\n"
         f"{stops(loaded, loaded.jobs)}\n\nThen each workflow was interrupted inside a node once more, with the host's "
         "look for an interrupt at each of a model's layers switched off, which leaves it to look between calls: "

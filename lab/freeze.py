@@ -1,4 +1,4 @@
-"""What every example workflow makes, to the last bit: the judge of a change that is to change no picture.
+"""What every example workflow but those that train makes, to the last bit: the judge of a change of no picture.
 
     python -m lab.freeze digests.json                  write what this checkout makes on the host that is found
     python -m lab.freeze --against digests.json        make it again and name what is another picture; exit code 1
@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .comfy.server import Server
-from .demo.runner import SHAPES_SIZE, load_workflow, workflow_names
+from .demo.runner import SHAPES_SIZE, TRAINING, load_workflow, workflow_names
 from .world.inputs import write_inputs
 
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--against", action="store_true", help="compare with the file")
     parser.add_argument("--workflow", metavar="NAME", action="append", help="only this one; may be repeated")
     wanted = parser.parse_args(argv)
-    names = wanted.workflow or workflow_names()
+    names = wanted.workflow or [name for name in workflow_names() if name not in TRAINING]
     made = digests(names)
     if not wanted.against:
         wanted.file.write_text(json.dumps(made, indent=1) + "\n")

@@ -2,6 +2,7 @@ import random
 
 import numpy as np
 import pytest
+from PIL import Image
 from steer.lab.weights import CHECKPOINT
 from steer.lab.world.data import (
     BACKGROUNDS,
@@ -15,6 +16,8 @@ from steer.lab.world.data import (
     sample_scene,
     scene_of,
 )
+from steer.lab.world.hollow import read_hollow
+from steer.lab.world.inputs import TRAINING_PICTURES, write_training_set
 from steer.lab.world.reader import read_image, score
 from steer.lab.world.vocabulary import END, IDS, START, token_ids
 
@@ -88,6 +91,16 @@ def test_mask_is_the_coverage_of_the_objects():
         assert np.all(picture[mask == 0] == scene["bg_rgb"])
         colors = {tuple(pixel) for pixel in picture[mask == 1]}
         assert colors == {obj["rgb"] for obj in scene["objs"]}
+
+
+def test_training_set_is_hollow_objects_with_their_captions(tmp_path):
+    write_training_set(tmp_path / "set")
+    pictures = sorted((tmp_path / "set").glob("*.png"))
+    assert len(pictures) == TRAINING_PICTURES == len(list((tmp_path / "set").glob("*.txt")))
+    for path in pictures:
+        filled, hollow = read_hollow(np.asarray(Image.open(path)))
+        assert hollow == [True]
+        assert score(filled, path.with_suffix(".txt").read_text())["all"]
 
 
 def test_every_word_of_every_caption_has_a_token():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from steer.lab.demo.runner import load_workflow, workflow_names
-from steer.lab.docs.template_table import FLUX, MODELS, QWEN, SDXL, TABLE, TOY, WAN, ZIMAGE
+from steer.lab.docs.template_table import FLUX, MODELS, QWEN, SDXL, TABLE, TOY, WAN, WITHOUT_TEMPLATE, ZIMAGE
 from steer.lab.docs.templates import EXAMPLES, is_front, prompt_of, saved, templates, undone
 
 PICTURES = EXAMPLES / "pictures"
@@ -27,7 +27,8 @@ def test_every_file_is_there_and_none_of_another():
     forms = {path.stem for path in EXAMPLES.glob("*.json") if not path.stem.endswith(".app")}
     thumbnails = {path.stem for path in EXAMPLES.glob("*.jpg") if not path.stem.endswith(".app")}
     assert forms == thumbnails == set(ALL)
-    assert {each.api for each in ALL.values()} == set(workflow_names())
+    assert sorted({each.api for each in ALL.values()} | set(WITHOUT_TEMPLATE)) == workflow_names()
+    assert not {each.api for each in ALL.values()} & set(WITHOUT_TEMPLATE)
 
 
 def test_the_list_reads_as_a_path():

@@ -28,6 +28,7 @@ import torch
 import websocket
 from PIL import Image
 
+from ..models.hypernetwork.network import write_hypernetwork
 from ..models.inpainting.checkpoint import write_checkpoint
 from ..package import ROOT
 from ..weights import WEIGHTS
@@ -250,11 +251,13 @@ class Server:
         for name in ("input", "output", "temp", "user", "custom_nodes", "models"):
             (self.folder / name).mkdir()
         write_checkpoint(self.folder / "models")
+        write_hypernetwork(self.folder / "models")
         for name, source in self.packs.items():
             _link(source, self.folder / "custom_nodes" / name)
         paths = {
             "custom_nodes": str(self.folder / "custom_nodes"),
             "checkpoints": "\n".join(str(folder) for folder in [*self.model_folders, self.folder / "models"]),
+            "hypernetworks": str(self.folder / "models"),
             **dict.fromkeys(("text_encoders", "clip_vision", "classifiers", "loras", "controlnet"), str(WEIGHTS)),
         }
         (self.folder / "paths.yaml").write_text(json.dumps({"steer": paths}))  # JSON is YAML

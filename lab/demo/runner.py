@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 
@@ -28,9 +29,13 @@ PIXEL_INPUTS = {
     "SteerCropOperator": ("x", "y"),
 }
 SHORT = {"steps": 6, "inner_steps": 3, "refine": 2, "resamples": 2, "jump_length": 2, "samples": 4, "cutouts": 2,
-         "iterations": 1}  # fmt: skip
+         "iterations": 1, "grad_accumulation_steps": 2}  # fmt: skip
 """Numbers with which a workflow is done soon."""
-COMPANIONS = "ckpt_name", "lora_name", "control_net_name"
+TRAINING = ("train_lora",)
+"""Workflows whose pictures differ: the trainer's first weights are random numbers that its seed does not set."""
+OLDER = {"TrainLoraNode": "MODEL"}
+"""The first output of a node where the host is too old for the workflows."""
+COMPANIONS = "ckpt_name", "lora_name", "control_net_name", "hypernetwork_name"
 Captioned = tuple[Image.Image, str]
 
 
@@ -91,6 +96,12 @@ def companions(prompt: dict) -> list[str]:
     return sorted({name for name in named if name and name != CHECKPOINT.name})
 
 
+def lacking(prompt: dict, there: Mapping[str, dict]) -> list[str]:
+    """The nodes of a workflow that are not in a host's /object_info, or with an older trainer's outputs."""
+    kinds = sorted({node["class_type"] for node in prompt.values()})
+    return [kind for kind in kinds if kind not in there or there[kind]["output"][:1] == [OLDER.get(kind)]]
+
+
 def run_workflows(host: Path, names: list[str], checkpoint: Path | None, size: int, out: Path) -> int:
     """Run each workflow, save its pictures to `out`, and say at the end what failed; the exit code."""
     from ..comfy.server import HostError, Server
@@ -100,7 +111,14 @@ def run_workflows(host: Path, names: list[str], checkpoint: Path | None, size: i
     print(f"Starting ComfyUI from {host} ...", flush=True)
     with Server(host, checkpoint) as server:
         write_inputs(server.input_folder, size)
+        there = server.object_info()
         for name in names:
+            if unknown := lacking(load_workflow(name), there):
+                print(
+                    f"Left out: {name} needs a newer {', '.join(unknown)} than this ComfyUI has",
+                    flush=True,
+                )
+                continue
             try:
                 shown.append(run_workflow(server, name, adapted(load_workflow(name), checkpoint, size), out))
             except HostError as error:

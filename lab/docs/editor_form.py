@@ -57,6 +57,7 @@ STAGES = {
     "1 Load": ("#3f789e", {
         "CheckpointLoaderSimple", "UNETLoader", "VAELoader", "LoraLoader", "LoadImage", "Painter", "CLIPLoader",
         "CLIPVisionLoader", "ControlNetLoader", "SteerClassifierLoader", "SteerLoadInversion", SCALE,
+        "LoadImageTextDataSetFromFolder",
     }),
     "2 Describe": ("#88AA88", {
         "CLIPTextEncode", "SteerPromptEdit", "SteerLocalBlend", "SteerRegionsFromSegmentation", "SteerPaintWithWords",
@@ -69,7 +70,7 @@ STAGES = {
     "4 Result": ("#b58b2a", {
         "VAEDecode", "ImageFromBatch", "SaveImage", "SaveAnimatedWEBP", COMPARE, "SteerStitch", "SteerPoissonBlend",
         "SteerReconstructLatent", "SteerReconstructDecoder", "SteerAttentionHeatmap", "MaskToImage",
-        "SteerSaveInversion",
+        "SteerSaveInversion", "SaveLoRA",
     }),
 }  # fmt: skip
 PLAIN = {"Checkpoint", "Encode", "Decode", "Sample", "Sampler", "Schedule", "Noise", "Noise mask", "Size", "Guider"}

@@ -1265,4 +1265,40 @@ TABLE: tuple[Template, ...] = (
         Thumbnail("fit_lora_1", "fit_lora_2", "red > yellow, fitted"),
         (["18", 0], ["24", 0]),
     ),
+    Template(
+        "Steer 48 - Train a LoRA (ComfyUI's trainer)",
+        "train_lora",
+        "Teach the model your pictures with ComfyUI's own trainer, which is experimental and wants a GPU. The settings "
+        "are a beginning: we have tried it on a small model, not on SD1.5. ComfyUI 0.8 is too old for it; 0.33 is not.",
+        "your pictures. Make a folder in ComfyUI's input folder, put 10 to 30 pictures of one size (512 x 512) into "
+        "it, beside each its caption in a text file of the same name (`01.png`, `01.txt`), press *r* and choose the "
+        "folder. `steer_photos` is an example with four.",
+        "in *Positive prompt*, what to draw with the LoRA, in words of the captions.",
+        (
+            "*steps*: is nothing learned? 600. Is every picture one of yours? 100.",
+            "*learning_rate*: do colours and places break? Lower it to 0.0002.",
+            "*Save LoRA Weights* writes to `loras` in the output folder; moved to `models/loras`, *Load LoRA* has it.",
+        ),
+        "SteerCFGGuider",
+        {
+            "2": {"folder": "steer_photos"},
+            "3": {"text": CAT},
+            "5": {"batch_size": 1},
+            "7": {"steps": 30},
+            "10": {
+                "grad_accumulation_steps": 4,
+                "steps": 300,
+                "learning_rate": 0.0005,
+                "training_dtype": "bf16",
+                "gradient_checkpointing": True,
+            },
+        },
+        {"16": "with the LoRA", "20": "without it"},
+        Thumbnail("train_lora_7", "train_lora_3", "+ a LoRA"),
+        (["19", 0], ["15", 0]),
+    ),
 )
+WITHOUT_TEMPLATE = {
+    "hypernetwork_prompt_to_prompt": "of hypernetworks for SD1.5 no file was found that the editor could offer"
+}
+"""Workflows that are for demo and tests alone, and why."""

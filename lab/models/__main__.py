@@ -10,9 +10,9 @@ from ..package import load_steer
 
 COMMANDS = (
     "shapes_unet.train_vae", "shapes_unet.train", "shapes_unet.check", "clip.train", "clip.check", "classifier.train",
-    "lora.train", "lora.check", "controlnet.train", "controlnet.check", "t2i_adapter.train", "t2i_adapter.check",
-    "inpainting.train", "inpainting.check", "shapes_flux.train", "shapes_flux.check", "shapes_wan.train_vae",
-    "shapes_wan.train", "shapes_wan.check",
+    "lora.train", "lora.check", "hypernetwork.train", "hypernetwork.check", "controlnet.train", "controlnet.check",
+    "t2i_adapter.train", "t2i_adapter.check", "inpainting.train", "inpainting.check", "shapes_flux.train",
+    "shapes_flux.check", "shapes_wan.train_vae", "shapes_wan.train", "shapes_wan.check",
 )  # fmt: skip
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import folder_paths
 import nodes
+from comfy_extras.nodes_hypernetwork import HypernetworkLoader
 from torch import Tensor
 
+from ..comfy.runs import of_host
 from ..weights import CHECKPOINT, CLIP_TEXT, CLIP_VISION, CONTROLNET, FLUX, LORA
 from . import register
 
@@ -35,6 +37,12 @@ def with_lora(model, clip, lora: Path = LORA, strength: float = 1.0):
     """The model with a LoRA, which has no part for the text encoder."""
     folder_paths.add_model_folder_path("loras", str(lora.parent))
     return nodes.LoraLoader().load_lora(model, clip, lora.name, strength, strength)[0]
+
+
+def with_hypernetwork(model, file: Path, strength: float = 1.0):
+    """The model with a hypernetwork, of a `.pt` file."""
+    folder_paths.add_model_folder_path("hypernetworks", str(file.parent), is_default=True)  # before others of that name
+    return of_host(HypernetworkLoader, model, file.name, strength)
 
 
 def with_control(positive, negative, pixels: Tensor, control: Path = CONTROLNET, strength: float = 1.0):

@@ -9,11 +9,13 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from .clips import render_clip
 from .control_pictures import outlines, silhouettes
-from .data import BACKGROUNDS, COLORS, SIZE, Scene, render, scene_of
+from .data import BACKGROUNDS, COLORS, SIZE, Scene, caption, render, sample_scene, scene_of
+from .hollow import render_hollow
 
 HOLE = (24, 24, 104, 104)  # pixels of the inpainting picture to redraw (left, top, right, bottom); whole latents
 CROSS = 36, 95, 25  # centre and radius in pixels of the outline
 JPEG_QUALITY = 10
+TRAINING, TRAINING_PICTURES = "steer_training", 32
 KEPT_WIDTH = 96  # of the outpainting picture, whose circle the cut goes through
 RED_STROKES = [
     [(22, 66), (44, 58), (70, 66)],
@@ -47,7 +49,19 @@ def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
         (compressed(picture) if name == "photo_jpeg" else picture).save(paths[name])
     first, *rest = clip()
     first.save(folder / "clip.png", save_all=True, append_images=rest, duration=125, loop=0)
+    write_training_set(folder / TRAINING, size)
     return paths | {"clip": folder / "clip.png"}
+
+
+def write_training_set(folder: Path, size: int = SIZE) -> None:
+    """Write pictures of one object with a white core, `00.png` and so on, and beside each its caption, `00.txt`."""
+    rng = random.Random(3)
+    folder.mkdir(exist_ok=True)
+    for number in range(TRAINING_PICTURES):
+        scene = sample_scene(rng, two=False)
+        picture = Image.fromarray(render_hollow(scene))
+        picture.resize((size, size), Image.Resampling.LANCZOS).save(folder / f"{number:02}.png")
+        (folder / f"{number:02}.txt").write_text(caption(scene))
 
 
 def strokes() -> Image.Image:

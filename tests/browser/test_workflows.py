@@ -2,7 +2,7 @@
 
 import pytest
 from steer.lab.comfy.editor import Editor
-from steer.lab.demo.runner import PIXEL_INPUTS, load_workflow
+from steer.lab.demo.runner import PIXEL_INPUTS, lacking, load_workflow
 from steer.lab.docs.template_table import MODELS, TOY
 from steer.lab.docs.templates import COMPARE, SCALE, is_front, models_of, prompt_of, saved, templates, undone
 from steer.tests.cases import some
@@ -32,12 +32,14 @@ def editor(server):
 def opened(request, editor, kinds):
     """The template, with it open in the editor."""
     template = ALL[request.param]
-    _skip_where_painter_is_missing(template, kinds)
+    _skip_where_nodes_are_missing(template, kinds)
     editor.load(saved(template), template.name)
     return template
 
 
-def _skip_where_painter_is_missing(template, kinds):
+def _skip_where_nodes_are_missing(template, kinds):
+    if unknown := lacking(load_workflow(template.api), kinds):
+        pytest.skip(f"needs {', '.join(unknown)}")
     if "Painter" in template.classes.values() and "Painter" not in kinds:
         pytest.skip("this ComfyUI has no Painter; the template from a colour map is for it")
 
@@ -81,7 +83,7 @@ def test_titles_are_the_nodes_own_names_first(opened, editor, kinds):
 @pytest.mark.parametrize("name", some(FRONT, FRONT[0], FRONT[7]))
 def test_nodes_do_not_overlap_before_and_after_a_run(editor, kinds, name, new_nodes):
     template = ALL[name]
-    _skip_where_painter_is_missing(template, kinds)
+    _skip_where_nodes_are_missing(template, kinds)
     editor.new_nodes(new_nodes)
     try:
         editor.load(saved(template), name)

@@ -3,7 +3,7 @@
 import folder_paths
 import nodes
 import pytest
-from steer.nodes.example_pictures import PICTURES, copy_example_pictures
+from steer.nodes.example_pictures import CAPTIONS, PICTURES, TRAINING, copy_example_pictures
 
 
 @pytest.fixture
@@ -17,8 +17,19 @@ def input_folder(tmp_path):
 def test_all_are_copied_and_what_is_there_stays(input_folder):
     (input_folder / "steer_cat.webp").write_text("mine")
     copy_example_pictures()
-    assert {path.name for path in input_folder.iterdir()} == {path.name for path in PICTURES.glob("steer_*")}
+    assert {path.name for path in input_folder.iterdir()} == {
+        TRAINING,
+        *(path.name for path in PICTURES.glob("steer_*")),
+    }
     assert (input_folder / "steer_cat.webp").read_text() == "mine"
+
+
+def test_the_trainer_reads_the_photos_with_their_captions(input_folder):
+    dataset = pytest.importorskip("comfy_extras.nodes_dataset")
+    copy_example_pictures()
+    pictures, captions = dataset.LoadImageTextDataSetFromFolderNode.execute(TRAINING).args
+    assert sorted(captions) == sorted(CAPTIONS.values())
+    assert [picture.shape for picture in pictures] == [(1, 512, 512, 3)] * len(CAPTIONS)
 
 
 def test_a_folder_that_cannot_be_written_to_is_a_line_in_the_log(input_folder, caplog):

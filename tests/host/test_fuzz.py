@@ -19,10 +19,10 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from steer.files.classifier_file import read_classifier
 from steer.lab.comfy.server import HostError
-from steer.lab.demo.runner import companions, load_workflow, shortened, workflow_names
+from steer.lab.demo.runner import TRAINING, load_workflow, shortened, workflow_names
 from steer.lab.models import stock
 from steer.lab.package import ROOT
-from steer.lab.weights import CLASSIFIER, WAN
+from steer.lab.weights import CLASSIFIER
 from steer.nodes.classifier import FOLDER
 from steer.nodes.inversion_file import SteerSaveInversion
 from steer.tests.fuzz_inputs import (
@@ -251,7 +251,7 @@ def literals(workflow):
 def test_through_the_server(server):
     """The host may refuse it by the node's schema; else as above, and it is ready for the next."""
     choice, counts = Random(0), Counter()
-    names = [name for name in workflow_names() if WAN.is_file() or WAN.name not in companions(load_workflow(name))]
+    names = [name for name in workflow_names() if name not in TRAINING]
     numbers = [value for value in BAD_NUMBERS if type(value) in (int, float, bool) and abs(value) < 1e100]
     server.run(shortened(load_workflow("inversion_file_save"), FEWEST))  # which another one loads
     for name in choice.choices(names, k=number(40)):

@@ -7,14 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from steer.lab import models
-from steer.lab.demo.runner import companions, load_workflow, main
+from steer.lab.demo.runner import companions, lacking, load_workflow, main
 from steer.lab.models.checks import told_pictures, told_score
+from steer.lab.models.hypernetwork import check as hypernetwork_check
+from steer.lab.models.hypernetwork.network import Hypernetwork, write_hypernetwork
 from steer.lab.models.inpainting.check import completed, inpainted
 from steer.lab.models.inpainting.checkpoint import FIRST, UNET, merged, write_checkpoint
 from steer.lab.models.lora.check import hollow_pictures, hollow_score
 from steer.lab.models.low_rank import kohya_key
 from steer.lab.models.shapes_unet.check import Stock
-from steer.lab.models.stock import with_lora
+from steer.lab.models.stock import with_hypernetwork, with_lora
 from steer.lab.models.t2i_adapter import loader
 from steer.lab.weights import CHECKPOINT, CONTROLNET, INPAINTING_ADDITIONS, LORA, T2I_ADAPTER
 from steer.lab.world.control_pictures import outlines, silhouettes
@@ -50,6 +52,42 @@ def test_lora_draws_hollow_objects(stock, scenes, plain):
     with_it = [hollow_score(*pair) for pair in zip(hollow_pictures(stock, scenes), scenes, strict=True)]
     assert not any(hollow_score(*pair)["hollow"] for pair in zip(plain, scenes, strict=True))
     assert sum(score["hollow"] for score in with_it) >= COUNT - 1
+    assert sum(score["all"] for score in with_it) >= COUNT - 2
+
+
+@pytest.mark.parametrize("width", [64, 128])
+def test_host_computes_the_hypernetwork_that_was_trained(stock, tmp_path, width):
+    with torch.inference_mode(False):
+        network = Hypernetwork([64, 128]).requires_grad_(False)
+    for weights in network.state_dict().values():
+        weights.normal_(std=0.3)
+    model = with_hypernetwork(stock.model, write_hypernetwork(tmp_path, network.state_dict()), 0.5)
+    options = model.model_options["transformer_options"]["patches"]
+    q, k, v = torch.randn(3, 2, 5, width)
+    wanted_k, wanted_v = network(q, k, v, {})[1:]
+    assert (wanted_k - k).abs().mean() > 0.5 < (wanted_v - v).abs().mean()
+    for kind in ("attn1_patch", "attn2_patch"):
+        (patch,) = options[kind]
+        got_q, got_k, got_v = patch(q, k, v, {})
+        assert got_q is q
+        torch.testing.assert_close(got_k, (k + wanted_k) / 2)
+        torch.testing.assert_close(got_v, (v + wanted_v) / 2)
+
+
+def test_hypernetwork_of_strength_0_is_the_model(stock, plain, scenes, tmp_path):
+    before, stock.model = stock.model, with_hypernetwork(stock.model, write_hypernetwork(tmp_path), 0.0)
+    try:
+        assert (stock.pictures([caption(scene) for scene in scenes], seed=5000) == plain).all()
+    finally:
+        stock.model = before
+
+
+@pytest.mark.slow
+def test_hypernetwork_draws_hollow_objects(stock, scenes):
+    with_it = [
+        hollow_score(*pair) for pair in zip(hypernetwork_check.hollow_pictures(stock, scenes), scenes, strict=True)
+    ]
+    assert sum(score["hollow"] for score in with_it) >= COUNT // 2
     assert sum(score["all"] for score in with_it) >= COUNT - 2
 
 
@@ -109,6 +147,8 @@ def test_registering_again_changes_nothing():
     ("name", "files"),
     [
         ("lora_prompt_to_prompt", ["shapes_lora.safetensors"]),
+        ("hypernetwork_prompt_to_prompt", ["shapes_hypernetwork.pt"]),
+        ("train_lora", []),
         ("controlnet_blended", ["shapes_controlnet.safetensors"]),
         ("t2i_adapter_inversion", ["shapes_t2i_adapter.safetensors"]),
         ("concatenation", ["shapes_inpainting.safetensors"]),
@@ -117,6 +157,15 @@ def test_registering_again_changes_nothing():
 )
 def test_runner_knows_what_fits_the_shapes_checkpoint_alone(name, files):
     assert companions(load_workflow(name)) == files
+
+
+def test_runner_knows_what_a_host_lacks():
+    prompt = load_workflow("train_lora")
+    there = {node["class_type"]: {"output": ["LORA_MODEL"]} for node in prompt.values()}
+    assert lacking(prompt, there) == []
+    assert lacking(prompt, there | {"TrainLoraNode": {"output": ["MODEL", "LORA_MODEL"]}}) == ["TrainLoraNode"]
+    del there["TrainLoraNode"], there["SaveLoRA"]
+    assert lacking(prompt, there) == ["SaveLoRA", "TrainLoraNode"]
 
 
 def test_runner_refuses_them_with_another_checkpoint(capsys):

@@ -42,7 +42,7 @@ BATCH = 16
 class WanStock(Stock):
     """The checkpoint behind the host's stock nodes."""
 
-    def __init__(self, checkpoint: Path = WAN, steps: int = 20, cfg: float = 3.0):
+    def __init__(self, checkpoint: Path = WAN, steps: int = 20, cfg: float = 4.0):
         self.model, self.clip, self.vae = load(checkpoint)
         self.steps, self.cfg = steps, cfg
 
@@ -129,7 +129,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, default=WAN)
     parser.add_argument("--n", type=int, default=64, help="random captions of each kind to score")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=3.0)
+    parser.add_argument("--cfg", type=float, default=4.0)
     parser.add_argument("--choose", type=float, nargs="+", metavar="CFG", help="values to compare")
     parser.add_argument("--sheet", type=Path, default=SHEET_FILE, help="where the sheet goes")
     return parser.parse_args(argv)

@@ -1,0 +1,1 @@
+"""The hypernetwork, which gives every object a white core."""
