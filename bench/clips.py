@@ -26,6 +26,7 @@ from .runner import FOLDER
 CLIPS, BATCH, CFG = 32, 16, 4.0
 CALLS = 64
 SHEET, GAP = 3, 4  # clips of each problem, and pixels between them
+SHOWN, SECONDS = 6, 0.16  # clips side by side in the animated picture, and how long each frame of it is there
 PROBLEMS = {"continuation": (5, 0), "bridge": (1, 4)}
 """How many frames are given in front, and how many at the end."""
 
@@ -68,6 +69,8 @@ def report(stock: WanStock, count: int) -> str:
         scores = [{"method": name, **scored(clips, truth, each, front, end)} for name, each in made.items()]
         tracks = [{"method": name, **tracked(clips, truth, each.frames)} for name, each in made.items()]
         parts.append(f"## {TITLES[problem]}\n\n{markdown_table(scores)}\n{TRACK}\n\n{markdown_table(tracks)}")
+        if problem == "continuation":
+            save_animated(made["Langevin"].frames[:SHOWN], front)
         sheet += [sheet_of([each.frames[index] for each in made.values()]) for index in range(min(SHEET, count))]
     Image.fromarray(np.concatenate(sheet)).save(FOLDER / "clips.png")
     names = ", ".join(["truth", *methods()])
@@ -163,3 +166,17 @@ def sheet_of(clips: list[np.ndarray]) -> np.ndarray:
     """The frames of several versions of a clip, a row each, and a gap below."""
     rows = np.concatenate([np.concatenate(list(frames), 1) for frames in clips])
     return np.concatenate([rows, np.full((GAP, *rows.shape[1:]), 255, np.uint8)])
+
+
+def save_animated(clips: np.ndarray, front: int) -> None:
+    """Clips side by side as an animated picture, a line below them where frames are new."""
+    pictures = []
+    for index in range(FRAMES):
+        row = np.concatenate(list(clips[:, index]), 1)
+        line = np.full((GAP, *row.shape[1:]), 255 if index < front else (230, 60, 160), np.uint8)
+        picture = Image.fromarray(np.concatenate([row, line]))
+        pictures.append(picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST))
+    times = [round(1000 * SECONDS)] * (FRAMES - 1) + [round(4000 * SECONDS)]
+    pictures[0].save(
+        FOLDER / "clips.webp", save_all=True, append_images=pictures[1:], duration=times, loop=0, quality=80
+    )
