@@ -37,7 +37,7 @@ VISION = {"hidden_size": 1024, "image_size": 224, "intermediate_size": 4096, "nu
 PLAIN, OFF, ON = "plain CFG", "through_model off", "through_model on"
 AGAIN, CLIP_OFF, CLIP_ON = f"{ON}, recomputed", f"CLIP, {OFF}", f"CLIP, {ON}"
 ALONE = "decoder and CLIP alone"
-MEASURED, SOLVED, THREE = "measurement", "measurement, 8 iterations", "measurement, CLIP and palette"
+MEASURED, THREE = "measurement", "measurement, CLIP and palette"
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ def variants(model, vae, vision) -> dict:
     small = torch.rand(1, 2 * SIDE, 2 * SIDE, 3, generator=torch.Generator().manual_seed(3))
     measured, palette = MeasurementLoss(vae, small, 0.05, (Resize(),), None), PaletteLoss(vae, small, 32)
 
-    def guided(*losses, through_model=False, **solver):
+    def guided(*losses, through_model=False):
         guider = plain
         for loss in losses:
-            guider = SteerGradientGuider.execute(guider, loss, 1.0, 0.0, 1.0, through_model, **solver)[0]
+            guider = SteerGradientGuider.execute(guider, loss, 1.0, 0.0, 1.0, through_model)[0]
         return guider
 
     def step(guider):
@@ -121,7 +121,6 @@ def variants(model, vae, vision) -> dict:
         CLIP_ON: lambda: step(guided(clip, through_model=True)),
         MEASURED: lambda: step(guided(measured)),
         f"{MEASURED}, {ON}": lambda: step(guided(measured, through_model=True)),
-        SOLVED: lambda: step(guided(measured, iterations=8)),
         THREE: lambda: step(guided(measured, clip, palette)),
         f"{THREE}, {ON}": lambda: step(guided(measured, clip, palette, through_model=True)),
         ALONE: lambda: gradients_of("bench", [alone], there, 1.0),

@@ -238,16 +238,19 @@ def result_of(prompt: dict, number: str, results: dict) -> tuple:
 
 def test_the_benchmark_of_clips_measures_each_method(stock, tmp_path, monkeypatch):
     monkeypatch.setattr(bench_clips, "FOLDER", tmp_path)
-    once = {"plain": (comfy.samplers.sampler_object("euler"), 2), "new": (SteerLangevinSampler.execute(2, 0.5)[0], 2)}
+    euler, langevin = comfy.samplers.sampler_object("euler"), SteerLangevinSampler.execute(2, 0.5)[0]
+    once = {"plain": (euler, 2), "Langevin": (langevin, 2)}
     monkeypatch.setattr(bench_clips, "methods", lambda: once)
     table = bench_clips.report(stock, 1)
-    rows = [line.split(" | ") for line in table.splitlines() if line.startswith(("| truth", "| plain", "| new"))]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith(("| truth", "| plain", "| Langevin"))]
     assert len(rows) == 12
     assert [row[1:] for row in rows if row[0] == "| truth"][0] == ["0", "0", "100%", "100%", "100%", "100% |"]
     for row in rows[4:6]:  # the continuation's tracks: the given frames are as they were
         assert row[1:6] == ["0.0"] * 5
     with Image.open(tmp_path / "clips.png") as sheet:
         assert sheet.size == (FRAMES * SIZE, 2 * (3 * SIZE + bench_clips.GAP))
+    with Image.open(tmp_path / "clips.webp") as animated:
+        assert animated.n_frames == FRAMES
 
 
 def test_roles_are_at_the_words_they_are_about():

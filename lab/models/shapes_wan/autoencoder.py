@@ -120,4 +120,4 @@ def _initialise(vae: WanVAE) -> None:
             )
     nn.init.xavier_normal_(vae.conv1.weight)
     nn.init.xavier_normal_(vae.conv2.weight)
-    nn.init.xavier_normal_(vae.decoder.head[-1].weight, 0.5)
+    nn.init.xavier_normal_(vae.decoder.head[-1].weight[:, :, -1:], 0.5)
