@@ -7,7 +7,6 @@ import comfy.ldm.wan.vae
 import comfy.samplers
 import comfy.supported_models
 import comfy_extras.nodes_custom_sampler
-import comfy_extras.nodes_images
 import folder_paths
 import nodes
 import numpy as np
@@ -210,6 +209,7 @@ def test_the_clip_of_the_workflows_is_loaded_as_its_frames(inputs):
 
 @pytest.mark.parametrize("name, kept", [("clip_continuation", range(5)), ("clip_bridge", (0, 5, 6, 7, 8))])
 def test_a_workflow_on_clips_keeps_what_is_given(stock, inputs, name, kept):
+    pytest.importorskip("comfy_extras.nodes_images", reason="0.8.0 imports it with its server alone")
     prompt = shortened(load_workflow(name), {"steps": 2, "inner": 2})
     (saved,) = (node for node in prompt.values() if node["class_type"] == "SaveImage")
     source = nodes.LoadImage().load_image("clip.png")[0].repeat_interleave(2, 1).repeat_interleave(2, 2)
