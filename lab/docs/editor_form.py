@@ -42,6 +42,9 @@ ROOM = {
     "SteerReconstructLatent": 340,
     "SteerReconstructDecoder": 340,
     "SamplerCustomAdvanced": 300,
+    "KSampler": 300,
+    "SteerFitLoRA": 400,
+    "LossGraphNode": 260,
 }
 """Kept free below nodes that grow when they run, by a preview, a picture or a report."""
 SIZES = {
