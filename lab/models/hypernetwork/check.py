@@ -5,9 +5,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from ...world.data import Scene, caption
-from ..checks import count, in_batches, report, scenes_of
-from ..lora.check import hollow_score
+from ...world.data import Scene
+from ..checks import count
+from ..lora.check import compare, drawn_by
 from ..shapes_unet.check import Stock
 from ..stock import with_hypernetwork
 from .network import write_hypernetwork
@@ -15,17 +15,11 @@ from .network import write_hypernetwork
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    scenes, stock = scenes_of(count(argv, "hypernetwork.check", __doc__))[0], Stock()
-    plain = in_batches(stock.pictures, [caption(scene) for scene in scenes])
-    report("without", map(hollow_score, plain, scenes))
-    report("with", map(hollow_score, hollow_pictures(stock, scenes), scenes))
+    compare(count(argv, "hypernetwork.check", __doc__), hollow_pictures)
 
 
 def hollow_pictures(stock: Stock, scenes: list[Scene]) -> list[np.ndarray]:
     """The scenes' captions, drawn with the hypernetwork."""
-    plain = stock.model
     with TemporaryDirectory() as folder:
-        stock.model = with_hypernetwork(stock.model, write_hypernetwork(Path(folder)))
-    pictures = in_batches(stock.pictures, [caption(scene) for scene in scenes])
-    stock.model = plain
-    return pictures
+        model = with_hypernetwork(stock.model, write_hypernetwork(Path(folder)))
+    return drawn_by(stock, model, scenes)

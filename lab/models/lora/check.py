@@ -1,5 +1,7 @@
 """Measures the LoRA, loaded by the host's stock node: is every object hollow, and is all else as the caption says?"""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ...world.data import Scene, caption
@@ -12,15 +14,24 @@ from ..stock import with_lora
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    scenes, stock = scenes_of(count(argv, "lora.check", __doc__))[0], Stock()
-    plain = in_batches(stock.pictures, [caption(scene) for scene in scenes])
-    report("without", map(hollow_score, plain, scenes))
-    report("with", map(hollow_score, hollow_pictures(stock, scenes), scenes))
+    compare(count(argv, "lora.check", __doc__), hollow_pictures)
+
+
+def compare(number: int, drawn: Callable[[Stock, list[Scene]], list[np.ndarray]]) -> None:
+    """Prints the scores of so many scenes' captions, without what is measured and with it, as `drawn` draws them."""
+    scenes, stock = scenes_of(number)[0], Stock()
+    report("without", map(hollow_score, drawn_by(stock, stock.model, scenes), scenes))
+    report("with", map(hollow_score, drawn(stock, scenes), scenes))
 
 
 def hollow_pictures(stock: Stock, scenes: list[Scene]) -> list[np.ndarray]:
     """The scenes' captions, drawn with the LoRA."""
-    plain, stock.model = stock.model, with_lora(stock.model, stock.clip)
+    return drawn_by(stock, with_lora(stock.model, stock.clip), scenes)
+
+
+def drawn_by(stock: Stock, model, scenes: list[Scene]) -> list[np.ndarray]:
+    """The scenes' captions, drawn by this model."""
+    plain, stock.model = stock.model, model
     pictures = in_batches(stock.pictures, [caption(scene) for scene in scenes])
     stock.model = plain
     return pictures
