@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import NamedTuple
 
+import comfy.patcher_extension
 import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom_sampler
 import node_helpers
@@ -48,6 +49,7 @@ PATCHES = {  # of the host: module, node, inputs
     "Mahiro": ("nodes_mahiro", "Mahiro"),
     "Epsilon Scaling": ("nodes_eps", "EpsilonScaling", 1.05),
     "NAG": ("nodes_nag", "NAGuidance", 5.0, 0.5, 1.5),
+    "CFG Override": ("nodes_custom_sampler", "CFGOverride", 2.0, 0.0, 1.0),
     "EasyCache": ("nodes_easycache", "EasyCacheNode", 0.2, 0.15, 0.95, False),
     "LazyCache": ("nodes_easycache", "LazyCacheNode", 0.2, 0.15, 0.95, False),
 }
@@ -61,6 +63,22 @@ def patched(model, name):
     except (ImportError, AttributeError):
         pytest.skip(f"this host has no {node}")
     return of_host(kind, model, *inputs)
+
+
+def with_cfg_override(model, cfg: float):
+    """As the host's CFG Override does it, which older hosts lack: the guider's `cfg` for the time of a prediction."""
+
+    def wrapper(executor, *args, **kwargs):
+        guider = executor.class_obj
+        saved, guider.cfg = guider.cfg, cfg
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            guider.cfg = saved
+
+    model = model.clone()
+    model.add_wrapper(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, wrapper)
+    return model
 
 
 class Companion(NamedTuple):

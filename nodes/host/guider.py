@@ -10,7 +10,13 @@ from torch import Tensor
 from ...samplers.guidance import branch_weights, cfg_with_empty
 from .checks import check_given
 from .errors import errors_of
-from .guiders import CheckedGuider, patches_read_order, patches_read_predictions, without_guidance_patches
+from .guiders import (
+    CheckedGuider,
+    patches_read_order,
+    patches_read_predictions,
+    patches_wrap_predictions,
+    without_guidance_patches,
+)
 from .law import window_of
 from .masks import fitted_noise_mask
 from .progress import tell_empty
@@ -28,7 +34,11 @@ def guidance_of(guider, model_options: dict) -> str:
         return f"the guider is at cfg {guider.cfg:g}"
     if "empty" in guider.conds and guider.negative_scale > 0.0:
         return f"the guider is at negative_scale {guider.negative_scale:g}"
-    return "a patch on the model changes guidance" if patches_read_predictions(model_options) else ""
+    if patches_read_predictions(model_options):
+        return "a patch on the model changes guidance"
+    if patches_wrap_predictions(guider.model_patcher):
+        return "a patch on the model may set another cfg (CFG Override, for example)"
+    return ""
 
 
 def plain_guider(model, conds: dict[str, list]) -> comfy.samplers.CFGGuider:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import comfy.model_management
+import comfy.patcher_extension
 import comfy.samplers
 import comfy.utils
 import torch
 from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .checks import check_answer
@@ -136,6 +138,11 @@ def patches_read_predictions(model_options: dict) -> bool:
 def patches_change_predictions(model_options: dict) -> bool:
     """Whether a patch acts in the host's guidance before its formula: where the model is asked, or on the answers."""
     return any(model_options.get(f"sampler_{hook}_function") for hook in ("calc_cond_batch", "pre_cfg"))
+
+
+def patches_wrap_predictions(model: ModelPatcher) -> bool:
+    """Whether a patch stands round a guider's predictions, where it may set another cfg for them (CFG Override)."""
+    return bool(model.get_all_wrappers(comfy.patcher_extension.WrappersMP.PREDICT_NOISE))
 
 
 def without_guidance_patches(model_options: dict) -> dict:

@@ -3,7 +3,6 @@
 from itertools import pairwise
 from types import SimpleNamespace
 
-import comfy.patcher_extension
 import comfy.samplers
 import comfy.supported_models
 import node_helpers
@@ -20,6 +19,7 @@ from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGui
 from steer.nodes.sdedit import SteerSDEditSigmas
 from steer.samplers.core import SampleNoise
 from steer.tests import checks, oracles
+from steer.tests.companions import with_cfg_override
 from steer.tests.host_models import (
     EPS,
     FLOW,
@@ -282,22 +282,6 @@ def test_a_patch_in_the_place_of_the_models_call_is_asked(shapes):
     given = sampler(), partial_sigmas(shapes[0], 3), torch.zeros_like(latent), latent
     out = run(guider(model, *conds), *given)
     assert seen == [1] * 6 and relative(out, run(guider(shapes[0], *conds), *given)) < 1e-4
-
-
-def with_cfg_override(model, cfg: float):
-    """As the host's CFG Override does it, which older hosts lack: the guider's `cfg` for the time of a prediction."""
-
-    def wrapper(executor, *args, **kwargs):
-        guider = executor.class_obj
-        saved, guider.cfg = guider.cfg, cfg
-        try:
-            return executor(*args, **kwargs)
-        finally:
-            guider.cfg = saved
-
-    model = model.clone()
-    model.add_wrapper(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, wrapper)
-    return model
 
 
 @pytest.mark.parametrize("source_cfg", [1.0, 2.0])

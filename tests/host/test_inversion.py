@@ -17,7 +17,7 @@ from steer.nodes.null_text import SteerNullText
 from steer.nodes.sdedit import SteerSDEditSigmas
 from steer.tests import oracles
 from steer.tests.cases import some
-from steer.tests.companions import Square
+from steer.tests.companions import Square, with_cfg_override
 from steer.tests.host_models import (
     EPS,
     FLOW,
@@ -197,6 +197,8 @@ CASES = {  # the guider, scheduler, steps and refine; what is said of it and wha
     "plain and cfg": (lambda s: nodes_guider(s, 12.0), "normal", 4, 0, "at cfg 12, .* Besides, plain", "draws"),
     "another guider": (lambda s: losing(prompted(s, None, TEXT)), "normal", 4, 1, ".GuidedGuider. guides in", "draws"),
     "a patch": (lambda s: prompted(s, with_post_cfg(s, wavy), TEXT), "normal", 4, 1, "a patch on the model", "draws"),
+    "CFG Override": (lambda s: prompted(s, with_cfg_override(s[0], 12.0), TEXT), "normal", 4, 1, "may set another cfg",
+                     "draws"),
     "noise": (lambda s: prompted(s, with_post_cfg(s, noisy), TEXT), "normal", 4, 1, "a patch draws noise or",
               GUIDANCE + "|solved"),
 }  # fmt: skip

@@ -26,7 +26,8 @@ from steer.tests.host_models import hole, relative
 from steer.tests.oracles import check_edit_guider
 
 NETWORK = "FreeU", "Deep Shrink", "HyperTile"
-GUIDANCE = "RescaleCFG", "APG", "TCFG", "CFG-Zero*", "CFGNorm", "FreSca", "Mahiro", "Epsilon Scaling", "NAG"
+OVERRIDE = "CFG Override"
+GUIDANCE = "RescaleCFG", "APG", "TCFG", "CFG-Zero*", "CFGNorm", "FreSca", "Mahiro", "Epsilon Scaling", "NAG", OVERRIDE
 ALL = NETWORK + GUIDANCE
 CACHES = "EasyCache", "LazyCache"
 ENDS = 0.8, 0.4
@@ -118,8 +119,12 @@ def test_prompt_to_prompt_capture_and_inject(shapes, name):
     assert relative(with_it.alone(with_it.target, injected), second) < 1e-4
 
 
-# APG's momentum would go from the source's call to the target's, and is refused
-@pytest.mark.parametrize("name", some([name for name in ALL if name != "APG"], "FreeU", "CFG-Zero*", "NAG"))
+# APG's momentum would go from the source's call to the target's, and is refused; CFG Override sets the target's cfg
+# alone (`test_cfg_override_sets_the_targets_scale`)
+ALIKE = [name for name in ALL if name not in ("APG", OVERRIDE)]
+
+
+@pytest.mark.parametrize("name", some(ALIKE, "FreeU", "CFG-Zero*", "NAG"))
 def test_direct_edit(shapes, name):
     """Each prompt's estimate is that of the host's guider with the same patch."""
     check_direct_edit(lambda: Runs(shapes, name))
@@ -208,7 +213,7 @@ def test_null_text(shapes, name):
     assert errors[0] < 0.8 * errors[1]
 
 
-@pytest.mark.parametrize("name", some(GUIDANCE, "APG", "TCFG", "Epsilon Scaling"))
+@pytest.mark.parametrize("name", some(GUIDANCE, "APG", "TCFG", OVERRIDE))
 def test_null_text_says_that_guidance_is_changed(shapes, name):
     with_it = Runs(shapes, name)
     inversion = with_it.inverted(0)[2]
