@@ -13,7 +13,7 @@ from ..lab.models.shapes_unet.diffusers_bridge import SCHEDULER
 from ..lab.world.metrics import markdown_table
 from ..nodes.blended_diffusion import SteerBlendedSampler
 from ..nodes.ddim import SteerDDIMSampler
-from ..nodes.host import noise_law
+from ..nodes.host.law import noise_law
 from ..nodes.langevin import SteerLangevinSampler
 from ..nodes.repaint import SteerRePaintSampler
 from ..samplers.langevin import model_calls

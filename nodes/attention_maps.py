@@ -10,7 +10,8 @@ from ..attention.attention_maps import heat
 from ..attention.prompt_to_prompt import Timing
 from ..pictures.heatmap import heatmap_picture
 from ..pictures.maps import PIXELS
-from .host import RunSampler, check_pairs, sigma_at, tokenized
+from .host import RunSampler, law, tokenized
+from .host import attention as host_attention
 from .inputs import cross_end, self_end
 from .picture_inputs import check_picture
 from .runs.attention_maps import capturing, with_recording
@@ -99,7 +100,7 @@ class SteerInjectAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model, attention, edit, cross_end, self_end) -> io.NodeOutput:
         node = "SteerInjectAttention"
-        check_pairs(model.model)
+        host_attention.check_pairs(model.model)
         if edit.blend is not None:
             raise ValueError(
                 "a local blend needs the source sampled alongside; use SteerPromptToPromptGuider, or the edit "
@@ -115,7 +116,7 @@ class SteerInjectAttention(io.ComfyNode):
                 f"the captured run's prompt is {attention.texts[0]!r} and the edit's source "
                 f"{edit.source.text!r}; capture with the source of the same SteerPromptEdit"
             )
-        timing = Timing(edit, sigma_at(model), cross_end, self_end)
+        timing = Timing(edit, law.sigma_at(model), cross_end, self_end)
         words = min(window.lowest for window in timing.words)
         if words < attention.words.lowest or timing.layout.lowest < attention.layout.lowest:
             raise ValueError(

@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 
 from ..pictures.heatmap import overlaid
 from ..pictures.maps import outlined
-from .host import log, progress, samples_of
+from .host import checks, log, progress
 from .inputs import share
 from .runs.diffedit import Settings, contrast_of, pixels_of
 from .schema import PICTURES, answer_of, check_strength, shown, where_known
@@ -80,7 +80,7 @@ class SteerDiffEditMask(io.ComfyNode):
     @classmethod
     def execute(cls, model, source, target, latent_image, strength, samples, threshold, seed) -> io.NodeOutput:
         check_strength(NODE, strength)
-        latent = samples_of(model, latent_image)
+        latent = checks.samples_of(model, latent_image)
         settings, noise_mask = Settings(strength, samples, threshold, seed), latent_image.get("noise_mask")
         conds = {"source": source, "target": target}
         previews = progress.previews(model, samples)

@@ -3,7 +3,7 @@
 import torch
 from comfy_api.latest import io
 
-from .host import GuidedModels, RunSampler, check_every_call, inverted, log, lora, plain_guider, progress
+from .host import GuidedModels, RunSampler, checks, inverted, log, lora, plain_guider, progress
 from .inputs import scale, whole
 from .runs.fit_lora import LESS, NODE, Fitting, Settings, check_pictures, check_prompts, report
 from .schema import advanced, check_encoded, shown, where_known
@@ -84,7 +84,7 @@ class SteerFitLoRA(io.ComfyNode):
         cls, model, positive, loss, inversion, rank, learning_rate, iterations, keep, cfg, seed, negative=None
     ) -> io.NodeOutput:
         check_encoded(positive=positive, negative=negative)
-        check_every_call(model.model_options)
+        checks.check_every_call(model.model_options)
         inverted.check_fits(inversion, model)
         check_pictures(loss, inversion)
         check_prompts(positive=positive, negative=negative)

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host import window_of
+from .host import law
 from .inputs import percent
 from .runs.gradient_guidance import GradientGuider
 from .runs.loss_terms import Term
@@ -98,7 +98,7 @@ class SteerGradientGuider(io.ComfyNode):
     ) -> io.NodeOutput:
         check_interval(NODE, start_percent, end_percent)
         check_iterations(iterations, through_model, loss)
-        window = window_of(guider.model_patcher, (start_percent, end_percent))
+        window = law.window_of(guider.model_patcher, (start_percent, end_percent))
         term = Term(NODE, loss, scale, window, through_model, max_change, mask, iterations)
         return io.NodeOutput(GradientGuider(guider, term))
 

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..samplers.inversion_report import DOES_NOT_HOLD
-from .host import RunSampler, inverted, log, progress, samples_of
+from .host import RunSampler, checks, inverted, log, progress
 from .runs.inversion import Inverting
 from .schema import advanced, shown, where_known
 from .wires import SteerInversion
@@ -81,7 +81,7 @@ class SteerDDIMInversion(io.ComfyNode):
 
     @classmethod
     def execute(cls, guider, sigmas, latent_image, refine, tolerance, check=True) -> io.NodeOutput:
-        samples = samples_of(guider.model_patcher, latent_image)
+        samples = checks.samples_of(guider.model_patcher, latent_image)
         inverting = Inverting(refine, tolerance, check)
         steps = max(1, len(sigmas) - 1) * (2 if check else 1)
         sampler = RunSampler(NODE, inverting, one_prompt=True)

@@ -10,7 +10,7 @@ from ..attention.prompt_to_prompt import Edit, LocalBlend, Timing
 from ..attention.tokens import Prompt
 from ..attention.word_values import numbers, windows, word_values
 from ..attention.word_values import word_windows as windows_of
-from .host import HALF, encoded, errors_of, log, progress, sigma_at, tokenized
+from .host import conditioning, encoded, errors_of, law, log, progress, tokenized
 from .inputs import cross_end, scale, self_end, share
 from .runs.prompt_to_prompt import PromptToPromptGuider
 from .schema import advanced, answer_of, shown, where_known
@@ -89,7 +89,7 @@ class SteerPromptEdit(io.ComfyNode):
         values = word_values(prompts[1], equalizer)
         edit = Edit(*prompts, matrix, kept, values, tuple(windows_of(prompts[1], word_windows).items()))
         encodings = [
-            encoded(clip, prompt, {HALF: (name, source, target)})
+            encoded(clip, prompt, {conditioning.HALF: (name, source, target)})
             for name, prompt in zip(("source", "target"), prompts, strict=True)
         ]
         same = torch.equal(encodings[0][0][0], encodings[1][0][0]) and bool((values == 1.0).all())
@@ -263,7 +263,7 @@ class SteerPromptToPromptGuider(io.ComfyNode):
                 "source_negative has no effect with an inversion, since the source then follows its "
                 "trajectory; disconnect one of the two"
             )
-        timing = Timing(edit, sigma_at(model), cross_end, self_end)
+        timing = Timing(edit, law.sigma_at(model), cross_end, self_end)
         guider = PromptToPromptGuider(node, model, edit, timing, cfg, inversion, progress.running_node())
         guider.set_prompts(source, target, negative, source_negative)
         return io.NodeOutput(guider)

@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..samplers.sdedit import sdedit_sigmas
-from .host import SCHEDULERS, host_sigmas, strength_sigma
+from .host import law
 from .inputs import share
 from .schema import answer_of, check_strength, where_known
 
@@ -41,7 +41,7 @@ class SteerSDEditSigmas(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "scheduler",
-                    options=SCHEDULERS,
+                    options=law.SCHEDULERS,
                     default="normal",
                     tooltip="Whose spacing of steps to use.",
                 ),
@@ -73,8 +73,8 @@ class SteerSDEditSigmas(io.ComfyNode):
     @classmethod
     def execute(cls, model, scheduler, steps, strength) -> io.NodeOutput:
         check_strength(NODE, strength)
-        start_sigma = strength_sigma(model, strength)
-        sigmas, start_step = sdedit_sigmas(partial(host_sigmas, model, scheduler), start_sigma, steps)
+        start_sigma = law.strength_sigma(model, strength)
+        sigmas, start_step = sdedit_sigmas(partial(law.host_sigmas, model, scheduler), start_sigma, steps)
         return io.NodeOutput(torch.tensor(sigmas), start_step, start_sigma)
 
 

@@ -3,26 +3,13 @@
 Of a subject that is a module they take what is public in it: `progress.tell_empty(...)`.
 """
 
-from . import clip, conditioning, depth, inverted, lockstep, lora, progress, vae
-from .attention.edits import AttentionEdits, check_pairs
-from .attention.marked import Mark, with_marked_edits
-from .checks import check_every_call, check_given, free_ram, samples_of
-from .conditioning import HALF, half_of
+from . import attention, checks, clip, conditioning, depth, guiders, inverted, law, lockstep, lora, masks, progress, vae
 from .errors import errors_of
 from .folders import add_model_folder
 from .gradients.model import Differentiable, patcher_of
 from .gradients.models import GuidedModels
 from .gradients.tensors import gradients
 from .guider import RunGuider, SampleCall, SteerCFG, guidance_of, plain_guider
-from .guiders import (
-    Call,
-    WrappedGuider,
-    patches_change_predictions,
-    patches_read_predictions,
-    patches_wrap_predictions,
-)
-from .law import SCHEDULERS, host_sigmas, noise_law, sigma_at, strength_sigma, window_of
-from .masks import fitted_mask, fitted_noise_mask
 from .pair import PairGuider
 from .progress import log
 from .run import Run
@@ -41,41 +28,23 @@ __all__ = [
     "PairGuider",
     "guidance_of",
     "plain_guider",
-    "patches_change_predictions",
-    "patches_read_predictions",
-    "patches_wrap_predictions",
-    "Call",
-    "WrappedGuider",
+    "guiders",
     "lockstep",
     # Noise laws and levels
-    "SCHEDULERS",
-    "host_sigmas",
-    "noise_law",
-    "sigma_at",
-    "strength_sigma",
-    "window_of",
+    "law",
     # What fits a model
-    "check_every_call",
-    "check_given",
-    "free_ram",
-    "samples_of",
-    "fitted_mask",
-    "fitted_noise_mask",
+    "checks",
+    "masks",
     "inverted",
     "add_model_folder",
     "errors_of",
     # Conditionings and texts
     "conditioning",
-    "HALF",
-    "half_of",
     "encoded",
     "length_of",
     "tokenized",
     # Attention
-    "AttentionEdits",
-    "check_pairs",
-    "Mark",
-    "with_marked_edits",
+    "attention",
     # Gradients, the VAE, CLIP and depth networks
     "Differentiable",
     "GuidedModels",

@@ -9,19 +9,7 @@ from ...attention.core import Attention, Term, nearest
 from ...attention.layers import Site
 from ...attention.prompt_to_prompt import Edit, Timing, edited, shared_layout
 from ...samplers.window import Window
-from ..host import (
-    HALF,
-    AttentionEdits,
-    Call,
-    Mark,
-    Run,
-    free_ram,
-    half_of,
-    length_of,
-    log,
-    sigma_at,
-    with_marked_edits,
-)
+from ..host import Run, attention, checks, conditioning, guiders, law, length_of, log
 
 
 class Recorded:
@@ -66,7 +54,7 @@ class Capturing:
 
 def own_texts(positive: dict) -> tuple[str, ...]:
     """The text that was sampled, of an edit's halves; both where it was both, none where it was no edit's."""
-    half, *texts = half_of(positive) or ("both",)
+    half, *texts = conditioning.half_of(positive) or ("both",)
     return tuple({"source": texts[:1], "target": texts[1:]}.get(half, texts))
 
 
@@ -87,9 +75,9 @@ class Watch:
                 "for one prompt over the whole picture"
             )
         self.positive, self.levels, self._said = positives[0], [], 0
-        self._edits = AttentionEdits(run.model).on(positives, looks=[Recorded(recorder)])
+        self._edits = attention.AttentionEdits(run.model).on(positives, looks=[Recorded(recorder)])
 
-    def __call__(self, denoise: Call, x: Tensor, sigma: float) -> Tensor:
+    def __call__(self, denoise: guiders.Call, x: Tensor, sigma: float) -> Tensor:
         denoised = denoise(x, options=self._edits.options(denoise.options))
         self.levels.append(sigma)
         self._check_memory()
@@ -107,7 +95,7 @@ class Watch:
         if not self._said and self._recorder.nbytes():
             self._said = self._recorder.nbytes() + needed
             log.info(SAID, len(ahead) + 1, self._said / 2**20)
-        free = free_ram()
+        free = checks.free_ram()
         if needed > free:
             raise ValueError(
                 f"the queries of the {len(ahead)} steps to come need {needed / 2**30:.1f} GiB of memory and "
@@ -118,8 +106,8 @@ class Watch:
 
 def capturing(model, sampler, cross_end: float, self_end: float) -> Capturing:
     """The method for this model, which records queries until these shares of the run; none where none can be used."""
-    at = sigma_at(model)
-    if not AttentionEdits(model.model).pairs:
+    at = law.sigma_at(model)
+    if not attention.AttentionEdits(model.model).pairs:
         cross_end = self_end = 0.0
     return Capturing(sampler, Recorder(Window.until(at(cross_end)), Window.until(at(self_end))))
 
@@ -157,10 +145,10 @@ class Injected:
 SAME_RUN = "use the model, the sigmas, the sampler and the latent size of the recorded run"
 
 
-class InjectedTarget(Mark):
+class InjectedTarget(attention.Mark):
     """The target of the edit, which attends as recorded."""
 
-    key = HALF
+    key = conditioning.HALF
 
     def __init__(self, injected: Injected):
         self.injected = injected
@@ -189,4 +177,4 @@ class InjectedTarget(Mark):
 
 def with_recording(model, node: str, recording: Recording, edit: Edit, timing: Timing):
     """A clone of the model that attends as recorded, under the edit's target conditioning."""
-    return with_marked_edits(model, node, InjectedTarget(Injected(node, recording, edit, timing)))
+    return attention.with_marked_edits(model, node, InjectedTarget(Injected(node, recording, edit, timing)))

@@ -8,16 +8,7 @@ from torch import Tensor
 
 from ...samplers.diffedit import contrast, draws, mask_from
 from ...samplers.masks import check_mask
-from ..host import (
-    Run,
-    RunSampler,
-    check_given,
-    conditioning,
-    fitted_noise_mask,
-    noise_law,
-    plain_guider,
-    strength_sigma,
-)
+from ..host import Run, RunSampler, checks, conditioning, law, masks, plain_guider
 
 
 @dataclass(frozen=True)
@@ -81,17 +72,17 @@ def contrast_of(node: str, model, conds: dict, samples: Tensor, mask: Tensor | N
 
     Equal prompts and empty noise masks take no model call. `options` go to the guider's `sample`.
     """
-    sigmas = torch.tensor([strength_sigma(model, settings.strength), 0.0])
+    sigmas = torch.tensor([law.strength_sigma(model, settings.strength), 0.0])
     if samples.ndim < 4:
         raise ValueError(f"latent_image has {samples.ndim - 2} dimensions; encode a picture or a video")
-    check_given(model.model, sigmas, samples, mask)
-    noise_law(model.get_model_object("model_sampling"))
+    checks.check_given(model.model, sigmas, samples, mask)
+    law.noise_law(model.get_model_object("model_sampling"))
     if not samples.any():
         raise ValueError("latent_image is empty (all zero); encode the picture to edit")
     looked = torch.ones(len(samples), dtype=torch.bool)
     if mask is not None:
         check_mask(mask)
-    mask = fitted_noise_mask(mask, samples)
+    mask = masks.fitted_noise_mask(mask, samples)
     if mask is not None:
         looked = mask.flatten(1).any(1).cpu().repeat(len(samples) // len(mask))
     if conditioning.equal(conds["source"], conds["target"]) or not looked.any():

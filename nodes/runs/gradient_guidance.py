@@ -7,23 +7,24 @@ from torch import Tensor
 
 from ...samplers.gradient_guidance import at_top, change_by_estimate, change_by_x, limited, near_top, round_top
 from ..host import (
-    Call,
     GuidedModels,
     Run,
     RunGuider,
     RunSampler,
     SampleCall,
-    WrappedGuider,
     errors_of,
     gradients,
-    noise_law,
+    guiders,
     progress,
+)
+from ..host import (
+    law as host_law,
 )
 from .loss_terms import Acting, Term, finite, gradients_of
 from .proximal import change_solved, solved_together
 
 
-class GradientGuider(RunGuider, WrappedGuider):
+class GradientGuider(RunGuider, guiders.WrappedGuider):
     """A GUIDER of the host or of Steer, guided by a loss too.
 
     One round another becomes one with both terms, which share the model's calls.
@@ -37,7 +38,7 @@ class GradientGuider(RunGuider, WrappedGuider):
 
     def prepared(self, call: SampleCall) -> tuple[object, SampleCall]:
         guider = copy(self._guider)
-        noise_law(guider.model_patcher.get_model_object("model_sampling"))
+        host_law.noise_law(guider.model_patcher.get_model_object("model_sampling"))
         terms = [term.fitted(call.latent_image) for term in self.terms]
         terms = tuple(term for term in terms if not term.nothing_to_do())
         if not terms:
@@ -75,7 +76,7 @@ class Guidance:
             loss = term.loss.start(run, run.model.latent_format, lambda patcher: self.models.others[id(patcher)])
             return Acting(term, loss, run, draws)
 
-    def change(self, denoise: Call, x: Tensor, level: float) -> Tensor:
+    def change(self, denoise: guiders.Call, x: Tensor, level: float) -> Tensor:
         """The estimate with what each loss changes of it."""
         acting = [item for item in self._acting if item.term.acts(level)]
         if not acting:
@@ -86,7 +87,9 @@ class Guidance:
             denoised = denoised + (of_target(change) if self._edits else change).to(denoised)
         return denoised
 
-    def _changes(self, denoise: Call, x: Tensor, level: float, acting: list[Acting]) -> tuple[Tensor, list[Tensor]]:
+    def _changes(
+        self, denoise: guiders.Call, x: Tensor, level: float, acting: list[Acting]
+    ) -> tuple[Tensor, list[Tensor]]:
         """The estimate, and what is added to it."""
         once = [item for item in acting if item.term.iterations == 1]
         denoised, changes = self._changes_at_once(denoise, x, level, once)
@@ -96,7 +99,9 @@ class Guidance:
         ]
         return denoised, changes + [change_solved(items, denoised, level) for items in solved_together(acting)]
 
-    def _changes_at_once(self, denoise: Call, x: Tensor, level: float, acting: list[Acting]) -> tuple[Tensor, list]:
+    def _changes_at_once(
+        self, denoise: guiders.Call, x: Tensor, level: float, acting: list[Acting]
+    ) -> tuple[Tensor, list]:
         """The estimate, and by how much each loss changes it at scale 1, by one gradient."""
         law = self._acting[0].run.law
         by_x = [item for item in acting if item.term.loss.noisy or item.term.through_model]
@@ -118,7 +123,7 @@ class Guidance:
             changes[key] = change_by_estimate(slope, level, law)
         return denoised, [changes[id(item)] for item in acting]
 
-    def _by_x(self, denoise: Call, x: Tensor, level: float, items: list[Acting]) -> tuple[Tensor | None, dict]:
+    def _by_x(self, denoise: guiders.Call, x: Tensor, level: float, items: list[Acting]) -> tuple[Tensor | None, dict]:
         """The estimate, None where no loss needs it here, and the gradients by x of these items' losses, by id."""
         through = [item for item in items if item.term.differentiates_model]
         denoised, slopes = self._through_model(denoise, x, level, through) if through else (None, {})
@@ -129,7 +134,9 @@ class Guidance:
         slopes = gradients_of(self.terms[-1].node, [item.loss for item in items], latent, level)
         return dict(zip(map(id, items), slopes, strict=True))
 
-    def _through_model(self, denoise: Call, x: Tensor, level: float, through: list[Acting]) -> tuple[Tensor, dict]:
+    def _through_model(
+        self, denoise: guiders.Call, x: Tensor, level: float, through: list[Acting]
+    ) -> tuple[Tensor, dict]:
         """The estimate, and the gradients by x of the losses that are differentiated through the model."""
         with gradients():
             model = self.models.model

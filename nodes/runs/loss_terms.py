@@ -11,7 +11,7 @@ from ...samplers.core import HeldNoise
 from ...samplers.gradient_guidance import Loss
 from ...samplers.masks import check_mask
 from ...samplers.window import Window
-from ..host import Run, errors_of, fitted_mask, gradients, progress
+from ..host import Run, errors_of, gradients, masks, progress
 from .picture_losses import OfPictures
 
 
@@ -62,7 +62,7 @@ class Term:
             return self
         with errors_of("mask"):
             check_mask(self.mask)
-            return replace(self, mask=fitted_mask(self.mask, latent))
+            return replace(self, mask=masks.fitted_mask(self.mask, latent))
 
     def nothing_to_do(self) -> bool:
         """Whether a fitted mask is empty; says so, and of a batch for which pictures."""

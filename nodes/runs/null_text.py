@@ -10,18 +10,7 @@ from tqdm.auto import tqdm
 
 from ...samplers.inversion import Inversion, spread
 from ...samplers.null_text import InnerStep, null_text, step_early_stop, unguided
-from ..host import (
-    Differentiable,
-    Run,
-    RunSampler,
-    check_every_call,
-    conditioning,
-    gradients,
-    patches_read_predictions,
-    patches_wrap_predictions,
-    plain_guider,
-    progress,
-)
+from ..host import Differentiable, Run, RunSampler, checks, conditioning, gradients, guiders, plain_guider, progress
 
 NODE = "SteerNullText"
 BACK, GONE = "the picture comes back", "the picture does not come back"
@@ -78,8 +67,8 @@ class Branches:
 
 def check_guidance(model) -> None:
     """ValueError for a model with patches that change guidance or skip calls: the search knows plain guidance alone."""
-    check_every_call(model.model_options)
-    if patches_read_predictions(model.model_options) or patches_wrap_predictions(model):
+    checks.check_every_call(model.model_options)
+    if guiders.patches_read_predictions(model.model_options) or guiders.patches_wrap_predictions(model):
         raise ValueError(
             "the model has a patch that changes guidance (such as PAG, SAG or RescaleCFG), which the search does not "
             "know of; remove it here and where the result is sampled with"

@@ -5,7 +5,8 @@ from torch import Tensor
 from ...attention.core import Attention
 from ...attention.layers import Site, frames_of
 from ...attention.paint_with_words import Painting, Region, painted
-from ..host import Mark, errors_of, fitted_mask, noise_law, with_marked_edits
+from ..host import attention, errors_of, law
+from ..host import masks as host_masks
 
 
 class Painted:
@@ -28,12 +29,12 @@ class Painted:
 def check_region(region: Region, latent: Tensor) -> None:
     """ValueError unless the mask is of the latent's aspect, and one for all of the batch or one for each."""
     with errors_of(f"mask of {region.phrase!r}"):
-        masks = len(fitted_mask(region.mask.float(), latent))
+        masks = len(host_masks.fitted_mask(region.mask.float(), latent))
         if masks not in (1, len(latent)):
             raise ValueError(f"{masks} masks for a batch of {len(latent)} latents; give one for all or one for each")
 
 
-class PaintingMark(Mark):
+class PaintingMark(attention.Mark):
     """A painting that a conditioning brings."""
 
     key = "steer_paint"
@@ -56,5 +57,5 @@ class PaintingMark(Mark):
 
 def with_painting(model, node: str):
     """A clone of the model that paints what conditionings bring; once is enough for all of them."""
-    flow = noise_law(model.get_model_object("model_sampling")).flow
-    return with_marked_edits(model, node, PaintingMark(flow), once=True)
+    flow = law.noise_law(model.get_model_object("model_sampling")).flow
+    return attention.with_marked_edits(model, node, PaintingMark(flow), once=True)

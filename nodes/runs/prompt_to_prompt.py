@@ -18,18 +18,15 @@ from ...attention.prompt_to_prompt import (
 from ...pictures.maps import PIXELS, outlined
 from ...samplers.direct_inversion import PinnedSource
 from ..host import (
-    AttentionEdits,
-    Call,
     Run,
     RunSampler,
     SampleCall,
-    check_pairs,
+    attention,
     conditioning,
     errors_of,
-    half_of,
+    guiders,
     inverted,
     lockstep,
-    patches_change_predictions,
     progress,
 )
 from ..schema import PICTURES, shown
@@ -102,11 +99,11 @@ class PromptToPrompt:
                 "the area (a mask can stay) or the local blend"
             )
         # of prompts that were combined only the edit's own is edited
-        own = [cond for cond in positives if half_of(cond) == ("both", *texts_of(edit))]
+        own = [cond for cond in positives if conditioning.half_of(cond) == ("both", *texts_of(edit))]
         watching = [Watched(self._watched)] if self._watched else []
-        self._edits = AttentionEdits(run.model).on(own, Edited(edit, self.owner.timing), looks=watching)
+        self._edits = attention.AttentionEdits(run.model).on(own, Edited(edit, self.owner.timing), looks=watching)
 
-    def change(self, denoise: Call, x: Tensor, level: float) -> Tensor:
+    def change(self, denoise: guiders.Call, x: Tensor, level: float) -> Tensor:
         """Both halves' estimates, of the source as recorded and the target as blended."""
         source, target = x.chunk(2)
         if self._pinned:
@@ -148,8 +145,8 @@ class PromptToPromptGuider(lockstep.TwoPromptGuider):
         self.cfg, self.shown_on = cfg, shown_on
         self.edit, self.timing, self.inversion = edit, timing, inversion
         with errors_of(node):
-            check_pairs(model.model)
-            self.policy = AttentionEdits(model.model).policy
+            attention.check_pairs(model.model)
+            self.policy = attention.AttentionEdits(model.model).policy
             if inversion is not None:
                 inverted.check_fits(inversion, model)
 
@@ -164,8 +161,8 @@ class PromptToPromptGuider(lockstep.TwoPromptGuider):
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
         # where a patch looks at positive and negative in one call (as NAG's), they stay together
-        together = model_options.get("disable_cfg1_optimization", False) or patches_change_predictions(model_options)
-        if self.inversion is None or together:
+        together = model_options.get("disable_cfg1_optimization", False)
+        if self.inversion is None or together or guiders.patches_change_predictions(model_options):
             return super().predict_noise(x, timestep, model_options, seed)
         # the source is pinned: it needs no unconditional prediction
         conds = lockstep.PairConds(self.conds["positive"], (None, self.conds["negative"]))
@@ -207,7 +204,7 @@ def check_halves(source: list, target: list, edit: Edit) -> None:
     """ValueError unless these are the edit's halves, each in its place; others may be combined with both."""
     pair, places = texts_of(edit), {}
     for name, other, conds in (("source", "target", source), ("target", "source", target)):
-        halves = [half_of(options) for _, options in conds]
+        halves = [conditioning.half_of(options) for _, options in conds]
         if (other, *pair) in halves:
             raise ValueError(
                 f"{name} is the edit's {other}; connect the source of SteerPromptEdit to source, its target to target"

@@ -15,7 +15,7 @@ from steer.nodes.ddim import SteerDDIMSampler
 from steer.nodes.direct_edit import SteerDirectEditSampler, SteerEditGuider
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
-from steer.nodes.host import noise_law
+from steer.nodes.host.law import noise_law
 from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGuider
 from steer.samplers.core import SampleNoise
 from steer.samplers.direct_edit import direct_edit

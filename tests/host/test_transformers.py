@@ -26,11 +26,11 @@ from steer.lab.comfy.runs import (
     with_pytorch_attention,
 )
 from steer.nodes.attention_maps import SteerAttentionHeatmap, SteerCaptureAttention, SteerInjectAttention
-from steer.nodes.host import AttentionEdits, Mark, noise_law, with_marked_edits
-from steer.nodes.host.attention import transformer
+from steer.nodes.host.attention import AttentionEdits, Mark, transformer, with_marked_edits
 from steer.nodes.host.attention.families import REFUSED, TRANSFORMERS, UNETS, family_of
 from steer.nodes.host.gradients.model import Differentiable
 from steer.nodes.host.gradients.tensors import gradients
+from steer.nodes.host.law import noise_law
 from steer.nodes.runs.paint_with_words import Painted, PaintingMark, with_painting
 from steer.nodes.runs.prompt_to_prompt import PromptToPromptGuider
 from steer.tests.cases import checkered
