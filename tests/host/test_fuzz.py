@@ -267,4 +267,4 @@ def test_through_the_server(server):
             clear = node_id in error.node_errors or re.match(r"Steer\w+: ", error.exception_message or "")
             assert clear, f"{name}, {item.id} of {node_id} is {value!r}: {str(error)[:500]}"
     assert server.run({"1": EMPTY_PICTURE, "2": SAVED})
-    assert counts.keys() == {"schema", "ValueError", "result"}
+    assert {"schema", "result"} <= counts.keys() <= {"schema", "ValueError", "result"}

@@ -250,7 +250,7 @@ def test_direct_inversion_leaves_the_target_alone_without_shared_attention(shape
         start,
         latent["samples"],
     )
-    assert relative(both[1:], plain) < 1e-5
+    assert relative(both[1:], plain) < 3e-5
 
 
 @pytest.mark.parametrize("name", ["pre_cfg", "calc_cond_batch"])
