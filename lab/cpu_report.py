@@ -2,6 +2,7 @@
 
     python -m lab.cpu_report                                 all tests
     python -m lab.cpu_report -m "not slow" tests/host        the arguments are pytest's
+    python -m lab.cpu_report --slow -m "not slow"            adds the tests above LONG to tests/slow.txt
 
 Everything runs in one process; what its child processes use (ComfyUI's server, the browser) counts for the test that
 runs meanwhile, and a fixture for the first test that asks for it. Wall seconds say little on a machine that has other
@@ -11,11 +12,16 @@ work; CPU seconds say the same on a busy one, but for some tenths.
 import os
 import sys
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import psutil
 import pytest
 
+from .package import ROOT
+
 WORST = 30  # tests listed
+LONG = 1.0  # CPU seconds above which `make test` leaves a test to `make test-all`
+SLOW = ROOT / "tests" / "slow.txt"
 COLLECTION = "(imports and collection)"
 
 
@@ -79,10 +85,21 @@ def tables(tests: dict[str, float]) -> list[str]:
     return lines + [f"| {test} | {seconds:.1f} |" for test, seconds in worst if test != COLLECTION]
 
 
+def add_slow(tests: dict[str, float], path: Path = SLOW) -> None:
+    """Adds the tests above LONG to the list, which stays in order."""
+    known = set(path.read_text().splitlines()) if path.exists() else set()
+    long = {test for test, seconds in tests.items() if seconds > LONG and test != COLLECTION}
+    path.write_text("".join(f"{test}\n" for test in sorted(known | long)))
+
+
 def main(arguments: list[str]) -> int:
     """Runs pytest with these arguments and the report; its exit code."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as make test does; before torch is imported
-    return pytest.main(["-q", "-n", "0", *arguments], plugins=[CPUReport()])
+    slow, report = "--slow" in arguments, CPUReport()
+    code = pytest.main(["-q", "-n", "0", *(each for each in arguments if each != "--slow")], plugins=[report])
+    if slow:
+        add_slow(report.tests)
+    return code
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent
+SLOW = TESTS / "slow.txt"  # written by `python -m lab.cpu_report --slow`
 sys.path.insert(0, str(TESTS.parent))
 
 from lab.package import load_steer  # noqa: E402  the checkout is on the path only for this import
@@ -95,11 +96,14 @@ def pytest_pycollect_makemodule(module_path, parent):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark every test with its tier, so that `-m host` and the like select."""
+    """Mark every test with its tier, so that `-m host` and the like select, and as slow what `slow.txt` names."""
+    slow = set(SLOW.read_text().splitlines())
     for item in items:
         tier = tier_of(item.path)
         if tier:
             item.add_marker(tier)
+        if item.nodeid in slow:
+            item.add_marker("slow")
 
 
 def pytest_collection_finish():

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from steer.lab.cpu_report import COLLECTION, tables
+from steer.lab.cpu_report import COLLECTION, LONG, SLOW, add_slow, tables
 from steer.lab.package import ROOT
 
 TESTS = """
@@ -52,3 +52,15 @@ def test_children_count_for_the_test_that_runs_meanwhile(tmp_path):
     goes_on, child, own = "test_of_a_child_that_goes_on", "test_of_a_child", "test_own"
     assert seconds[goes_on] >= 1.4 and seconds[child] >= 0.9 and seconds[own] >= 0.5 and seconds["test_idle"] < 0.4
     assert list(seconds.values()) == sorted(seconds.values(), reverse=True)
+
+
+def test_the_list_of_slow_tests_grows_in_order(tmp_path):
+    path = tmp_path / "slow.txt"
+    add_slow({"b.py::long": LONG + 1, "b.py::short": LONG, COLLECTION: 99.0}, path)
+    add_slow({"a.py::long": LONG + 1, "b.py::long": 0.0}, path)
+    assert path.read_text() == "a.py::long\nb.py::long\n"
+
+
+def test_slow_tests_are_of_files_that_there_are():
+    listed = SLOW.read_text().splitlines()
+    assert listed == sorted(set(listed)) and all((ROOT / test.split("::")[0]).is_file() for test in listed)

@@ -206,7 +206,8 @@ def write_thumbnail(template: Template) -> None:
 
 def _picture(name: str) -> Image.Image:
     drawn: Callable | None = getattr(demo_inputs, name, None)
-    return drawn() if drawn else Image.open(OUTPUT / f"{name}.png")
+    picture = drawn() if drawn else Image.open(OUTPUT / f"{name}.png")
+    return picture[-1] if isinstance(picture, list) else picture  # of a clip the last frame
 
 
 def _add_note(workflow: dict, text: str) -> None:

@@ -15,8 +15,10 @@ from .hollow import render_hollow
 HOLE = (24, 24, 104, 104)  # pixels of the inpainting picture to redraw (left, top, right, bottom); whole latents
 CROSS = 36, 95, 25  # centre and radius in pixels of the outline
 JPEG_QUALITY = 10
+BOX, BOXED = (8, 24, 48, 48), range(1, 5)  # pixels of the gray box of the spoiled clip, and the frames that have it
+CLIP_HOLE = (0, 16, 56, 56)  # pixels: the box, and round it what the autoencoder mixes with it
 TRAINING, TRAINING_PICTURES = "steer_training", 32
-KEPT_WIDTH = 96  # of the outpainting picture, whose circle the cut goes through
+KEPT_WIDTH, KEPT_COLUMNS = 96, 40  # of the outpainting picture, whose circle the cut goes through, and of its clip
 RED_STROKES = [
     [(22, 66), (44, 58), (70, 66)],
     [(72, 73), (46, 72), (25, 76)],
@@ -33,7 +35,9 @@ def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
     quarters of the width; `photo.png` is the real picture to invert; `steer_example.png` shows what to come close to,
     under a name that no host has; `outline.png` and `silhouette.png` tell a ControlNet and a T2I-Adapter the form;
     `photo_jpeg.png` is what a JPEG of `photo.png` decodes to; `photo_gray.png` has its gray alone.
-    `clip.png` is animated, and has the size that the video model draws whatever `size` is. The paths by name.
+    `clip.png` is animated, and has the size that the video model draws whatever `size` is; `clip_left.png` has its left
+    columns alone; in `clip_box.png` a gray box hides the object in some frames, and `clip_hole.png` is one of them,
+    transparent where it is to be redrawn. The paths by name.
     """
     pictures = {"strokes": strokes(), "inpaint": inpaint(), "outpaint": outpaint(), "photo": photo(),
                 "segmentation": segmentation(), "steer_example": example(), "outline": outline(),
@@ -47,10 +51,13 @@ def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
         way = Image.Resampling.NEAREST if name == "segmentation" else Image.Resampling.LANCZOS
         picture = picture.resize(scaled, way if scaled != picture.size else None)
         (compressed(picture) if name == "photo_jpeg" else picture).save(paths[name])
-    first, *rest = clip()
-    first.save(folder / "clip.png", save_all=True, append_images=rest, duration=125, loop=0)
+    for name, (first, *rest) in {"clip": clip(), "clip_box": clip_box(), "clip_left": clip_left()}.items():
+        paths[name] = folder / f"{name}.png"
+        first.save(paths[name], save_all=True, append_images=rest, duration=125, loop=0)
+    paths["clip_hole"] = folder / "clip_hole.png"
+    clip_hole().save(paths["clip_hole"])
     write_training_set(folder / TRAINING, size)
-    return paths | {"clip": folder / "clip.png"}
+    return paths
 
 
 def write_training_set(folder: Path, size: int = SIZE) -> None:
@@ -78,9 +85,14 @@ def strokes() -> Image.Image:
 
 def inpaint() -> Image.Image:
     """A red circle on blue, transparent (RGBA) in a hole around it; what lies in the hole is still in the colours."""
-    picture = Image.fromarray(render(scene_of("circle", "red", "blue", 64, 64, 32))).convert("RGBA")
+    return with_hole(Image.fromarray(render(scene_of("circle", "red", "blue", 64, 64, 32))), HOLE)
+
+
+def with_hole(picture: Image.Image, hole: tuple[int, int, int, int]) -> Image.Image:
+    """The picture (RGBA), transparent in the hole, where its colours stay."""
     alpha = Image.new("L", picture.size, 255)
-    alpha.paste(0, HOLE)
+    alpha.paste(0, hole)
+    picture = picture.convert("RGBA")
     picture.putalpha(alpha)
     return picture
 
@@ -132,6 +144,24 @@ def clip() -> list[Image.Image]:
     scene = scene_of("circle", "red", "white", 18, 34, 13)
     scene["objs"][0] |= {"motion": "moving right", "travel": 28}
     return [Image.fromarray(frame) for frame in render_clip(scene)]
+
+
+def clip_left() -> list[Image.Image]:
+    """The left columns of the clip, out of which the circle moves."""
+    return [frame.crop((0, 0, KEPT_COLUMNS, frame.height)) for frame in clip()]
+
+
+def clip_box() -> list[Image.Image]:
+    """The clip with a gray box over the circle in four of its frames."""
+    frames = clip()
+    for number in BOXED:
+        frames[number].paste(BACKGROUNDS["gray"], BOX)
+    return frames
+
+
+def clip_hole() -> Image.Image:
+    """A frame with the box, transparent (RGBA) there and a latent pixel round it."""
+    return with_hole(clip_box()[BOXED.start], CLIP_HOLE)
 
 
 def hole_mask() -> np.ndarray:

@@ -41,8 +41,8 @@ from steer.lab.models.shapes_wan.roles import NAMES, SIZES, roles_in
 from steer.lab.models.training import Training, flow_loss
 from steer.lab.world.clip_reader import score_clip
 from steer.lab.world.clips import FRAMES, SIZE, caption, render_clip, sample_clip
+from steer.lab.world.inputs import BOXED, write_inputs
 from steer.lab.world.inputs import clip as drawn_clip
-from steer.lab.world.inputs import write_inputs
 from steer.nodes import NODES
 from steer.nodes.langevin import SteerLangevinSampler
 
@@ -207,7 +207,15 @@ def test_the_clip_of_the_workflows_is_loaded_as_its_frames(inputs):
     assert score_clip((255 * frames).round().byte().numpy(), "a red circle moving right on a white background")["all"]
 
 
-@pytest.mark.parametrize("name, kept", [("clip_continuation", range(5)), ("clip_bridge", (0, 5, 6, 7, 8))])
+@pytest.mark.parametrize(
+    "name, kept",
+    [
+        ("clip_continuation", range(5)),
+        ("clip_bridge", (0, 5, 6, 7, 8)),
+        ("clip_inpainting", (0, 5, 6, 7, 8)),
+        ("clip_outpainting", ()),
+    ],
+)
 def test_a_workflow_on_clips_keeps_what_is_given(stock, inputs, name, kept):
     pytest.importorskip("comfy_extras.nodes_images", reason="0.8.0 imports it with its server alone")
     prompt = shortened(load_workflow(name), {"steps": 2, "inner": 2})
@@ -217,6 +225,14 @@ def test_a_workflow_on_clips_keeps_what_is_given(stock, inputs, name, kept):
     frames = result_of(prompt, saved["inputs"]["images"][0], loaded)[0]
     same = [bool(torch.equal(*pair)) for pair in zip(frames, source, strict=True)]
     assert same == [number in kept for number in range(FRAMES)]
+    if name == "clip_outpainting":
+        assert torch.equal(frames[:, :, :80], source[:, :, :80])
+
+
+def test_a_box_hides_some_frames_of_the_spoiled_clip(inputs):
+    given, spoiled = (nodes.LoadImage().load_image(name)[0] for name in ("clip.png", "clip_box.png"))
+    same = [bool(torch.equal(*pair)) for pair in zip(given, spoiled, strict=True)]
+    assert same == [number not in BOXED for number in range(FRAMES)]
 
 
 def result_of(prompt: dict, number: str, results: dict) -> tuple:
