@@ -14,7 +14,7 @@ from .gradients.model import Differentiable, patcher_of
 from .gradients.models import GuidedModels
 from .gradients.tensors import gradients
 from .guider import RunGuider, SampleCall, SteerCFG, guidance_of, plain_guider
-from .guiders import Call, WrappedGuider, patches_guide, patches_read_predictions
+from .guiders import Call, WrappedGuider, patches_guide
 from .law import SCHEDULERS, host_sigmas, noise_law, sigma_at, strength_sigma, window_of
 from .masks import fitted_mask, fitted_noise_mask
 from .pair import PairGuider
@@ -36,7 +36,6 @@ __all__ = [
     "guidance_of",
     "plain_guider",
     "patches_guide",
-    "patches_read_predictions",
     "Call",
     "WrappedGuider",
     "lockstep",

@@ -17,7 +17,7 @@ from ..host import (
     check_every_call,
     conditioning,
     gradients,
-    patches_read_predictions,
+    patches_guide,
     plain_guider,
     progress,
 )
@@ -78,7 +78,7 @@ class Branches:
 def check_guidance(model) -> None:
     """ValueError for a model with patches that change guidance or skip calls: the search knows plain guidance alone."""
     check_every_call(model.model_options)
-    if patches_read_predictions(model.model_options):
+    if patches_guide(model.model_options):
         raise ValueError(
             "the model has a patch that changes guidance (such as PAG, SAG or RescaleCFG), which the search does not "
             "know of; remove it here and where the result is sampled with"

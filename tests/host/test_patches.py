@@ -219,7 +219,9 @@ def test_null_text(shapes, name):
     assert errors[0] < 0.8 * errors[1]
 
 
-@pytest.mark.parametrize("name", some(GUIDANCE, "APG", "TCFG", "Epsilon Scaling"))
+@pytest.mark.parametrize(
+    "name", some((*GUIDANCE, "Skip Layer", "Skip Layer Simple"), "APG", "TCFG", "Skip Layer Simple")
+)
 def test_null_text_says_that_guidance_is_changed(shapes, name):
     with_it = Runs(shapes, name)
     inversion = with_it.inverted(0)[2]

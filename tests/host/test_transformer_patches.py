@@ -1,4 +1,4 @@
-"""The host's patches for transformers and clips under Steer's guiders and samplers: each acts as it does in the host."""
+"""The host's patches for transformers and clips under Steer's guiders and samplers act as they do in the host."""
 
 import pytest
 import torch
