@@ -5,12 +5,14 @@ import torch
 from steer.lab.comfy.runs import counted, host_guider, noise_of, run
 from steer.nodes.blended_diffusion import SteerBlendedSampler
 from steer.nodes.ddim import SteerDDIMSampler
+from steer.nodes.diffedit import SteerDiffEditMask
 from steer.nodes.gradient_guidance import SteerGradientGuider
 from steer.nodes.guidance import SteerCFGGuider
 from steer.nodes.inversion import SteerDDIMInversion
 from steer.nodes.langevin import SteerLangevinSampler
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.sdedit import SteerSDEditSigmas
+from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.companions import EULER, Square, patched
 from steer.tests.host_models import relative
 from steer.tests.oracles import check_edit_guider
@@ -96,13 +98,26 @@ def test_direct_edit(family, name):
 
 
 @pytest.mark.parametrize("family, name", [case for case in CASES if case.values[1] != "FreeNoise"])
-def test_inversion(family, name):
+def test_inversion_and_trajectory_blend(family, name):
     """Back to the picture, where sampling goes on with the same patch."""
     on = Runs(family, name)
     on.sigmas = SteerSDEditSigmas.execute(on.model, "normal", 6, 0.1)[0]
-    latent, noise, _ = inverted(on)
-    on.noise = noise.generate_noise(latent)
-    assert relative(on.sampled(on.guider(1.0)), on.latent) < 2e-3
+    latent, noise, inversion = inverted(on)
+    on.noise, mask = noise.generate_noise(latent), torch.zeros_like(on.noise[:, :1])
+    mask[..., 2:5, 3:7] = 1.0
+    for sampler, *masked in ((EULER,), (SteerTrajectoryBlendSampler.execute(EULER, inversion)[0], mask)):
+        assert relative(on.sampled(on.guider(1.0), sampler, *masked), on.latent) < 2e-3
+
+
+@pytest.mark.parametrize("family, name", [case for case in CASES if case.values[1] not in WINDOWS])
+def test_diffedit(family, name):
+    """The contrast of two prompts has no guidance in it; NAG's is in the network, where both are in one call."""
+    on = Runs(family, name)
+    heats = [
+        SteerDiffEditMask.execute(model, on.source, on.target, {"samples": on.latent}, 0.5, 2, 0.5, 0).args[1]
+        for model in (on.model, on.plain)
+    ]
+    assert torch.allclose(*heats, atol=1e-3)
 
 
 def test_inversion_says_that_freenoise_would_shuffle_its_noise():
