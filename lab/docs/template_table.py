@@ -1365,8 +1365,8 @@ TABLE: tuple[Template, ...] = (
             "14": "how much is redrawn",
             "12": "to twice the size",
         },
-        Thumbnail("two_stage_1", "two_stage_3", "redrawn x 2"),
-        (["10", 0], ["17", 0]),
+        Thumbnail("two_stage_5", "two_stage_3", "in two stages"),
+        (["21", 0], ["17", 0]),
     ),
 )
 WITHOUT_TEMPLATE = {
