@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from typing import NamedTuple
 
 import comfy.patcher_extension
@@ -52,6 +53,34 @@ PATCHES = {  # of the host: module, node, inputs
     "CFG Override": ("nodes_custom_sampler", "CFGOverride", 2.0, 0.0, 1.0),
     "EasyCache": ("nodes_easycache", "EasyCacheNode", 0.2, 0.15, 0.95, False),
     "LazyCache": ("nodes_easycache", "LazyCacheNode", 0.2, 0.15, 0.95, False),
+    "Temporal Score Rescaling": ("nodes_eps", "TemporalScoreRescaling", 0.9, 1.0),
+    # of transformers
+    "Skip Layer": ("nodes_slg", "SkipLayerGuidanceDiT", 3.0, 0.0, 1.0, "0", "0", 0.5),
+    "Skip Layer Simple": ("nodes_slg", "SkipLayerGuidanceDiTSimple", 0.0, 1.0, "0", "0"),
+    "Skip Layer SD3": ("nodes_sd3", "SkipLayerGuidanceSD3", "0", 3.0, 0.0, 1.0),
+    # of clips: four of the latent's frames at a time, one of them the next one's too
+    "Context Windows": (
+        "nodes_context_windows",
+        "WanContextWindowsManualNode",
+        13,
+        4,
+        "standard_static",
+        1,
+        False,
+        "pyramid",
+        False,
+    ),
+    "FreeNoise": (
+        "nodes_context_windows",
+        "WanContextWindowsManualNode",
+        13,
+        4,
+        "standard_static",
+        1,
+        False,
+        "pyramid",
+        True,
+    ),
 }
 
 
@@ -62,6 +91,8 @@ def patched(model, name):
         kind = getattr(import_module(f"comfy_extras.{module}"), node)
     except (ImportError, AttributeError):
         pytest.skip(f"this host has no {node}")
+    if node == "WanContextWindowsManualNode" and "freenoise" not in signature(kind.execute).parameters:
+        pytest.skip("this host has no FreeNoise")
     return of_host(kind, model, *inputs)
 
 

@@ -1395,6 +1395,77 @@ TABLE: tuple[Template, ...] = (
         Thumbnail("clip_left", "clip_outpainting_9", "+ 24 columns"),
         family=WAN,
     ),
+    Template(
+        "Steer 54 - Sharper form without CFG (PAG)",
+        "perturbed_attention",
+        "ComfyUI's perturbed-attention guidance under CFG Guider: guides away from what the model would draw with its "
+        "self-attention switched off in the middle, with no negative prompt and at *cfg* 1 too. One more model call a "
+        "step.",
+        "only the checkpoint.",
+        "in *Positive prompt*, what to show. The negative prompt does nothing at *cfg* 1.",
+        (
+            "*scale*: how much of it. Too hard or too simple? Lower it to 1.5.",
+            "*cfg*, in both guiders: above 1 it is guidance by the prompt besides.",
+        ),
+        "SteerCFGGuider",
+        {"2": {"text": "a photo of an astronaut riding a horse"}, "5": {"batch_size": 1}, "7": {"steps": 25}},
+        {"13": "without", "16": "with PAG", "10": "on the patched model", "4": "plain"},
+        Thumbnail("perturbed_attention_1", "perturbed_attention_5", "+ PAG"),
+        (["12", 0], ["15", 0]),
+    ),
+    Template(
+        "Steer 55 - High guidance without burnt colours (RescaleCFG)",
+        "rescale_cfg",
+        "ComfyUI's rescaled guidance under CFG Guider: a high *cfg* follows the prompt more closely, and the spread of "
+        "each estimate is set back to what it would be without guidance.",
+        "only the checkpoint.",
+        "in *Positive prompt*, what to show; in *Negative prompt*, what to avoid.",
+        (
+            "*multiplier*: how much is set back. Gray and flat? Lower it to 0.4. Still burnt? Raise it to 1.",
+            "*cfg*, in both guiders.",
+        ),
+        "SteerCFGGuider",
+        {
+            "2": {"text": "a photo of an astronaut riding a horse"},
+            "3": {"text": "blurry, low quality"},
+            "5": {"batch_size": 1},
+            "7": {"steps": 25},
+        },
+        {"13": "as it is", "16": "rescaled", "10": "on the patched model", "4": "plain"},
+        Thumbnail("rescale_cfg_2", "rescale_cfg_6", "rescaled"),
+        (["12", 0], ["15", 0]),
+    ),
+    Template(
+        "Steer 56 - Draw small, then redraw large (two stages)",
+        "two_stage",
+        "A picture of twice the model's size in two stages: drawn at the size that the model knows, enlarged, and "
+        "redrawn from a low strength, so that it stays one picture. Drawn large at once, things come several times.",
+        "only the checkpoint.",
+        "in *Positive prompt*, what to show; in *Negative prompt*, what to avoid.",
+        (
+            "*strength*: does it stay soft? Raise it to 0.4. Do things come twice? Lower it.",
+            "*width*, *height* of *Upscale Image*: the size of the large picture.",
+        ),
+        "SteerSDEditSigmas",
+        {
+            "2": {"text": "a photo of an astronaut riding a horse"},
+            "3": {"text": "blurry, low quality"},
+            "4": {"cfg": 7.5},
+            "5": {"batch_size": 1},
+            "7": {"steps": 25},
+            "14": {"steps": 15, "strength": 0.3},
+            "19": {"batch_size": 1},
+        },
+        {
+            "11": "small",
+            "18": "redrawn large",
+            "22": "large at once",
+            "14": "how much is redrawn",
+            "12": "to twice the size",
+        },
+        Thumbnail("two_stage_5", "two_stage_3", "in two stages"),
+        (["21", 0], ["17", 0]),
+    ),
 )
 WITHOUT_TEMPLATE = {
     "hypernetwork_prompt_to_prompt": "of hypernetworks for SD1.5 no file was found that the editor could offer"

@@ -135,9 +135,12 @@ def patches_read_predictions(model_options: dict) -> bool:
     return any(map(model_options.get, needed))
 
 
-def patches_change_predictions(model_options: dict) -> bool:
-    """Whether a patch acts in the host's guidance before its formula: where the model is asked, or on the answers."""
-    return any(model_options.get(f"sampler_{hook}_function") for hook in ("calc_cond_batch", "pre_cfg"))
+def patches_guide(model_options: dict) -> bool:
+    """Whether a patch has a part in guidance: where the model is asked, on the answers, or in the formula or after it.
+
+    It may call the model again (PAG's does), with the conditioning and the x that it is told of.
+    """
+    return patches_read_predictions(model_options) or bool(model_options.get("sampler_calc_cond_batch_function"))
 
 
 def patches_wrap_predictions(model: ModelPatcher) -> bool:

@@ -79,7 +79,8 @@ class PairConds(NamedTuple):
 def guided_pair(model, conds: PairConds, scales: tuple[float, float], x: Tensor, timestep: Tensor, options: dict):
     """Both estimates, each at its scale: of one call, and where both are guided the unconditional ones of it too.
 
-    Where one is guided, its unconditional estimate is of a call of its own: the other needs none.
+    Where one is guided, its unconditional estimate is of a call of its own: the other needs none. No patch of these
+    options may have a part in guidance (`patches_guide`).
     """
     if 1.0 in scales:
         (cond,), unconds = comfy.samplers.calc_cond_batch(model, [conds.pair], x, timestep, options), (None, None)
@@ -94,8 +95,6 @@ def guided_pair(model, conds: PairConds, scales: tuple[float, float], x: Tensor,
             if uncond is None:
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 _, uncond = comfy.samplers.calc_cond_batch(model, [None, negative], part, level, options)
-            estimate = comfy.samplers.cfg_function(
-                model, estimate, uncond, scale, part, level, options, conds.pair, negative
-            )
+            estimate = uncond + (estimate - uncond) * scale
         estimates.append(estimate)
     return torch.cat(estimates)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .conditioning import paired
 from .errors import errors_of
 from .guider import SampleCall
-from .guiders import patches_change_predictions, patches_read_predictions, without_guidance_patches
+from .guiders import patches_guide, without_guidance_patches
 from .lockstep import PairConds, TwoPromptGuider, guided_pair, in_lockstep
 from .run import Run
 from .sampler import RunSampler
@@ -69,7 +69,8 @@ class PairGuider(TwoPromptGuider):
         scales = self.source_cfg, self.cfg
         guided = [scale != 1.0 for scale in scales]
         pairs = "pair" in self.conds and (not all(guided) or "negative_pair" in self.conds)
-        if pairs and not patches_read_predictions(model_options) and not patches_change_predictions(model_options):
+        # the host's context windows take one clip at a time
+        if pairs and not patches_guide(model_options) and "context_handler" not in model_options:
             negatives = self.conds.get("source_negative"), self.conds.get("negative")
             conds = PairConds(self.conds["pair"], negatives, self.conds.get("negative_pair"))
             return guided_pair(self.inner_model, conds, scales, x, timestep, model_options)

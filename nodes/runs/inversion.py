@@ -57,6 +57,11 @@ def check_invertible(run: Run) -> None:
     """ValueError for a run that cannot be walked up."""
     run.check()
     run.check_every_call()
+    if getattr(run.options.get("context_handler"), "freenoise", False):
+        raise ValueError(
+            "the model has context windows with freenoise, which shuffles the noise of a run before its first step, so "
+            "the inverted noise would not come back to the picture; turn freenoise off in their node"
+        )
     if not run.known.any():
         raise ValueError("latent_image is empty (all zero); encode the picture to invert")
     if run.sigmas[-1] != 0.0:

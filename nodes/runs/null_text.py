@@ -68,7 +68,7 @@ class Branches:
 def check_guidance(model) -> None:
     """ValueError for a model with patches that change guidance or skip calls: the search knows plain guidance alone."""
     checks.check_every_call(model.model_options)
-    if guiders.patches_read_predictions(model.model_options) or guiders.patches_wrap_predictions(model):
+    if guiders.patches_guide(model.model_options) or guiders.patches_wrap_predictions(model):
         raise ValueError(
             "the model has a patch that changes guidance (such as PAG, SAG or RescaleCFG), which the search does not "
             "know of; remove it here and where the result is sampled with"

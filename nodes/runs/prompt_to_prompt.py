@@ -160,9 +160,8 @@ class PromptToPromptGuider(lockstep.TwoPromptGuider):
         return {"positive": conditioning.paired(*self.prompts, batch), "negative": negative}
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 (the host's signature)
-        # where a patch looks at positive and negative in one call (as NAG's), they stay together
-        together = model_options.get("disable_cfg1_optimization", False)
-        if self.inversion is None or together or guiders.patches_change_predictions(model_options):
+        # where a patch has a part in guidance, it is told of the whole batch and both conditionings, as they belong
+        if self.inversion is None or guiders.patches_guide(model_options):
             return super().predict_noise(x, timestep, model_options, seed)
         # the source is pinned: it needs no unconditional prediction
         conds = lockstep.PairConds(self.conds["positive"], (None, self.conds["negative"]))

@@ -21,7 +21,18 @@ from steer.nodes.prompt_to_prompt import SteerPromptEdit, SteerPromptToPromptGui
 from steer.nodes.repaint import SteerRePaintSampler
 from steer.nodes.trajectory_blend import SteerTrajectoryBlendSampler
 from steer.tests.cases import some
-from steer.tests.companions import EULER, GREEN, RED, Square, captured, check_slope, guided, left_half, patched
+from steer.tests.companions import (
+    EULER,
+    GREEN,
+    RED,
+    Square,
+    captured,
+    check_slope,
+    companion,
+    guided,
+    left_half,
+    patched,
+)
 from steer.tests.host_models import hole, relative
 from steer.tests.oracles import check_edit_guider
 
@@ -213,7 +224,9 @@ def test_null_text(shapes, name):
     assert errors[0] < 0.8 * errors[1]
 
 
-@pytest.mark.parametrize("name", some(GUIDANCE, "APG", "TCFG", OVERRIDE))
+@pytest.mark.parametrize(
+    "name", some((*GUIDANCE, "Skip Layer", "Skip Layer Simple"), "TCFG", OVERRIDE, "Skip Layer Simple")
+)
 def test_null_text_says_that_guidance_is_changed(shapes, name):
     with_it = Runs(shapes, name)
     inversion = with_it.inverted(0)[2]
@@ -223,15 +236,29 @@ def test_null_text_says_that_guidance_is_changed(shapes, name):
     assert not rows
 
 
-def test_nag_under_direct_inversion(shapes):
-    """It looks at positive and negative in one call: these stay together, as without the inversion."""
-    with_it = Runs(shapes, "NAG")
+@pytest.mark.parametrize("name", some([name for name in GUIDANCE if name != "Mahiro"], "RescaleCFG", "NAG"))
+def test_direct_inversion(shapes, name):
+    """The source is as recorded, and where nothing is shared the target is that of a plain run with the patch."""
+    check_direct_inversion(Runs(shapes, name), lambda: Runs(shapes, name).model)
+
+
+@pytest.mark.parametrize("name", ["PAG", "SAG"])
+def test_direct_inversion_with_guidance_that_calls_the_model_again(shapes, name):
+    """Its call is of the prompt that is guided, and not of the source's."""
+    with_it = Runs(shapes, "FreeU").unpatched(shapes)
+    check_direct_inversion(with_it, lambda: companion(shapes, name).model)
+
+
+def check_direct_inversion(with_it, make):
+    with_it.model = make()
     latent, noise, inversion = with_it.inverted(0).args
-    start = noise.generate_noise(latent)
+    start, known = noise.generate_noise(latent), latent["samples"]
+    with_it.model = make()  # anew, as APG's momentum outlives a run
     guider = with_it.prompt_to_prompt(0.0, 0.0, inversion=inversion)
-    source, target = run(guider, EULER, with_it.sigmas, start, latent["samples"]).chunk(2)
-    assert relative(source, latent["samples"]) < 1e-5
-    alone = run(with_it.guider(with_it.target), EULER, with_it.sigmas, start, latent["samples"])
+    source, target = run(guider, EULER, with_it.sigmas, start, known).chunk(2)
+    assert relative(source, known) < 1e-5
+    with_it.model = make()
+    alone = run(with_it.guider(with_it.target), EULER, with_it.sigmas, start, known)
     assert relative(target, alone) < 3e-5
 
 
