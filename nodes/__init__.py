@@ -32,6 +32,7 @@ STEMS = (
     "diffedit",
     "trajectory_blend",
     "frames",
+    "pad_image",
     "stitch",
     "poisson_blend",
     "reconstruct",

@@ -21,6 +21,7 @@ SHAPES_SIZE, USUAL_SIZE = 128, 512  # pixels: what the shapes checkpoint was tra
 PIXEL_INPUTS = {
     "EmptyLatentImage": ("width", "height"),
     "ImagePadForOutpaint": ("left", "top", "right", "bottom", "feathering"),
+    "SteerPadImage": ("left", "top", "right", "bottom"),
     "SolidMask": ("width", "height"),
     "MaskComposite": ("x", "y"),
     "SteerStitch": ("feather",),

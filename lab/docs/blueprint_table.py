@@ -92,7 +92,6 @@ BLUEPRINTS = {
             "top": Widget(("6", "top"), 0, "How much to add at the top, in pixels."),
             "right": Widget(("6", "right"), 128, "How much to add on the right, in pixels."),
             "bottom": Widget(("6", "bottom"), 0, "How much to add at the bottom, in pixels."),
-            "feathering": Widget(("6", "feathering"), 32, "How far the new part reaches into the picture, in pixels."),
             "cfg": Widget(("4", "cfg"), 7.5, CFG),
             "steps": Widget(("10", "steps"), 28, STEPS),
             "inner": Widget(("9", "inner"), 5),

@@ -65,7 +65,7 @@ STAGES = {
     "2 Describe": ("#88AA88", {
         "CLIPTextEncode", "SteerPromptEdit", "SteerLocalBlend", "SteerRegionsFromSegmentation", "SteerPaintWithWords",
         "EmptyLatentImage", "EmptyHunyuanLatentVideo", "SolidMask", "MaskComposite", "ThresholdMask",
-        "ImagePadForOutpaint",
+        "ImagePadForOutpaint", "SteerPadImage",
         "SteerCLIPTextLoss", "SteerCLIPImageLoss", "SteerClassifierLoss", "SteerMeasurementLoss", "SteerGrayOperator",
         "SteerResizeOperator", "SteerBlurOperator", "SteerCropOperator", "SteerJPEGOperator", "ImageScale", "ImageCrop",
     }),

@@ -190,6 +190,7 @@ PAGES = {  # by node, see panels: (picture, its part or None for all, caption); 
         ("clip_continuation_6", None, "*new*"),
         ("clip_continuation_9", None, "*new*"),
     ],
+    "SteerPadImage": [("outpaint", None, "given"), ("outpainting_1", None, "*made wider*")],
     "SteerPaintWithWords": [
         ("segmentation", None, "places for the words"),
         ("not_painted_2", None, "weight 0"),

@@ -290,10 +290,9 @@ TABLE: tuple[Template, ...] = (
         "outpainting",
         "Add to a picture at its sides: what is new goes on from what is there.",
         PHOTO,
-        "in *Positive prompt*, what the whole picture is to show; in *Pad Image for Outpainting*, how many pixels each "
-        "side gets.",
+        "in *Positive prompt*, what the whole picture is to show; in *Pad Image*, how many pixels each side gets.",
         (
-            "*feathering*: how many pixels of the picture are drawn anew at the seam. More hides it better.",
+            "*momentum*: 0.5 is calmer where what is new is large.",
             "*inner*: 3 is quicker, 9 fits better. The time grows with it.",
         ),
         "SteerLangevinSampler",
@@ -1380,7 +1379,7 @@ TABLE: tuple[Template, ...] = (
         CLIP,
         "in *Prompt*, what the whole clip shows, the new part too.",
         (
-            "*left*, *top*, *right*, *bottom* of *Pad Image for Outpainting*: how much is added, in steps of 16.",
+            "*left*, *top*, *right*, *bottom* of *Pad Image*: how much is added, in steps of 16.",
             "*inner*: does it not go on from the clip? Raise it to 9. The time grows with it.",
             CFG,
         ),

@@ -17,7 +17,7 @@ EXAMPLES = ROOT / "example_workflows"
 HELP = "https://github.com/steer-diffusion/ComfyUI-Steer/blob/main/web/docs"
 HUGGING_FACE = "https://huggingface.co"
 SCALE, COMPARE = "ImageScaleToTotalPixels", "ImageCompare"  # the nodes that a template adds
-SCALED_BEFORE = ("VAEEncode", "ImagePadForOutpaint", "ImageBlur", "ImageFromBatch")
+SCALED_BEFORE = ("VAEEncode", "ImagePadForOutpaint", "SteerPadImage", "ImageBlur", "ImageFromBatch")
 CLIPS = "VAEDecode", "ImageScaleBy"  # what a clip is saved behind
 OUTPUTS = {"CLIPLoader": 1, "VAELoader": 2}  # and the checkpoint's outputs that are files of their own
 

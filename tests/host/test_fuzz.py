@@ -44,7 +44,7 @@ EXAMPLES = 60
 """For each node that runs the model a few times; those that never do get more, those that need gradients fewer."""
 OTHERS = {
     **dict.fromkeys(("SteerSDEditSigmas", "SteerSaveInversion", "SteerLoadInversion", "SteerAttentionHeatmap",
-                     "SteerClassifierLoader", "SteerStitch", "SteerPoissonBlend", "SteerPadFrames",
+                     "SteerClassifierLoader", "SteerStitch", "SteerPoissonBlend", "SteerPadFrames", "SteerPadImage",
                      "SteerFrameMask"), 160),
     **dict.fromkeys(("SteerDDIMInversion", "SteerNullText", "SteerCLIPTextLoss", "SteerCLIPImageLoss",
                      "SteerClassifierLoss", "SteerDiffEditMask", "SteerReconstructLatent", "SteerReconstructDecoder",
