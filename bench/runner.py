@@ -11,10 +11,11 @@ import torch
 from ..lab.comfy.find import find_host, gpu_there, load_host
 
 NAMES = (
-    "attention_cost", "background", "clip_attention", "clips", "diffedit", "direct_edit", "fit_lora", "gradient_cost",
-    "gradient_guidance", "heatmaps", "inpainting", "inpainting_calls", "inpainting_exact", "inpainting_peers",
-    "inversion", "large_models", "layout", "load", "measurement", "measurement_exact", "null_text", "overhead",
-    "poisson_blend", "prompt_to_prompt", "reconstruct", "sdedit", "training", "transformer_cost",
+    "attention_cost", "background", "clip_attention", "clips", "depth", "diffedit", "direct_edit", "fit_lora",
+    "gradient_cost", "gradient_guidance", "heatmaps", "inpainting", "inpainting_calls", "inpainting_exact",
+    "inpainting_peers", "inversion", "large_models", "layout", "load", "measurement", "measurement_exact",
+    "null_text", "overhead", "poisson_blend", "prompt_to_prompt", "reconstruct", "sdedit", "training",
+    "transformer_cost",
 )  # fmt: skip
 NEEDS_GPU = {"large_models"}
 FOLDER = Path(__file__).parent
