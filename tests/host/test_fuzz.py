@@ -255,7 +255,7 @@ def test_through_the_server(server):
     names = [name for name in workflow_names() if name not in TRAINING and not lacking(load_workflow(name), there)]
     numbers = [value for value in BAD_NUMBERS if type(value) in (int, float, bool) and abs(value) < 1e100]
     server.run(shortened(load_workflow("inversion_file_save"), FEWEST))  # which another one loads
-    for name in choice.choices(names, k=number(40)):
+    for name in choice.choices(names, k=number(80)):
         workflow = shortened(load_workflow(name), FEWEST)
         node_id, item = choice.choice(list(literals(workflow)))
         value = choice.choice(numbers if item.io_type in ("INT", "FLOAT") else BAD_TEXTS)
