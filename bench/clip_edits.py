@@ -104,8 +104,8 @@ def edited_clip(index: int) -> tuple[Clip, Clip, str]:
 
 EDITED = f"""One word of the caption changed: the object's colour, its shape or the background, in turn. IoU: of the
 object with the place where it was, the mean of the frames. Kept: PSNR of the mean error against the VAE round trip,
-{MARGIN} pixels and more from the object, or inside of it where the background changed. The threshold of DiffEdit is 0.3,
-and 0.1 where the background changes; one clip is 4% of a column, and 12% of those of a kind.
+{MARGIN} pixels and more from the object, or inside of it where the background changed. The threshold of DiffEdit is
+0.3, and 0.1 where the background changes; one clip is 4% of a column, and 12% of those of a kind.
 
 The video model's DiffEdit is not better than SDEdit here: fewer are right, at more rows. Where it is right, its
 background is as it was; a direct edit may tint it."""

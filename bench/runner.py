@@ -11,8 +11,8 @@ import torch
 from ..lab.comfy.find import find_host, gpu_there, load_host
 
 NAMES = (
-    "attention_cost", "background", "clip_attention", "clip_edits", "clips", "diffedit", "direct_edit", "fit_lora",
-    "gradient_cost", "gradient_guidance", "heatmaps", "host_guidance", "inpainting", "inpainting_calls",
+    "attention_cost", "background", "clip_attention", "clip_edits", "clips", "depth", "diffedit", "direct_edit",
+    "fit_lora", "gradient_cost", "gradient_guidance", "heatmaps", "host_guidance", "inpainting", "inpainting_calls",
     "inpainting_exact", "inpainting_peers", "inversion", "large_models", "layout", "load", "measurement",
     "measurement_exact", "null_text", "outpainting", "overhead", "poisson_blend", "prompt_to_prompt", "reconstruct",
     "sdedit", "training", "transformer_cost",

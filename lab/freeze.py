@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .comfy.server import Server
-from .demo.runner import SHAPES_SIZE, TRAINING, load_workflow, workflow_names
+from .demo.runner import SHAPES_SIZE, TRAINING, lacking, load_workflow, workflow_names
 from .world.inputs import write_inputs
 
 
@@ -45,7 +45,8 @@ def digests(names: list[str]) -> dict[str, str]:
     found, counts = {}, Counter()
     with Server() as server:
         write_inputs(server.input_folder, SHAPES_SIZE)
-        for name in tqdm(names):
+        there = server.object_info()
+        for name in tqdm([name for name in names if not lacking(load_workflow(name), there)]):
             pictures = server.images(server.run(load_workflow(name), timeout=1800))
             for node, picture in pictures:  # the nodes in any order, and each one's pictures in its own
                 found[f"{name}/{node}/{counts[name, node]}"] = digest(picture)

@@ -1,4 +1,4 @@
-"""Pictures made larger, their edges repeated: room for outpainting that the VAE can tell from nothing."""
+"""Room for outpainting: a picture or a clip made larger, where what is new repeats the edge."""
 
 from comfy_api.latest import io
 

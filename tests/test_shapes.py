@@ -16,6 +16,7 @@ from steer.lab.world.data import (
     sample_scene,
     scene_of,
 )
+from steer.lab.world.depth import WALL, disparity
 from steer.lab.world.hollow import read_hollow
 from steer.lab.world.inputs import TRAINING_PICTURES, write_training_set
 from steer.lab.world.reader import read_image, score
@@ -91,6 +92,16 @@ def test_mask_is_the_coverage_of_the_objects():
         assert np.all(picture[mask == 0] == scene["bg_rgb"])
         colors = {tuple(pixel) for pixel in picture[mask == 1]}
         assert colors == {obj["rgb"] for obj in scene["objs"]}
+
+
+def test_an_object_is_the_nearer_the_larger_it_is():
+    scene = scene_of("circle", "red", "white", 36, 64, 20)
+    scene["objs"] += scene_of("square", "blue", "white", 96, 64, 30)["objs"]
+    far = disparity(scene)
+    assert far.shape == (SIZE, SIZE) and far[2, 2] == 1 / WALL
+    assert (far[64, 36], far[64, 96]) == pytest.approx((20 / 40, 30 / 40))
+    inside = render(scene, only_mask=True)
+    assert ((far > 1 / WALL) == (inside > 0)).all()
 
 
 def test_training_set_is_hollow_objects_with_their_captions(tmp_path):

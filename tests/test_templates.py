@@ -100,7 +100,7 @@ def test_a_model_is_on_offer_for_every_file(template, nodes):
     loaded = [
         (node, name)
         for node in nodes
-        if "Loader" in node["type"]
+        if node["type"].startswith("Load") or "Loader" in node["type"]
         for name in node["widgets_values"]
         if str(name).endswith((".safetensors", ".pth"))
     ]

@@ -35,6 +35,7 @@ from ..weights import WEIGHTS
 from .find import find_host, gpu_there
 
 CUSTOM_NODES = {"steer-diffusion-checkout": ROOT, "steer-shapes-loader": ROOT / "lab" / "models"}
+COMPANION_FOLDERS = "text_encoders", "clip_vision", "classifiers", "loras", "controlnet", "geometry_estimation"
 START_SECONDS = 180
 FRONTEND = "STEER_FRONTEND"
 """Environment variable: the `static` folder of an unpacked comfyui-frontend-package, to use in place of the host's."""
@@ -258,7 +259,7 @@ class Server:
             "custom_nodes": str(self.folder / "custom_nodes"),
             "checkpoints": "\n".join(str(folder) for folder in [*self.model_folders, self.folder / "models"]),
             "hypernetworks": str(self.folder / "models"),
-            **dict.fromkeys(("text_encoders", "clip_vision", "classifiers", "loras", "controlnet"), str(WEIGHTS)),
+            **dict.fromkeys(COMPANION_FOLDERS, str(WEIGHTS)),
         }
         (self.folder / "paths.yaml").write_text(json.dumps({"steer": paths}))  # JSON is YAML
 

@@ -60,7 +60,7 @@ STAGES = {
     "1 Load": ("#3f789e", {
         "CheckpointLoaderSimple", "UNETLoader", "VAELoader", "LoraLoader", "LoadImage", "Painter", "CLIPLoader",
         "CLIPVisionLoader", "ControlNetLoader", "SteerClassifierLoader", "SteerLoadInversion", SCALE,
-        "LoadImageTextDataSetFromFolder",
+        "LoadImageTextDataSetFromFolder", "LoadDA3Model",
     }),
     "2 Describe": ("#88AA88", {
         "CLIPTextEncode", "SteerPromptEdit", "SteerLocalBlend", "SteerRegionsFromSegmentation", "SteerPaintWithWords",

@@ -131,7 +131,11 @@ PAGES = {  # by node, see panels: (picture, its part or None for all, caption); 
         ("inversion_1", None, "sampled from that noise"),
     ],
     "SteerDDIMSampler": [("cfg_to_the_end_1", None, "*eta 0*"), ("eta_1_1", None, "same seed, *eta 1*")],
-    "SteerDepthLoss": [("steer_coffee", None, "a picture"), ("steer_depth", None, "its *depth*: near is white")],
+    "SteerDepthLoss": [
+        ("steer_example", None, "the depth of this"),
+        ("depth_3", None, "without the loss"),
+        ("depth_1", None, "*with its depth*"),
+    ],
     "SteerDiffEditMask": [
         ("photo", None, "yellow star > *green star*"),
         ("diffedit_2", None, "where the prompts differ"),

@@ -145,6 +145,10 @@ MODELS = {
         "Comfy-Org/stable_diffusion_2.1_repackaged/resolve/main/512-inpainting-ema.safetensors",
         "checkpoints",
     ),
+    "depth_anything_3_mono_large.safetensors": (
+        "Comfy-Org/Depth-Anything-3/resolve/main/geometry_estimation/depth_anything_3_mono_large.safetensors",
+        "geometry_estimation",
+    ),
     "clip_vision_g.safetensors": ("comfyanonymous/clip_vision_g/resolve/main/clip_vision_g.safetensors", "clip_vision"),
     "clip_g.safetensors": (
         "Comfy-Org/stable-diffusion-3.5-fp8/resolve/main/text_encoders/clip_g.safetensors",
@@ -1295,6 +1299,33 @@ TABLE: tuple[Template, ...] = (
         {"16": "with the LoRA", "20": "without it"},
         Thumbnail("train_lora_7", "train_lora_3", "+ a LoRA"),
         (["19", 0], ["15", 0]),
+    ),
+    Template(
+        "Steer 49 - Draw with the depth of a picture (Depth Loss)",
+        "depth",
+        "Draw a picture from a prompt, in which near and far are where they are in another one, by a depth model: for "
+        "models that have no depth ControlNet. We have tried it on a small model, not on SD1.5. ComfyUI 0.8 is too old "
+        "for it; 0.33 is not.",
+        "a picture of 512 x 512 pixels with near and far things in it, in *Load Image*. A picture, not a depth map.",
+        "in *Positive prompt*, what to draw.",
+        (
+            "*scale*: are things elsewhere? 3000. Does the picture get harsh? 300, or *max_change* 1.",
+            "*resolution*: is it slow, or out of memory? 252.",
+            "*noise_seed*: another picture.",
+        ),
+        "SteerDepthLoss",
+        {
+            "2": {"text": "a marble vase on a table in a garden"},
+            "4": {"cfg": 7.5},
+            "5": {"image": "steer_coffee.webp"},
+            "6": {"model_name": "depth_anything_3_mono_large.safetensors", "weight_dtype": "default"},
+            "7": {"resolution": 504},
+            "12": {"batch_size": 1},
+        },
+        {"15": "with the depth of the picture", "18": "without the loss"},
+        Thumbnail("depth_3", "depth_1", "+ a depth"),
+        (["17", 0], ["14", 0]),
+        classes={"6": "LoadDA3Model"},
     ),
     Template(
         "Steer 50 - Edit a clip by words (Direct Edit), Wan",

@@ -13,6 +13,7 @@ COMMANDS = (
     "lora.train", "lora.check", "hypernetwork.train", "hypernetwork.check", "controlnet.train", "controlnet.check",
     "t2i_adapter.train", "t2i_adapter.check", "inpainting.train", "inpainting.check", "shapes_flux.train",
     "shapes_flux.check", "shapes_wan.train_vae", "shapes_wan.train", "shapes_wan.check",
+    "depth.train", "depth.check",
 )  # fmt: skip
 
 

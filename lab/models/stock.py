@@ -8,7 +8,7 @@ from comfy_extras.nodes_hypernetwork import HypernetworkLoader
 from torch import Tensor
 
 from ..comfy.runs import of_host
-from ..weights import CHECKPOINT, CLIP_TEXT, CLIP_VISION, CONTROLNET, FLUX, LORA
+from ..weights import CHECKPOINT, CLIP_TEXT, CLIP_VISION, CONTROLNET, DEPTH, FLUX, LORA
 from . import register
 
 
@@ -31,6 +31,14 @@ def load_clip_pair(text: Path = CLIP_TEXT, vision: Path = CLIP_VISION):
     folder_paths.add_model_folder_path("clip_vision", str(vision.parent))
     clip = nodes.CLIPLoader().load_clip(text.name, "stable_diffusion")[0]
     return clip, nodes.CLIPVisionLoader().load_clip(vision.name)[0]
+
+
+def load_depth(file: Path = DEPTH):
+    """The depth network, as the depth loss takes it."""
+    from comfy_extras.nodes_moge import LoadMoGeModel  # which older hosts have not
+
+    folder_paths.add_model_folder_path("geometry_estimation", str(file.parent))
+    return of_host(LoadMoGeModel, file.name)
 
 
 def with_lora(model, clip, lora: Path = LORA, strength: float = 1.0):

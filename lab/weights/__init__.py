@@ -15,6 +15,7 @@ LORA = WEIGHTS / "shapes_lora.safetensors"
 HYPERNETWORK = WEIGHTS / "shapes_hypernetwork.safetensors"
 CONTROLNET = WEIGHTS / "shapes_controlnet.safetensors"
 T2I_ADAPTER = WEIGHTS / "shapes_t2i_adapter.safetensors"
+DEPTH = WEIGHTS / "shapes_depth.safetensors"
 INPAINTING_ADDITIONS = WEIGHTS / "shapes_inpainting_additions.safetensors"
 
 

@@ -19,7 +19,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from steer.files.classifier_file import read_classifier
 from steer.lab.comfy.server import HostError
-from steer.lab.demo.runner import TRAINING, load_workflow, shortened, workflow_names
+from steer.lab.demo.runner import TRAINING, lacking, load_workflow, shortened, workflow_names
 from steer.lab.models import stock
 from steer.lab.package import ROOT
 from steer.lab.weights import CLASSIFIER
@@ -251,10 +251,11 @@ def literals(workflow):
 def test_through_the_server(server):
     """The host may refuse it by the node's schema; else as above, and it is ready for the next."""
     choice, counts = Random(0), Counter()
-    names = [name for name in workflow_names() if name not in TRAINING]
+    there = server.object_info()
+    names = [name for name in workflow_names() if name not in TRAINING and not lacking(load_workflow(name), there)]
     numbers = [value for value in BAD_NUMBERS if type(value) in (int, float, bool) and abs(value) < 1e100]
     server.run(shortened(load_workflow("inversion_file_save"), FEWEST))  # which another one loads
-    for name in choice.choices(names, k=number(40)):
+    for name in choice.choices(names, k=number(80)):
         workflow = shortened(load_workflow(name), FEWEST)
         node_id, item = choice.choice(list(literals(workflow)))
         value = choice.choice(numbers if item.io_type in ("INT", "FLOAT") else BAD_TEXTS)

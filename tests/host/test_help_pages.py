@@ -11,7 +11,7 @@ DOCS, TEMPLATES = ROOT / "web" / "docs", ROOT / "example_workflows"
 SCHEMAS = {schema.node_id: schema for schema in (node.GET_SCHEMA() for method in METHODS for node in method.NODES)}
 SHORT = {schema.display_name.removesuffix(" (Steer)"): name for name, schema in SCHEMAS.items()}
 KILOBYTES, WIDTH = 30, 480
-IN_NO_TEMPLATE = {"SteerRegion", "SteerDepthLoss"}  # their pages say what they take the place of
+IN_NO_TEMPLATE = {"SteerRegion"}  # its page says what it takes the place of
 
 
 @pytest.fixture(params=SCHEMAS)
