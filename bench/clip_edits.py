@@ -207,7 +207,7 @@ def hidden(index: int) -> Hole:
     box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
     truth = render_clip(clip)
     given = truth.copy()
-    given[HIDDEN, box] = GRAY
+    given[HIDDEN.start : HIDDEN.stop, box] = GRAY
     return Hole(index, clip, truth, given, grown(box, RING), HIDDEN.start, HIDDEN.stop - 1)
 
 

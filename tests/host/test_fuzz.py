@@ -268,4 +268,6 @@ def test_through_the_server(server):
             clear = node_id in error.node_errors or re.match(r"Steer\w+: ", error.exception_message or "")
             assert clear, f"{name}, {item.id} of {node_id} is {value!r}: {str(error)[:500]}"
     assert server.run({"1": EMPTY_PICTURE, "2": SAVED})
-    assert {"schema", "result"} <= counts.keys() <= {"schema", "ValueError", "result"}
+    kinds = {"schema", "ValueError", "result"}
+    assert counts["result"] and counts.keys() <= kinds
+    assert counts.keys() == kinds or FACTOR < 1  # few draws need not have one of each
