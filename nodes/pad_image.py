@@ -31,11 +31,11 @@ class SteerPadImage(io.ComfyNode):
             node_id=NODE,
             display_name="Pad Image (Steer)",
             category="Steer/masks",
-            description="Makes a picture or a clip larger, to be outpainted. Until then what is new repeats the edge, "
+            description="Makes a picture or a clip larger. What is new repeats the edge until it is drawn, "
             "not gray: a VAE mixes what lies beside the edge into what is kept.",
             **where_known(
                 has_intermediate_output=True,
-                search_aliases=["outpaint", "expand image", "extend canvas", "uncrop", "widen", "pad for outpainting"],
+                search_aliases=["expand image", "extend canvas", "widen picture", "pad edges"],
             ),
             inputs=[
                 io.Image.Input("image", tooltip="The picture, or the frames of a clip."),
