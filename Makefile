@@ -16,7 +16,7 @@ demo: env
 docs: env
 	$(RUN) -m lab.docs $(ARGS)
 
-# All but what is marked slow or listed in tests/slow.txt, and fewer drawn inputs.
+# Six minutes on two cores: all but what is marked slow or listed in tests/slow.txt, and fewer drawn inputs.
 test: lint
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -ra -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
