@@ -35,6 +35,8 @@ EULER = comfy.samplers.sampler_object("euler")
 ONE_STEP = torch.tensor([2.0, 0.0])
 
 
+WINDOWS = "nodes_context_windows", "WanContextWindowsManualNode", 13, 4, "standard_static", 1, False, "pyramid"
+"""Four of the latent's frames at a time, one of them the next one's too; whether with FreeNoise comes last."""
 PATCHES = {  # of the host: module, node, inputs
     "FreeU": ("nodes_freelunch", "FreeU_V2", 1.3, 1.4, 0.9, 0.2),
     "Deep Shrink": ("nodes_model_downscale", "PatchModelAddDownscale", 1, 2.0, 0.0, 1.0, True, "bicubic", "bicubic"),
@@ -58,29 +60,9 @@ PATCHES = {  # of the host: module, node, inputs
     "Skip Layer": ("nodes_slg", "SkipLayerGuidanceDiT", 3.0, 0.0, 1.0, "0", "0", 0.5),
     "Skip Layer Simple": ("nodes_slg", "SkipLayerGuidanceDiTSimple", 0.0, 1.0, "0", "0"),
     "Skip Layer SD3": ("nodes_sd3", "SkipLayerGuidanceSD3", "0", 3.0, 0.0, 1.0),
-    # of clips: four of the latent's frames at a time, one of them the next one's too
-    "Context Windows": (
-        "nodes_context_windows",
-        "WanContextWindowsManualNode",
-        13,
-        4,
-        "standard_static",
-        1,
-        False,
-        "pyramid",
-        False,
-    ),
-    "FreeNoise": (
-        "nodes_context_windows",
-        "WanContextWindowsManualNode",
-        13,
-        4,
-        "standard_static",
-        1,
-        False,
-        "pyramid",
-        True,
-    ),
+    # of clips
+    "Context Windows": (*WINDOWS, False),
+    "FreeNoise": (*WINDOWS, True),
 }
 
 
