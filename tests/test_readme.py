@@ -23,7 +23,7 @@ def test_every_link_leads_somewhere(page):
 
 def test_the_readmes_jobs_have_a_template_and_a_blueprint():
     rows = re.findall(r"^\| [^|]+ \| \*(Steer .+?)\* \| \*(.+?)\* \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(rows) == 6
+    assert len(rows) == 7
     for template, blueprint in rows:
         assert (ROOT / "example_workflows" / f"{template}.json").is_file(), template
         assert (ROOT / "subgraphs" / f"{blueprint}.json").is_file(), blueprint

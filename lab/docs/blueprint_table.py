@@ -66,6 +66,25 @@ BLUEPRINTS = {
         },
         {"edit": ("13", 0), "source": ("14", 0)},
     ),
+    "Edit on Any Model (Steer)": Blueprint(
+        "direct_edit",
+        "Changes what the words say of a picture without turning it back into noise first (Direct Edit). The source "
+        "says what the picture shows, the target says the same with a word changed. For any checkpoint, Flux and "
+        "Qwen-Image among them.",
+        {"image": "The picture to edit, of a size that the model draws well: about 512 x 512 for SD1.5."},
+        {
+            "source": Widget(("2", "text"), "a photo of a cat", "What the picture shows, in a sentence."),
+            "target": Widget(("3", "text"), "a photo of a tiger", "The same sentence with a word changed."),
+            "negative": Widget(("4", "text"), "", NEGATIVE),
+            "strength": Widget(("9", "strength"), 0.66, "How much may change: 0.5 keeps much, 0.8 frees the form."),
+            "source cfg": Widget(("7", "source_cfg"), 1.0),
+            "target cfg": Widget(("7", "target_cfg"), 5.0),
+            "steps": Widget(("9", "steps"), 25, STEPS),
+            "scheduler": Widget(("9", "scheduler"), "normal", "`simple` for Flux, SD3, Qwen-Image and their like."),
+            "seed": Widget(("10", "noise_seed"), 0, SEED),
+        },
+        {"image": ("12", 0)},
+    ),
     "Inpaint (Steer)": Blueprint(
         "langevin",
         LANGEVIN.format("Fills a hole in a picture with what the prompt says (Langevin)."),
@@ -139,7 +158,8 @@ BLUEPRINTS = {
     "Place Words (Steer)": Blueprint(
         "paint_with_words",
         "Draws each phrase where a coloured map has its colour (Paint with Words). The legend names the colours; "
-        "the prompt uses the same phrases. The picture gets the size of the map. For SD1.x, SD2.x and SDXL.",
+        "the prompt uses the same phrases. The picture gets the size of the map. For SD1.x, SD2.x, SDXL and most "
+        "transformers, Flux and Qwen-Image among them.",
         {"image": "The map: a picture in plain colours, as large as the picture wanted. SD1.5 wants about 512 x 512."},
         {
             "prompt": Widget(("4", "text"), "a cat and a dog in a park", "The whole picture, with each phrase in it."),

@@ -1496,8 +1496,35 @@ TABLE: tuple[Template, ...] = (
         Thumbnail("two_stage_5", "two_stage_3", "in two stages"),
         (["21", 0], ["17", 0]),
     ),
+    Template(
+        "Steer 57 - Move a thing along a path (Paint with Words), Wan",
+        "clip_layout",
+        "Say for each frame of a clip where a thing is: it follows the path that a colour map takes.",
+        "a map for each frame in *Load Image*, an animated picture of plain colours with as many frames as the clip. "
+        "Of a video take *Load Video* and *Get Video Components* in its place.",
+        "in *Regions from Segmentation*, a line for each colour with words of the prompt; in *Paint with Words*, the "
+        "prompt, which has to say the motion too.",
+        (
+            "*weight*: does the thing not follow? Raise it to 0.4. Its shape is spoilt? Lower it to 0.1.",
+            "*length*: the frames of the clip, 4k + 1 of them.",
+            CFG,
+        ),
+        "SteerPaintWithWords",
+        {
+            "2": {"image": "steer_clip_map.png"},
+            "3": {"legend": "#e6194b: red balloon"},
+            "4": {"text": "a red balloon floats up to the right over a green meadow"},
+            "7": {"length": 33},
+            "13": {"scale_by": 1.0},
+        },
+        {"14": "the clip", "2": "a map for each frame", "13": "as large as it is"},
+        Thumbnail("clip_map", "clip_layout_9", "along the map's path"),
+        family=WAN,
+    ),
 )
 WITHOUT_TEMPLATE = {
-    "hypernetwork_prompt_to_prompt": "of hypernetworks for SD1.5 no file was found that the editor could offer"
+    "hypernetwork_prompt_to_prompt": "of hypernetworks for SD1.5 no file was found that the editor could offer",
+    "transformer_heatmap": "*Steer 36* for Flux, Z-Image and Qwen-Image, on the joint model",
+    "transformer_layout": "*Steer 07* for Flux, Z-Image and Qwen-Image, on the joint model",
 }
 """Workflows that are for demo and tests alone, and why."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .clips import render_clip
+from .clips import FRAMES, render_clip
+from .clips import SIZE as CLIP_SIZE
 from .control_pictures import outlines, silhouettes
 from .data import BACKGROUNDS, COLORS, SIZE, Scene, caption, render, sample_scene, scene_of
 from .hollow import render_hollow
@@ -37,7 +38,7 @@ def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
     `photo_jpeg.png` is what a JPEG of `photo.png` decodes to; `photo_gray.png` has its gray alone.
     `clip.png` is animated, and has the size that the video model draws whatever `size` is; `clip_left.png` has its left
     columns alone; in `clip_box.png` a gray box hides the object in some frames, and `clip_hole.png` is one of them,
-    transparent where it is to be redrawn. The paths by name.
+    transparent where it is to be redrawn; `clip_map.png` is a colour map for each frame. The paths by name.
     """
     pictures = {"strokes": strokes(), "inpaint": inpaint(), "outpaint": outpaint(), "photo": photo(),
                 "segmentation": segmentation(), "steer_example": example(), "outline": outline(),
@@ -51,7 +52,8 @@ def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
         way = Image.Resampling.NEAREST if name == "segmentation" else Image.Resampling.LANCZOS
         picture = picture.resize(scaled, way if scaled != picture.size else None)
         (compressed(picture) if name == "photo_jpeg" else picture).save(paths[name])
-    for name, (first, *rest) in {"clip": clip(), "clip_box": clip_box(), "clip_left": clip_left()}.items():
+    clips = {"clip": clip(), "clip_box": clip_box(), "clip_left": clip_left(), "clip_map": clip_map()}
+    for name, (first, *rest) in clips.items():
         paths[name] = folder / f"{name}.png"
         first.save(paths[name], save_all=True, append_images=rest, duration=125, loop=0)
     paths["clip_hole"] = folder / "clip_hole.png"
@@ -157,6 +159,15 @@ def clip_box() -> list[Image.Image]:
     for number in BOXED:
         frames[number].paste(BACKGROUNDS["gray"], BOX)
     return frames
+
+
+def clip_map() -> list[Image.Image]:
+    """A map for each frame of a clip: a red disc (#e6194b) that goes along the bottom, to the right, on white."""
+    maps = [Image.new("RGB", (CLIP_SIZE, CLIP_SIZE), "white") for _ in range(FRAMES)]
+    for number, picture in enumerate(maps):
+        left = 2 + 26 * number / (FRAMES - 1)
+        ImageDraw.Draw(picture).ellipse((left, 30, left + 32, 62), fill="#e6194b")
+    return maps
 
 
 def clip_hole() -> Image.Image:

@@ -7,6 +7,7 @@ import comfy.ldm.wan.vae
 import comfy.samplers
 import comfy.supported_models
 import comfy_extras.nodes_custom_sampler
+import comfy_extras.nodes_hunyuan
 import folder_paths
 import nodes
 import numpy as np
@@ -17,6 +18,7 @@ from comfy.model_detection import model_config_from_unet
 from PIL import Image
 from safetensors.torch import save_file
 from steer.bench import clips as bench_clips
+from steer.bench.turns import to_bytes
 from steer.lab.comfy.random_models import tiny_model
 from steer.lab.demo.runner import load_workflow, shortened
 from steer.lab.models.caption_roles import learn
@@ -38,11 +40,15 @@ from steer.lab.models.shapes_wan.loader import (
 )
 from steer.lab.models.shapes_wan.network import PADDING, Network, checkpoint_state, velocity
 from steer.lab.models.shapes_wan.roles import NAMES, SIZES, roles_in
+from steer.lab.models.stock import load as load_stock
 from steer.lab.models.training import Training, flow_loss
+from steer.lab.weights import WAN
 from steer.lab.world.clip_reader import score_clip
 from steer.lab.world.clips import FRAMES, SIZE, caption, render_clip, sample_clip
 from steer.lab.world.inputs import BOXED, write_inputs
 from steer.lab.world.inputs import clip as drawn_clip
+from steer.lab.world.metrics import object_mask
+from steer.lab.world.reader import read_image
 from steer.nodes import NODES
 from steer.nodes.langevin import SteerLangevinSampler
 
@@ -229,6 +235,17 @@ def test_a_workflow_on_clips_keeps_what_is_given(stock, inputs, name, kept):
         assert torch.equal(frames[:, :, :80], source[:, :, :80])
 
 
+def test_a_thing_goes_where_the_maps_of_the_workflow_are(inputs):
+    pytest.importorskip("comfy_extras.nodes_images", reason="0.8.0 imports it with its server alone")
+    prompt, loaded = load_workflow("clip_layout"), {"1": load_stock(WAN)}
+    with torch.inference_mode():
+        maps, frames = (result_of(prompt, number, loaded)[0] for number in ("2", "12"))
+    for colours, frame in zip(to_bytes(maps), to_bytes(frames), strict=True):
+        (obj,) = read_image(frame)["objs"]
+        assert obj["color"] == "red" and tuple(colours[round(obj["cy"]), round(obj["cx"])]) == (0xE6, 0x19, 0x4B)
+        assert np.argwhere(object_mask(frame))[:, 0].mean() > 0.6 * SIZE  # unpainted it moves along the middle
+
+
 def test_a_box_hides_some_frames_of_the_spoiled_clip(inputs):
     given, spoiled = (nodes.LoadImage().load_image(name)[0] for name in ("clip.png", "clip_box.png"))
     same = [bool(torch.equal(*pair)) for pair in zip(given, spoiled, strict=True)]
@@ -245,6 +262,7 @@ def result_of(prompt: dict, number: str, results: dict) -> tuple:
         }
         known = {each.GET_SCHEMA().node_id: each for each in NODES} | nodes.NODE_CLASS_MAPPINGS
         known |= vars(comfy_extras.nodes_custom_sampler) | vars(comfy_extras.nodes_images)
+        known |= vars(comfy_extras.nodes_hunyuan)
         node = known[kind]
         call = node.execute if hasattr(node, "define_schema") else getattr(node(), node.FUNCTION)
         output = call(**values)
