@@ -103,20 +103,22 @@ class Methods:
         conditionings = encode_texts(self.clip, given.captions), encode_texts(self.clip, [""])
         return host_guider(self.model, *conditionings, CFG)
 
-    def sampled(self, given: Problem, guider) -> Tensor:
-        """From noise alone."""
+    def guided(self, given: Problem, through: bool, limit: float, iterations: int = 1, strength: float = 0.0) -> Tensor:
+        """From noise alone, or from what was measured at SDEdit's strength."""
+        loss = SteerMeasurementLoss.execute(self.vae, given.measured, NOISE, given.operators)[0]
+        inner = self.guider(given)
+        guider = SteerGradientGuider.execute(inner, loss, 1.0, 0.0, 1.0, through, None, limit, iterations)[0]
+        if strength:
+            sigmas = SteerSDEditSigmas.execute(self.model, "normal", STEPS, strength)[0]
+            return run_seeded(guider, self.sampler, sigmas, self.vae.encode(given.enlarged), seed=given.seed)
         latent = torch.zeros(len(given.truth), self.channels, SIZE // 8, SIZE // 8)
         return run_seeded(guider, self.sampler, sigmas_of(self.model, STEPS), latent, seed=given.seed)
 
-    def guided(self, given: Problem, through: bool, limit: float, iterations: int = 1) -> Tensor:
-        loss = SteerMeasurementLoss.execute(self.vae, given.measured, NOISE, given.operators)[0]
-        guider = SteerGradientGuider.execute(self.guider(given), loss, 1.0, 0.0, 1.0, through, None, limit, iterations)[
-            0
-        ]
-        return self.sampled(given, guider)
-
     def through_model(self, given: Problem) -> Tensor:
         return self.guided(given, True, 1.0)
+
+    def from_picture(self, given: Problem, strength: float) -> Tensor:
+        return self.guided(given, True, 1.0, strength=strength)
 
     def one_gradient(self, given: Problem) -> Tensor:
         return self.guided(given, False, 3.0)
@@ -170,7 +172,8 @@ def run() -> str:
         "`max_change` 1. One gradient: `through_model` off, `max_change` 3. Solved: `through_model` off, "
         f"{ITERATIONS} iterations, `max_change` 1. SDEdit from what was measured (made "
         f"large; gray round a crop), of strengths {', '.join(f'{s:g}' for s in STRENGTHS)} the one with most right on "
-        f"{CHOSEN} other scenes. Rows: of the model; seconds of one thread, a picture. Batches of {BATCH}.\n\n"
+        f"{CHOSEN} other scenes. From the picture: through the model, from where SDEdit starts. Rows: of the model; "
+        f"seconds of one thread, a picture. Batches of {BATCH}.\n\n"
         + "\n".join(sections)
         + f"\n![sheet](measurement.png)\n\n# On the joint transformer\n\n{JOINT} scenes.\n\n"
         + "\n".join(trained)
@@ -185,6 +188,7 @@ def ways(methods: Methods, task: str) -> dict[str, tuple[Callable, int]]:
         "one gradient": (methods.one_gradient, FEW),
         "solved": (methods.solved, SOLVED),
         "through the model": (methods.through_model, SCENES),
+        f"from the picture, strength {strength:g}": (lambda given: methods.from_picture(given, strength), FEW),
     }
     return {"Langevin inpainting": (methods.inpainted, FEW), **out} if task == "a crop" else out
 
