@@ -69,8 +69,8 @@ BLUEPRINTS = {
     "Edit on Any Model (Steer)": Blueprint(
         "direct_edit",
         "Changes what the words say of a picture without turning it back into noise first (Direct Edit). The source "
-        "says what the picture shows, the target says the same with a word changed. For any checkpoint, Flux and "
-        "Qwen-Image among them.",
+        "says what the picture shows, the target says the same with a word changed. For any checkpoint. On Flux set "
+        "target cfg to 1, strength to 0.86 and the scheduler to simple.",
         {"image": "The picture to edit, of a size that the model draws well: about 512 x 512 for SD1.5."},
         {
             "source": Widget(("2", "text"), "a photo of a cat", "What the picture shows, in a sentence."),
@@ -84,6 +84,11 @@ BLUEPRINTS = {
             "seed": Widget(("10", "noise_seed"), 0, SEED),
         },
         {"image": ("12", 0)},
+        changes={
+            "7": {"inputs": {"source": ["14", 0], "target": ["15", 0]}},
+            "14": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["2", 0], "guidance": 1.5}},
+            "15": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["3", 0], "guidance": 5.5}},
+        },  # FlowEdit's numbers for Flux; other models do not look at them
     ),
     "Inpaint (Steer)": Blueprint(
         "langevin",
