@@ -67,7 +67,11 @@ QWEN = Family(
     "Qwen-Image",
     "qwen_image_fp8_e4m3fn.safetensors",
     1024,
-    {"SteerCFGGuider": {"cfg": 4.0}, "BasicScheduler": {"scheduler": "simple", "steps": 20}},
+    {
+        "SteerCFGGuider": {"cfg": 4.0},
+        "BasicScheduler": {"scheduler": "simple", "steps": 20},
+        "SteerSDEditSigmas": {"scheduler": "simple"},
+    },
     "",
     (
         ("UNETLoader", {"unet_name": "qwen_image_fp8_e4m3fn.safetensors", "weight_dtype": "default"}),
@@ -929,7 +933,7 @@ TABLE: tuple[Template, ...] = (
         "Steer 33 - Edit a photo by words on any model (Direct Edit)",
         "direct_edit",
         "Change a word of what a photo shows without turning it back into noise first: the cat becomes a tiger. Works "
-        "on every model that draws from text; on this one *Steer 35* keeps more of the photo.",
+        "on every model that draws from text; on SD1.5 and SDXL *Steer 35* keeps more of the photo.",
         PHOTO,
         "in *Prompt of the picture*, what the photo shows; in *New prompt*, the same sentence with your change.",
         (
@@ -941,7 +945,7 @@ TABLE: tuple[Template, ...] = (
         {"13": "the edit"},
         Thumbnail("photo", "direct_edit_1", "yellow > green"),
         (["5", 0], ["12", 0]),
-        editions=(SDXL,),
+        editions=(SDXL, QWEN),
     ),
     Template(
         "Steer 33 - Edit a photo by words on any model (Direct Edit), Flux",
