@@ -85,9 +85,11 @@ class Classifier:
     def log_probs(self, x: Tensor, sigma: float) -> Tensor:
         """log p(y | x, sigma) (batch, labels), float32, differentiable by x (batch, channels, h, w), the host's latent.
 
-        Runs where x is; the network itself stays where it is. ValueError for a latent of another shape.
+        Models with the VAE of a video model have (batch, channels, 1, h, w) for a picture. Runs where x is; the network
+        itself stays where it is. ValueError for a latent of another shape.
         """
         self.check_shape(x)
+        x = x[:, :, 0] if x.ndim == 5 else x
         weights = {name: value.to(x.device) for name, value in self.network.named_parameters()}
         level = torch.full((len(x),), log_level(self.law, sigma), device=x.device)
         x = x.float() * input_scale(self.law, sigma)
@@ -95,7 +97,8 @@ class Classifier:
 
     def check_shape(self, x: Tensor) -> None:
         """ValueError for a latent of a shape that the network does not take."""
-        if x.ndim != 4 or x.shape[1] != self.network.channels or not x.numel():
+        picture = x.ndim == 4 or x.ndim == 5 and x.shape[2] == 1
+        if not picture or x.shape[1] != self.network.channels or not x.numel():
             wanted = f"(batch, {self.network.channels}, height, width)"
             raise ValueError(f"the latent has the shape {tuple(x.shape)}; this classifier takes {wanted}")
 

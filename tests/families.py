@@ -26,6 +26,7 @@ from torch import Tensor
 from ..lab.comfy.random_models import draw_weights, random_kl, tiny_flux, tiny_model
 from ..lab.comfy.runs import encode, noise_of
 from ..lab.models.shapes_unet.loader import UNET_CONFIG
+from .text_encoders import LLAMA, small_clip
 
 WIDTH = 64  # of each text encoder
 CLIP = {"hidden_size": WIDTH, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 128}
@@ -112,6 +113,8 @@ def _kl_16():
 def _wan_weights(width):
     vae = WanVAE(dim=width, z_dim=16, temperal_downsample=[False, True, True])
     draw_weights(vae, 0)
+    for weights in vae.decoder.head[-1].state_dict().values():
+        weights.mul_(0.4)  # its pictures lie between black and white
     return vae.state_dict()
 
 
@@ -183,6 +186,32 @@ def _flux():
     return tiny_flux()
 
 
+@cache
+def _qwen_image():
+    config = {"image_model": "qwen_image", "num_layers": 2, "attention_head_dim": 32, "num_attention_heads": 2,
+              "joint_attention_dim": LLAMA["hidden_size"], "axes_dims_rope": (8, 12, 12)}  # fmt: skip
+    return tiny_model(comfy.supported_models.QwenImage, config)
+
+
+@cache
+def _z_image():
+    config = {"image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 256, "n_layers": 2, "n_heads": 8,
+              "n_kv_heads": 8, "n_refiner_layers": 1, "qk_norm": True, "cap_feat_dim": LLAMA["hidden_size"],
+              "axes_dims": [8, 12, 12], "axes_lens": [64, 64, 64], "z_image_modulation": True,
+              "pad_tokens_multiple": 32}  # fmt: skip
+    return tiny_model(comfy.supported_models.ZImage, config)
+
+
+@cache
+def _qwen_clip():
+    return small_clip("Qwen-Image")
+
+
+@cache
+def _z_image_clip():
+    return small_clip("Z-Image")
+
+
 def _with_hole(conditioning: list, latent: Tensor) -> list:
     """As the host's InpaintModelConditioning."""
     mask = torch.zeros(1, 1, *latent.shape[-2:])
@@ -197,7 +226,7 @@ def _with_picture(conditioning: list, latent: Tensor) -> list:
     return node_helpers.conditioning_set_values(conditioning, {"concat_latent_image": latent})
 
 
-FAMILIES = (
+ALL = (
     Family("SD1.x eps", _sd1, _sd1_clip, _kl, (1, 4, 8, 8)),
     Family("SD2.x v", _sd2, _sd2_clip, _kl, (1, 4, 8, 8)),
     Family("v, zero SNR", _zero_terminal, _sd2_clip, _kl, (1, 4, 8, 8)),
@@ -206,5 +235,10 @@ FAMILIES = (
     Family("InstructPix2Pix", _instruct, _sd1_clip, _kl, (1, 4, 8, 8), _with_picture),
     Family("SD3", _sd3, _sd3_clip, _kl_16, (1, 16, 8, 8)),
     Family("Flux", _flux, _flux_clip, _kl_16, (1, 16, 8, 8)),
+    Family("Qwen-Image", _qwen_image, _qwen_clip, _wan_vae, (1, 16, 1, 8, 8)),
+    Family("Z-Image", _z_image, _z_image_clip, _kl_16, (1, 16, 8, 8)),
     Family("video (Wan)", _wan, _t5, _wan_vae, (1, 16, 2, 8, 8)),
 )
+NEWER = {"Qwen-Image": "QwenImage", "Z-Image": "ZImage"}
+"""The host's class of families that not every host has."""
+FAMILIES = tuple(each for each in ALL if hasattr(comfy.supported_models, NEWER.get(each.name, "SD15")))

@@ -66,7 +66,7 @@ def inversion_of(family: Family):
     """(latent, noise, inversion) of the family's picture, and the sigmas."""
     with torch.inference_mode():
         sigmas = from_level(family)
-        out = SteerDDIMInversion.execute(guider_of(family), sigmas, {"samples": family.picture()}, 20, 1e-5, False)
+        out = SteerDDIMInversion.execute(guider_of(family), sigmas, {"samples": family.picture()}, 40, 1e-5, False)
         return *out.args, sigmas
 
 

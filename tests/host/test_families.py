@@ -13,7 +13,7 @@ from steer.lab.package import ROOT
 from steer.nodes import NODES
 from steer.nodes.host.attention.families import REFUSED, TRANSFORMERS, UNETS
 from steer.tests.cases import checkered
-from steer.tests.families import FAMILIES
+from steer.tests.families import ALL, FAMILIES
 from steer.tests.matrices import collected
 
 PAGE = ROOT / "docs" / "families.md"
@@ -41,7 +41,7 @@ def test_every_node_has_an_oracle():
     assert sorted(ORACLES) == sorted(NODE_IDS)
 
 
-@pytest.mark.parametrize("node_id, family", checkered(NODE_IDS, FAMILIES, 2), ids=lambda value: str(value))
+@pytest.mark.parametrize("node_id, family", checkered(NODE_IDS, FAMILIES, 3), ids=lambda value: str(value))
 def test_works_or_says_why_not(family, node_id):
     try:
         ORACLES[node_id][1](family)
@@ -58,7 +58,7 @@ def written(node_id, family) -> str:
     text = PAGE.read_text()
     rows = re.findall(rf"^\| `{node_id}` \| (.*) \|$", text, re.MULTILINE)
     assert rows, f"run `make docs ARGS=tables`: {PAGE.name} has no {node_id}"
-    sign = rows[0].split(" | ")[FAMILIES.index(family)]
+    sign = rows[0].split(" | ")[ALL.index(family)]
     return "" if sign == "+" else dict(re.findall(r"^(\d+)\. (.*)$", text, re.MULTILINE))[sign]
 
 
@@ -110,8 +110,8 @@ def test_the_part_on_attention_is_that_of_the_records():
 
 
 def test_the_page_says_what_was_found():
-    if len(CELLS) < len(NODE_IDS) * len(FAMILIES):
-        pytest.skip("only a part of the matrix was run, or a cell failed")
+    if len(CELLS) < len(NODE_IDS) * len(ALL):
+        pytest.skip("only a part of the matrix was run, a cell failed, or this ComfyUI has not all families")
     if os.environ.get("STEER_WRITE"):
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(page())
