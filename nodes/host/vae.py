@@ -41,13 +41,8 @@ def check_tunable(vae, latent: Tensor) -> None:
             f"vae ({'none' if model is None else kind}) has no decoder with weights of its own, so there is nothing to "
             "optimise; connect the VAE of an image model (AutoencoderKL, TAESD)"
         )
-    if latent.is_nested or not (
-        latent.ndim == 4
-        and vae.latent_dim == 2
-        or latent.ndim == 5
-        and latent.shape[2] == 1
-        and vae.latent_dim in (2, 3)
-    ):
+    dimensions = {2: (4, 5), 3: (5,)}.get(vae.latent_dim, ())
+    if latent.is_nested or latent.ndim not in dimensions or latent.ndim == 5 and latent.shape[2] != 1:
         shape = "a pack of several" if latent.is_nested else f"of shape {tuple(latent.shape)}"
         raise ValueError(
             f"latent is {shape} and the VAE ({kind}) one for latents of {vae.latent_dim} dimensions: only single "
