@@ -206,6 +206,8 @@ class Template:
     compare: tuple[Wire, Wire] | None = None
     family: Family = SD15
     editions: tuple[Family, ...] = ()
+    scaled: bool = True
+    """Whether pictures that are encoded are brought to the checkpoint's size first."""
     classes: dict[str, str] = field(default_factory=dict)
     """Other classes of nodes than the API form's; such a node has just the inputs in `swaps`."""
 
@@ -224,6 +226,7 @@ HOLE = (
     "your picture in *Load Image*, then right-click it, *Open in MaskEditor*, and paint over what is to be filled. "
     "The example has a hole already."
 )
+ANEW = "*strength*: does it lack detail? Raise it to 0.6. Is something in it that was not there? Lower it to 0.3."
 P2P = ("*self_end*: the shape does not change? Lower it to 0.2. Too much changes? Raise it to 0.6.",)
 STRENGTH = "*strength*: how far from the picture, 0 to 1. More follows the prompt, less keeps the picture."
 CFG = "*cfg*: higher follows the prompt more closely, up to about 10."
@@ -1057,7 +1060,7 @@ TABLE: tuple[Template, ...] = (
         "in *Positive prompt*, what it shows, with its details.",
         (
             "*noise*: does it not agree with the small one? Lower it to 0.03. Is it grainy? Raise it to 0.1.",
-            "*noise_seed*: other details.",
+            ANEW,
         ),
         "SteerMeasurementLoss",
         {"2": {"text": CAT}, "4": {"cfg": 5.0}, "5": {"image": "steer_cat.webp"}},
@@ -1091,13 +1094,14 @@ TABLE: tuple[Template, ...] = (
         "in *Positive prompt*, what it shows; in *JPEG Operator*, the quality it was saved with (rather too low).",
         (
             "*noise*: are blocks left? Raise it to 0.1. Does it stray from the file? Lower it to 0.03.",
-            "*noise_seed*: other details.",
+            ANEW,
         ),
         "SteerJPEGOperator",
         {"2": {"text": CAT}, "4": {"cfg": 5.0}, "5": {"image": "steer_cat_jpeg.jpg"}},
         {"15": "the picture, cleaned", "16": "the JPEG"},
         Thumbnail("measurement_jpeg_2", "measurement_jpeg_1", "JPEG > clean"),
         (["5", 0], ["14", 0]),
+        scaled=False,
     ),
     Template(
         "Steer 41 - Sharpen a blurred picture (Measurement Loss)",
@@ -1109,7 +1113,7 @@ TABLE: tuple[Template, ...] = (
         (
             "*std*: are there rings round edges? Lower it. Is it still soft? Raise it.",
             "*noise*: is it grainy? Raise it to 0.1.",
-            "*noise_seed*: other details.",
+            ANEW,
         ),
         "SteerBlurOperator",
         {

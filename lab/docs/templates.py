@@ -46,7 +46,7 @@ def prompt_of(template: Template) -> dict:
         entry["inputs"] |= template.family.inputs.get(entry["class_type"], {})
         if entry["inputs"].get("ckpt_name") == CHECKPOINT.name:
             entry["inputs"]["ckpt_name"] = template.family.checkpoint
-    if template.family is not TOY:
+    if template.family is not TOY and template.scaled:
         _scale_photos(prompt, template.family)
     if template.compare:
         before, after = (_scaled(prompt, wire) for wire in template.compare)
