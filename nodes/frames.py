@@ -159,8 +159,8 @@ class Clip:
         for name, value in (("first", first), ("last", last)):
             if not -self.count <= value < self.count:
                 raise ValueError(
-                    f"{name} is {value}, and the clip has {self.count} frames: 0 to {self.count - 1}, or from the end "
-                    f"-{self.count} to -1"
+                    f"{name} is {value}; the clip's frames are 0 to {self.count - 1}, or from the end -{self.count} to "
+                    "-1"
                 )
         span = range(first % self.count, last % self.count + 1)
         if not span:

@@ -288,8 +288,8 @@ def test_what_the_vae_cannot_take_and_ranges_beyond_the_clip(shapes):
         lambda: masks(latent, mask=torch.ones(11, 64, 64)))  # fmt: skip
     bad("SteerFrameMask: mask is of 7 frames and the clip of 9; give one for all",
         lambda: masks(latent, mask=torch.ones(7, 64, 64)))  # fmt: skip
-    bad("SteerFrameMask: first is 9, and the clip has 9 frames: 0 to 8", lambda: masks(latent, 9))
-    bad("SteerFrameMask: last is -10, and the clip has 9 frames", lambda: masks(latent, 0, -10))
+    bad("SteerFrameMask: first is 9; the clip's frames are 0 to 8", lambda: masks(latent, 9))
+    bad("SteerFrameMask: last is -10; the clip's frames are 0 to 8", lambda: masks(latent, 0, -10))
     bad("SteerFrameMask: first is 5 and last 4, which of 9 frames is before it", lambda: masks(latent, 5, 4))
     bad("SteerFrameMask: the mask is 96x64 and the picture 64x64", lambda: masks(latent, mask=torch.ones(9, 64, 96)))
     bad("SteerFrameMask: the mask runs from 0 to 255", lambda: masks(latent, mask=torch.eye(64)[None] * 255))
