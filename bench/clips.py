@@ -1,4 +1,4 @@
-"""New frames of clips on the video model: four frames after five given ones, and four between a first and four last."""
+"""New frames of clips on the video model: after five given ones, between a first and four last, and in a loop."""
 
 import random
 from collections.abc import Callable
@@ -13,7 +13,9 @@ from torch import Tensor
 from ..lab.comfy.runs import counted, encode_texts, run_seeded, sigmas_of
 from ..lab.models.shapes_wan.check import WanStock
 from ..lab.world.clip_reader import score_clip
-from ..lab.world.clips import FRAMES, Clip, caption, render_clip, sample_clip
+from ..lab.world.clips import FRAMES, MOTIONS, Clip, caption, render_clip, sample_clip, scene_at
+from ..lab.world.clips import SIZE as CLIP_SIZE
+from ..lab.world.data import render
 from ..lab.world.metrics import aggregate, markdown_table
 from ..lab.world.reader import read_image
 from ..nodes.blended_diffusion import SteerBlendedSampler
@@ -27,8 +29,10 @@ CLIPS, BATCH, CFG = 32, 16, 4.0
 CALLS = 64
 SHEET, GAP = 3, 4  # clips of each problem, and pixels between them
 SHOWN, SECONDS = 6, 0.16  # clips side by side in the animated picture, and how long each frame of it is there
-PROBLEMS = {"continuation": (5, 0), "bridge": (1, 4)}
+PROBLEMS = {"continuation": (5, 0), "bridge": (1, 4), "loop": (1, 4)}
 """How many frames are given in front, and how many at the end."""
+BACK = {name: next(back for back, (u, v) in MOTIONS.items() if (u, v) == (-x, -y)) for name, (x, y) in MOTIONS.items()}
+"""Of each motion the opposite one."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,17 @@ def run() -> str:
 
 def report(stock: WanStock, count: int) -> str:
     """The tables of so many clips; the sheet goes beside them."""
-    clips = [sample_clip(random.Random(index)) for index in range(count)]
-    truth, parts, sheet = np.stack([render_clip(clip) for clip in clips]), [], []
+    forth = [sample_clip(random.Random(index)) for index in range(count)]
+    parts, sheet = [], []
     for problem, (front, end) in PROBLEMS.items():
+        clips = [back_of(clip) for clip in forth] if problem == "loop" else forth
+        truth = np.stack([loop_of(clip) if problem == "loop" else render_clip(clip) for clip in forth])
         made = {"truth": Results(truth, 0, 0)}
         for name, (sampler, steps) in methods().items():
             made[name] = sampled(stock, clips, truth, (front, end), sampler, steps)
-        scores = [{"method": name, **scored(clips, truth, each, front, end)} for name, each in made.items()]
+        scores = [{"method": name, **scored(clips, each, front, end)} for name, each in made.items()]
+        if problem == "loop":  # whose given frames go another way than the caption
+            scores = [{name: score[name] for name in ("method", *NEW)} for score in scores]
         tracks = [{"method": name, **tracked(clips, truth, each.frames)} for name, each in made.items()]
         parts.append(f"## {TITLES[problem]}\n\n{markdown_table(scores)}\n{TRACK}\n\n{markdown_table(tracks)}")
         if problem == "continuation":
@@ -88,11 +96,27 @@ HEAD = (
 TITLES = {
     "continuation": "Continuation: 5 frames given, 4 after them new",
     "bridge": "Bridge: the first and the last 4 frames given, 4 between them new",
+    "loop": "Loop: the last frame given, the first 4 of the same clip behind 4 new ones that lead back to them",
 }
+NEW = "model calls", "rows", "new frames right"
 TRACK = (
     "How far the object's centre is from where it is in the true clip, in pixels, by frame: the mean over the clips in "
     "which the reader finds it in that frame. The first frame is 0."
 )
+
+
+def back_of(clip: Clip) -> Clip:
+    """The clip of the objects going back from where they are in the last frame to where they began."""
+    last = scene_at(clip, FRAMES - 1)["objs"]
+    return {**clip, "objs": [{**obj, "motion": BACK[obj["motion"]]} for obj in last]}
+
+
+def loop_of(clip: Clip) -> np.ndarray:
+    """A clip's last frame, four in which its objects go straight back, and its first four."""
+    front, end = PROBLEMS["loop"]
+    steps = FRAMES - front - end + 1
+    back = [scene_at(back_of(clip), (FRAMES - 1) * step / steps) for step in range(steps)]
+    return np.concatenate([np.stack([render(scene, size=CLIP_SIZE) for scene in back]), render_clip(clip)[:end]])
 
 
 def sampled(stock: WanStock, clips: list[Clip], truth: np.ndarray, given: tuple[int, int], sampler, steps: int):
@@ -125,7 +149,7 @@ def padded(vae, clip: np.ndarray, front: int, end: int) -> tuple[Tensor, Tensor]
     return latent, SteerFrameMask.execute(vae, {"samples": latent}, 0, -1, mask)[0]
 
 
-def scored(clips: list[Clip], truth: np.ndarray, made: Results, front: int, end: int) -> dict:
+def scored(clips: list[Clip], made: Results, front: int, end: int) -> dict:
     """Shares of what is right, of the new frames alone and of the clips."""
     kept = kept_frames(front, end)
     new = [frame for frame in range(FRAMES) if frame not in kept]

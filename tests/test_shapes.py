@@ -18,7 +18,7 @@ from steer.lab.world.data import (
 )
 from steer.lab.world.depth import WALL, disparity
 from steer.lab.world.hollow import read_hollow
-from steer.lab.world.inputs import TRAINING_PICTURES, write_training_set
+from steer.lab.world.inputs import SUBJECT_PICTURES, TRAINING_PICTURES, write_subject, write_training_set
 from steer.lab.world.reader import read_image, score
 from steer.lab.world.vocabulary import END, IDS, START, token_ids
 
@@ -112,6 +112,15 @@ def test_training_set_is_hollow_objects_with_their_captions(tmp_path):
         filled, hollow = read_hollow(np.asarray(Image.open(path)))
         assert hollow == [True]
         assert score(filled, path.with_suffix(".txt").read_text())["all"]
+
+
+def test_subject_is_a_purple_heart_that_its_captions_call_by_its_class(tmp_path):
+    write_subject(tmp_path / "set")
+    captions = [path.read_text() for path in sorted((tmp_path / "set").glob("*.txt"))]
+    assert len(captions) == SUBJECT_PICTURES == len(list((tmp_path / "set").glob("*.png")))
+    assert set(captions) == {f"a red heart on a {bg} background" for bg in BACKGROUNDS}
+    for path, text in zip(sorted((tmp_path / "set").glob("*.png")), captions, strict=True):
+        assert score(np.asarray(Image.open(path)), text.replace("red", "purple"))["all"]
 
 
 def test_every_word_of_every_caption_has_a_token():

@@ -32,7 +32,7 @@ PIXEL_INPUTS = {
 SHORT = {"steps": 6, "inner_steps": 3, "refine": 2, "resamples": 2, "jump_length": 2, "samples": 4, "cutouts": 2,
          "iterations": 1, "grad_accumulation_steps": 2}  # fmt: skip
 """Numbers with which a workflow is done soon."""
-TRAINING = ("train_lora",)
+TRAINING = ("train_lora", "dreambooth")
 """Workflows whose pictures differ: the trainer's first weights are random numbers that its seed does not set."""
 OLDER = {"TrainLoraNode": "MODEL"}
 """The first output of a node where the host is too old for the workflows."""

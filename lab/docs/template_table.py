@@ -1529,6 +1529,42 @@ TABLE: tuple[Template, ...] = (
         Thumbnail("clip_map", "clip_layout_9", "along the map's path"),
         family=WAN,
     ),
+    Template(
+        "Steer 58 - Teach a word for your subject (DreamBooth, ComfyUI's trainer)",
+        "dreambooth",
+        "Teach the model a word for one thing, your cat or your cup, with ComfyUI's own trainer, which is experimental "
+        "and wants a GPU. What the model draws of other such things, it learns to go on drawing. The settings are a "
+        "beginning: we have tried it on a small model, not on SD1.5. ComfyUI 0.8 is too old for it; 0.33 is not.",
+        "4 to 10 pictures of the thing. Make a folder in ComfyUI's input folder, put them there in one size (512 x "
+        "512), beside each its caption in a text file of the same name (`01.png`, `01.txt`: *a photo of a cat*), press "
+        "*r* and choose the folder. `steer_photos` is an example with one cat among other things.",
+        "in *Replace Text*, what your captions call the thing, and the same with the word that it is to have: *sks* "
+        "means nothing to the model. In *Prompt with the word*, what to draw.",
+        (
+            "*steps*: is the thing not learned? 800. Is every cat yours? 200.",
+            "*learning_rate*: do colours and places break? Lower it to 0.0002.",
+            "*Save LoRA Weights* writes to `loras` in the output folder; moved to `models/loras`, *Load LoRA* has it.",
+        ),
+        "SteerCFGGuider",
+        {
+            "2": {"folder": "steer_photos"},
+            "3": {"find": CAT, "replace": "a photo of a sks cat"},
+            "8": {"batch_size": 1},
+            "11": {"steps": 30},
+            "17": {
+                "grad_accumulation_steps": 4,
+                "steps": 400,
+                "learning_rate": 0.0005,
+                "training_dtype": "bf16",
+                "gradient_checkpointing": True,
+            },
+            "20": {"text": "a photo of a sks cat in a garden"},
+            "25": {"text": "a photo of a cat in a garden"},
+        },
+        {"24": "with the word", "29": "without it"},
+        Thumbnail("dreambooth_5", "dreambooth_1", "red → left, a word taught"),
+        (["28", 0], ["23", 0]),
+    ),
 )
 WITHOUT_TEMPLATE = {
     "hypernetwork_prompt_to_prompt": "of hypernetworks for SD1.5 no file was found that the editor could offer",

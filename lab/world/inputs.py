@@ -19,6 +19,8 @@ JPEG_QUALITY = 10
 BOX, BOXED = (8, 24, 48, 48), range(1, 5)  # pixels of the gray box of the spoiled clip, and the frames that have it
 CLIP_HOLE = (0, 16, 56, 56)  # pixels: the box, and round it what the autoencoder mixes with it
 TRAINING, TRAINING_PICTURES = "steer_training", 32
+SUBJECT, SUBJECT_PICTURES = "steer_subject", 10
+SUBJECT_IS = "purple", "red"  # and what its captions call it
 KEPT_WIDTH, KEPT_COLUMNS = 96, 40  # of the outpainting picture, whose circle the cut goes through, and of its clip
 RED_STROKES = [
     [(22, 66), (44, 58), (70, 66)],
@@ -59,18 +61,36 @@ def write_inputs(folder: Path, size: int = SIZE) -> dict[str, Path]:
     paths["clip_hole"] = folder / "clip_hole.png"
     clip_hole().save(paths["clip_hole"])
     write_training_set(folder / TRAINING, size)
+    write_subject(folder / SUBJECT, size)
     return paths
 
 
 def write_training_set(folder: Path, size: int = SIZE) -> None:
     """Write pictures of one object with a white core, `00.png` and so on, and beside each its caption, `00.txt`."""
     rng = random.Random(3)
+    scenes = [sample_scene(rng, two=False) for _ in range(TRAINING_PICTURES)]
+    _write_captioned(folder, size, [(render_hollow(scene), caption(scene)) for scene in scenes])
+
+
+def write_subject(folder: Path, size: int = SIZE) -> None:
+    """Write pictures of one subject, a purple heart, on each background in turn, and beside each a caption.
+
+    The caption names the class that a rare word is to set the subject apart from: a red heart.
+    """
+    rng, captioned = random.Random(5), []
+    for number in range(SUBJECT_PICTURES):
+        bg = list(BACKGROUNDS)[number % len(BACKGROUNDS)]
+        place = sample_scene(rng, two=False)["objs"][0]
+        heart, of_class = (scene_of("heart", color, bg, place["cx"], place["cy"], place["r"]) for color in SUBJECT_IS)
+        captioned.append((render(heart), caption(of_class)))
+    _write_captioned(folder, size, captioned)
+
+
+def _write_captioned(folder: Path, size: int, captioned: list[tuple[np.ndarray, str]]) -> None:
     folder.mkdir(exist_ok=True)
-    for number in range(TRAINING_PICTURES):
-        scene = sample_scene(rng, two=False)
-        picture = Image.fromarray(render_hollow(scene))
-        picture.resize((size, size), Image.Resampling.LANCZOS).save(folder / f"{number:02}.png")
-        (folder / f"{number:02}.txt").write_text(caption(scene))
+    for number, (picture, text) in enumerate(captioned):
+        Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS).save(folder / f"{number:02}.png")
+        (folder / f"{number:02}.txt").write_text(text)
 
 
 def strokes() -> Image.Image:

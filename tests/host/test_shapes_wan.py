@@ -277,14 +277,24 @@ def test_the_benchmark_of_clips_measures_each_method(stock, tmp_path, monkeypatc
     monkeypatch.setattr(bench_clips, "methods", lambda: once)
     table = bench_clips.report(stock, 1)
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith(("| truth", "| plain", "| Langevin"))]
-    assert len(rows) == 12
+    assert len(rows) == 18 and rows[12] == ["| truth", "0", "0", "100% |"]
     assert [row[1:] for row in rows if row[0] == "| truth"][0] == ["0", "0", "100%", "100%", "100%", "100% |"]
     for row in rows[4:6]:  # the continuation's tracks: the given frames are as they were
         assert row[1:6] == ["0.0"] * 5
     with Image.open(tmp_path / "clips.png") as sheet:
-        assert sheet.size == (FRAMES * SIZE, 2 * (3 * SIZE + bench_clips.GAP))
+        assert sheet.size == (FRAMES * SIZE, 3 * (3 * SIZE + bench_clips.GAP))
     with Image.open(tmp_path / "clips.webp") as animated:
         assert animated.n_frames == FRAMES
+
+
+def test_the_benchmark_closes_a_loop_by_the_straight_way_back():
+    clip = next(clip for clip in clips(30) if clip["objs"][0]["motion"] == "moving right")
+    assert caption(bench_clips.back_of(clip)) == caption(clip).replace("right", "left")
+    frames, loop = render_clip(clip), bench_clips.loop_of(clip)
+    assert loop.shape == frames.shape
+    assert np.array_equal(loop[0], frames[-1]) and np.array_equal(loop[5:], frames[:4])
+    places = [bench_clips.centre(frame, clip["objs"][0]["color"])[0] for frame in loop]
+    assert np.allclose(np.diff(places[:6]), -clip["objs"][0]["travel"] / 5, atol=1.0)
 
 
 def test_roles_are_at_the_words_they_are_about():
