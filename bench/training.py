@@ -17,6 +17,7 @@ from ..lab.world.metrics import aggregate, markdown_table, psnr
 from ..lab.world.reader import score
 
 COUNT, STEPS = 24, 12
+HEARTS = [f"a heart on a {bg} background" for bg in BACKGROUNDS for _ in range(6)]
 ALONE, BOOTH, WORD = "train_lora", "dreambooth", "left"
 
 TEXT = f"""# ComfyUI's own LoRA trainer on the shapes checkpoint
@@ -35,9 +36,9 @@ BOOTH_TEXT = f"""
 ## {BOOTH}
 
 Ten pictures of a {SUBJECT_IS[0]} heart teach the word *{WORD}*, beside ten that the model itself draws of the class, *a
-{SUBJECT_IS[1]} heart*. *subject*: of {COUNT // 4 * len(BACKGROUNDS)} prompts *a {WORD} heart on a ... background* the
-pictures of one {SUBJECT_IS[0]} heart on it. *class*: of as many prompts *a {SUBJECT_IS[1]} heart ...* those that are
-right. *others*: of the {COUNT} prompts of above those that are right.
+{SUBJECT_IS[1]} heart*. *subject*: of {len(HEARTS)} pictures for *a {WORD} heart on a ... background* those that show
+one {SUBJECT_IS[0]} heart on it. *class*: of {len(HEARTS)} for *a {SUBJECT_IS[1]} heart on a ... background* those that
+are right. *others*: of those for the {COUNT} prompts of above those that are right.
 
 """
 
@@ -48,13 +49,12 @@ def run() -> str:
         (alone, first), (booth, second) = (trained(server, name) for name in (ALONE, BOOTH))
         scenes, stock = scenes_of(COUNT)[1], Stock(steps=STEPS)
         captions = [caption(scene) for scene in scenes]
-        hearts = [f"a heart on a {bg} background" for bg in BACKGROUNDS for _ in range(COUNT // 4)]
         prompts = {
-            "subject": [text.replace("heart", f"{WORD} heart") for text in hearts],
-            "class": [text.replace("heart", f"{SUBJECT_IS[1]} heart") for text in hearts],
+            "subject": [text.replace("heart", f"{WORD} heart") for text in HEARTS],
+            "class": [text.replace("heart", f"{SUBJECT_IS[1]} heart") for text in HEARTS],
             "others": captions,
         }
-        truth = {**prompts, "subject": [text.replace("heart", f"{SUBJECT_IS[0]} heart") for text in hearts]}
+        truth = {**prompts, "subject": [text.replace("heart", f"{SUBJECT_IS[0]} heart") for text in HEARTS]}
         plain, taught = drawn(stock, captions), drawn(stock, captions, alone)
         hollow = [
             hollow_row(name, pictures, scenes) | {"PSNR": kept(pictures, plain)}

@@ -1562,7 +1562,7 @@ TABLE: tuple[Template, ...] = (
             "25": {"text": "a photo of a cat in a garden"},
         },
         {"24": "with the word", "29": "without it"},
-        Thumbnail("dreambooth_5", "dreambooth_1", "red → left, a word taught"),
+        Thumbnail("dreambooth_7", "dreambooth_3", "red heart, left heart"),
         (["28", 0], ["23", 0]),
     ),
 )
