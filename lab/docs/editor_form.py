@@ -63,7 +63,7 @@ STAGES = {
         "LoadImageTextDataSetFromFolder", "LoadDA3Model",
     }),
     "2 Describe": ("#88AA88", {
-        "CLIPTextEncode", "SteerPromptEdit", "SteerLocalBlend", "SteerRegionsFromSegmentation", "SteerPaintWithWords",
+        "StringReplace", "CLIPTextEncode", "SteerPromptEdit", "SteerLocalBlend", "SteerRegionsFromSegmentation", "SteerPaintWithWords",
         "EmptyLatentImage", "EmptyHunyuanLatentVideo", "SolidMask", "MaskComposite", "ThresholdMask",
         "ImagePadForOutpaint", "SteerPadImage",
         "SteerCLIPTextLoss", "SteerCLIPImageLoss", "SteerClassifierLoss", "SteerMeasurementLoss", "SteerGrayOperator",
