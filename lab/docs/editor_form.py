@@ -63,9 +63,9 @@ STAGES = {
         "LoadImageTextDataSetFromFolder", "LoadDA3Model",
     }),
     "2 Describe": ("#88AA88", {
-        "StringReplace", "CLIPTextEncode", "SteerPromptEdit", "SteerLocalBlend", "SteerRegionsFromSegmentation", "SteerPaintWithWords",
+        "CLIPTextEncode", "SteerPromptEdit", "SteerLocalBlend", "SteerRegionsFromSegmentation", "SteerPaintWithWords",
         "EmptyLatentImage", "EmptyHunyuanLatentVideo", "SolidMask", "MaskComposite", "ThresholdMask",
-        "ImagePadForOutpaint", "SteerPadImage",
+        "ImagePadForOutpaint", "SteerPadImage", "StringReplace",
         "SteerCLIPTextLoss", "SteerCLIPImageLoss", "SteerClassifierLoss", "SteerMeasurementLoss", "SteerGrayOperator",
         "SteerResizeOperator", "SteerBlurOperator", "SteerCropOperator", "SteerJPEGOperator", "ImageScale", "ImageCrop",
     }),
