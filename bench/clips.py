@@ -115,8 +115,9 @@ def loop_of(clip: Clip) -> np.ndarray:
     """A clip's last frame, four in which its objects go straight back, and its first four."""
     front, end = PROBLEMS["loop"]
     steps = FRAMES - front - end + 1
-    back = [scene_at(back_of(clip), (FRAMES - 1) * step / steps) for step in range(steps)]
-    return np.concatenate([np.stack([render(scene, size=CLIP_SIZE) for scene in back]), render_clip(clip)[:end]])
+    back = back_of(clip)
+    way = [render(scene_at(back, (FRAMES - 1) * step / steps), size=CLIP_SIZE) for step in range(steps)]
+    return np.concatenate([np.stack(way), render_clip(clip)[:end]])
 
 
 def sampled(stock: WanStock, clips: list[Clip], truth: np.ndarray, given: tuple[int, int], sampler, steps: int):
